@@ -1,0 +1,67 @@
+"""The Estimator for today: one model_fn from a driver to Ray Train workers and back.
+
+    estimator.py       Estimator: train, evaluate, predict, export_savedmodel        the driver
+    config.py          RunConfig                                                     what to run on
+    spec.py            EstimatorSpec, ModeKeys                                       what model_fn returns
+    inputs.py          dataset_input_fn                                              what to read
+    export.py          ServingInputReceiver and its builders                         what to serve
+    errors.py          the errors, drawn as a tree
+
+    _jobs.py           what travels: frozen values
+    _shipping.py       user code as opaque bytes
+    _runtime/          where work runs: on Ray, or in this process                   knows no TensorFlow
+    _entry.py          what each process runs
+    _engine/           graphs and sessions                                           starts no Ray job
+    _rows.py _columns.py     from blocks of a Ray Dataset to a rank's arrays
+    _checkpoints.py _storage.py    checkpoints on any fsspec store
+
+Importing the package imports neither TensorFlow nor Ray.
+"""
+
+from ray_estimator import errors, export
+from ray_estimator.config import RunConfig
+from ray_estimator.errors import (
+    CheckpointNotFoundError,
+    EstimatorNotTrainedError,
+    InputEndedError,
+    InputTimeoutError,
+    ModuleNotShippedError,
+    RanksDisagreeError,
+    RayEstimatorError,
+    ResourcesTimeoutError,
+    ShippingError,
+    StepTimeoutError,
+    TrainingError,
+    WorkersLostError,
+)
+from ray_estimator.estimator import Estimator
+from ray_estimator.export import ServingInputReceiver, TensorServingInputReceiver
+from ray_estimator.inputs import DatasetInput, dataset_input_fn
+from ray_estimator.spec import EstimatorSpec, ModeKeys
+from ray_estimator.warm_start import WarmStartSettings
+
+__all__ = [
+    "CheckpointNotFoundError",
+    "DatasetInput",
+    "Estimator",
+    "EstimatorNotTrainedError",
+    "EstimatorSpec",
+    "InputEndedError",
+    "InputTimeoutError",
+    "ModeKeys",
+    "ModuleNotShippedError",
+    "RanksDisagreeError",
+    "RayEstimatorError",
+    "ResourcesTimeoutError",
+    "RunConfig",
+    "ServingInputReceiver",
+    "ShippingError",
+    "StepTimeoutError",
+    "TensorServingInputReceiver",
+    "TrainingError",
+    "WarmStartSettings",
+    "WorkersLostError",
+    "dataset_input_fn",
+    "errors",
+    "export",
+]

@@ -1,0 +1,92 @@
+"""One order for the collectives of a step, and a fingerprint by which ranks compare their graphs.
+
+NCCL needs the same order of collectives on every rank. Within a strategy's packed all-reduce TensorFlow chains them;
+the gathers of embedding gradients, metric reductions and our control vector it leaves free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import tensorflow as tf
+import tensorflow.compat.v1 as v1
+
+from ray_estimator._engine import internals
+from ray_estimator.errors import RanksDisagreeError
+
+
+
+
+def ancestors(targets: Iterable[tf.Operation]) -> set[tf.Operation]:
+    """Every operation that a run of `targets` executes."""
+    seen: set[tf.Operation] = set()
+    waiting = list(targets)
+    while waiting:
+        op = waiting.pop()
+        if op in seen:
+            continue
+        seen.add(op)
+        waiting.extend(tensor.op for tensor in op.inputs)
+        waiting.extend(op.control_inputs)
+    return seen
+
+
+def collectives_of(targets: Iterable[tf.Operation]) -> list[tf.Operation]:
+    """The collectives that a run of `targets` executes, in creation order, which is the same on every rank."""
+    run = ancestors(targets)
+    graph_order = v1.get_default_graph().get_operations()
+    return [op for op in graph_order if op in run and op.type.startswith("Collective") and _communicates(op)]
+
+
+def _communicates(op: tf.Operation) -> bool:
+    return op.type not in {"CollectiveInitializeCommunicator", "CollectiveAssignGroupV2"}
+
+
+def chain(targets: Iterable[tf.Operation]) -> list[tf.Operation]:
+    """Makes the collectives of a run of `targets` follow one another; gives them in their order.
+
+    Only operations that run together may be chained: a control edge pulls its origin into the run.
+    """
+    ordered = collectives_of(targets)
+    for earlier, later in zip(ordered, ordered[1:], strict=False):
+        internals.run_after(later, [earlier])
+    return ordered
+
+
+def chain_after(step: list[tf.Operation], targets: Iterable[tf.Operation]) -> list[tf.Operation]:
+    """Makes the collectives that only a run of `targets` adds to a step follow the step's own; gives the added ones.
+
+    `targets` must only ever run together with the step.
+    """
+    known = set(step)
+    added = [op for op in collectives_of(targets) if op not in known]
+    for earlier, later in zip([*step[-1:], *added], added, strict=False):
+        internals.run_after(later, [earlier])
+    return added
+
+
+def fingerprint(collectives: Iterable[tf.Operation]) -> list[str]:
+    """Lines that are equal on every rank of a group that can train: variables, then collectives, in order."""
+    lines = [
+        f"variable {variable.name} {variable.dtype.base_dtype.name} {variable.shape}" for variable in v1.global_variables()
+    ]
+    lines += [f"collective {op.type} {op.name} {_payload(op)}" for op in collectives]
+    return lines
+
+
+def _payload(op: tf.Operation) -> str:
+    tensor = op.inputs[0]
+    return f"{tensor.dtype.name} {tensor.shape}"
+
+
+def require_equal(fingerprints: list[list[str]]) -> None:
+    """Raises `RanksDisagreeError` with the first line in which a rank differs from rank 0."""
+    first = fingerprints[0]
+    for rank, lines in enumerate(fingerprints[1:], start=1):
+        if lines == first:
+            continue
+        for number in range(max(len(first), len(lines))):
+            ours = first[number] if number < len(first) else "nothing more"
+            theirs = lines[number] if number < len(lines) else "nothing more"
+            if ours != theirs:
+                raise RanksDisagreeError(f"rank 0 has {ours!r} where rank {rank} has {theirs!r}")

@@ -1,0 +1,253 @@
+"""Evaluation: in one pass, or as metric states of row ranges that are merged before the values are computed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow.compat.v1 as v1
+
+from ray_estimator._checkpoints import CheckpointStore
+from ray_estimator._engine import internals, warm
+from ray_estimator._engine.collectives import ancestors
+from ray_estimator._engine.distribution import Alone
+from ray_estimator._engine.feed import Feed, open_feed
+from ray_estimator._engine.hooks import made
+from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
+from ray_estimator._engine.places import fetched, local_events, warm_started
+from ray_estimator._jobs import EvaluateJob, MetricState, Tables, UserCode
+from ray_estimator._merge import difference_from_sum
+from ray_estimator._storage import Storage
+from ray_estimator.spec import ModeKeys
+
+
+logger = logging.getLogger(__name__)
+
+_INPUT_OPS = ("IteratorGetNext", "Placeholder", "QueueDequeue", "ReaderRead")
+_WRITE_OPS = ("Assign", "Scatter", "ResourceScatter", "ResourceApply", "Apply")
+
+
+@dataclass
+class Evaluation:
+    """The graph of an evaluation.
+
+    Attributes:
+        feed: Its input.
+        spec: What model_fn returned.
+        update_op: Runs once for each batch.
+        values: What to fetch at the end, by metric name, global_step included.
+    """
+
+    feed: Feed
+    spec: Any
+    update_op: tf.Operation
+    values: dict[str, Any]
+
+    @property
+    def state(self) -> list[tf.Variable]:
+        """The variables that hold the metrics."""
+        keys = (v1.GraphKeys.METRIC_VARIABLES, v1.GraphKeys.LOCAL_VARIABLES)
+        by_name = {variable.name: variable for key in keys for variable in v1.get_collection(key)}
+        return list(by_name.values())
+
+
+def run(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
+    """Evaluates in one pass on a fresh graph, with hooks. Runs as one task, or in the caller's process.
+
+        build: global step, input_fn, model_fn
+        initialise or restore
+        until the input ends or `steps` batches ran:
+            hooks.before_run(); session.run(update_ops); hooks.after_run()
+        fetch every metric's value once
+    """
+    code = open_user_code(job)
+    with _graph_and_checkpoint(job) as prefix:
+        evaluation = build(job, code, tables)
+        stop = [internals.stop_after(job.steps)] if job.steps is not None else []
+        hooks = [*evaluation.feed.hooks, *made(code.hooks), *stop, *evaluation.spec.evaluation_hooks]
+        results = internals.evaluate_once(
+            checkpoint_path=prefix,
+            scaffold=scaffold_of(evaluation.spec),
+            eval_ops=evaluation.update_op,
+            final_ops=evaluation.values,
+            hooks=hooks,
+            config=job.config.resolved_session_config(),
+        )
+    return _published(job, results)
+
+
+def build(job: EvaluateJob, code: UserCode, tables: Tables | None) -> Evaluation:
+    """Builds the EVAL graph in the default graph."""
+    global_step = begin_graph(job)
+    feed = open_feed(job, code, ModeKeys.EVAL, tables)
+    model = call_model_fn(job, code, feed.features, feed.labels, ModeKeys.EVAL, Alone())
+    metrics = {**model.metrics, "loss": v1.metrics.mean(model.loss)}
+    update_op = tf.group(*(metrics[name][1] for name in sorted(metrics)))
+    values = {name: value for name, (value, _) in metrics.items()}
+    return Evaluation(feed, model.spec, update_op, {**values, v1.GraphKeys.GLOBAL_STEP: global_step})
+
+
+# Ranges
+
+
+class RangeEvaluator:
+    """An EVAL graph with its session, ready to evaluate any range of rows."""
+
+    def __init__(self, job: EvaluateJob) -> None:
+        self._source = warm.Source()
+        self._graph = tf.Graph()
+        with self._graph.as_default(), contextlib.ExitStack() as stack:
+            self._evaluation = build(job, open_user_code(job), self._source)
+            self._state = self._evaluation.state
+            self._reset = v1.variables_initializer(self._state)
+            self._skip = tf.group(*tf.nest.flatten(self._evaluation.feed.features, expand_composites=True))
+            self._refusal = self._reason_against_merging()
+            self._session = warm.open_session(job, scaffold_of(self._evaluation.spec), stack)
+
+    def accumulate(self, tables: Tables, *, prove: bool) -> MetricState:
+        """The metric state after the rows of `tables`.
+
+        Args:
+            tables: The rows.
+            prove: Whether to show on the first two batches that states add up.
+        """
+        if self._refusal is not None:
+            return MetricState({}, {}, self._refusal, 0)
+        initial = self._start(tables)
+        after: list[Mapping[str, Any]] = []
+        num_batches = 0
+        while self._update():
+            num_batches += 1
+            if prove and num_batches <= 2:
+                after.append(self._read())
+        values = self._read()
+        refusal = self._difference(tables, initial, *after) if len(after) == 2 else None
+        return MetricState(values, initial, refusal, num_batches)
+
+    def compute(self, state: MetricState) -> dict[str, Any]:
+        """Every metric's value from a merged state."""
+        for variable in self._state:
+            variable.load(state.values[variable.name], self._session)
+        return self._session.run(self._evaluation.values)
+
+    def close(self) -> None:
+        """Frees the session."""
+        self._session.close()
+
+    def _start(self, tables: Tables) -> dict[str, Any]:
+        self._source.tables = tables
+        for hook in self._evaluation.feed.hooks:
+            hook.after_create_session(self._session, None)
+        self._session.run(self._reset)
+        return self._read()
+
+    def _update(self) -> bool:
+        try:
+            self._session.run(self._evaluation.update_op)
+        except tf.errors.OutOfRangeError:
+            return False
+        return True
+
+    def _read(self) -> dict[str, Any]:
+        return self._session.run({variable.name: variable for variable in self._state})
+
+    def _difference(
+        self, tables: Tables, initial: Mapping[str, Any], first: Mapping[str, Any], both: Mapping[str, Any]
+    ) -> str | None:
+        self._start(tables)
+        self._session.run(self._skip)
+        self._update()
+        second = self._read()
+        for name in initial:
+            if difference_from_sum(both[name], first[name], second[name], initial[name]):
+                return f"the variable {name} after two batches is not the sum of what each alone makes of it"
+        return None
+
+    def _reason_against_merging(self) -> str | None:
+        if self._evaluation.spec.evaluation_hooks:
+            return "model_fn returned evaluation_hooks"
+        for name, value in self._evaluation.values.items():
+            if any(op.type.startswith(_INPUT_OPS) for op in ancestors(_operations(value))):
+                return f"the value of the metric {name!r} depends on tensors of a batch"
+        handles = {variable.handle.name for variable in self._state if hasattr(variable, "handle")}
+        for op in ancestors([self._evaluation.update_op]):
+            if op.type.startswith(_WRITE_OPS) and op.inputs[0].name not in handles:
+                return f"an update writes {op.inputs[0].op.name!r}, which is no metric variable"
+        return None
+
+
+def _operations(value: Any) -> Iterable[tf.Operation]:
+    for part in tf.nest.flatten(value, expand_composites=True):
+        yield part if isinstance(part, tf.Operation) else tf.convert_to_tensor(part).op
+
+
+def accumulate(job: EvaluateJob, tables: Tables, *, prove: bool) -> MetricState:
+    """The metric state after a range of rows, on this process's warm graph. Runs as a task."""
+    return warm.model(job, ModeKeys.EVAL, RangeEvaluator).accumulate(tables, prove=prove)
+
+
+def finish(job: EvaluateJob, state: MetricState) -> dict[str, Any]:
+    """The metrics of a merged state; writes them as events. Runs as a task."""
+    return _published(job, warm.model(job, ModeKeys.EVAL, RangeEvaluator).compute(state))
+
+
+# Results
+
+
+@contextlib.contextmanager
+def _graph_and_checkpoint(job: EvaluateJob) -> Any:
+    store = CheckpointStore(job.model_dir, Storage(job.config.storage_options))
+    with tf.Graph().as_default(), fetched(store, job.checkpoint) as prefix:
+        if job.checkpoint is None:
+            with warm_started(job, store):
+                yield prefix
+        else:
+            yield prefix
+
+
+def _published(job: EvaluateJob, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Logs and writes the results as tf.estimator does: one event at the checkpoint's step in eval_<name>."""
+    step = int(results[v1.GraphKeys.GLOBAL_STEP])
+    shown = ", ".join(f"{name} = {results[name]}" for name in sorted(results))
+    logger.info("Saving dict for global step %d: %s", step, shown)
+    storage = Storage(job.config.storage_options)
+    url = storage.join(job.model_dir, f"eval_{job.name}" if job.name else "eval")
+    # A FileWriter refuses to work where TensorFlow is eager.
+    with local_events(storage, url) as folder, tf.Graph().as_default():
+        writer = v1.summary.FileWriter(folder)
+        writer.add_summary(_summary(results, job), step)
+        writer.close()
+    return dict(results)
+
+
+def _summary(results: Mapping[str, Any], job: EvaluateJob) -> v1.Summary:
+    summary = v1.Summary()
+    for name in sorted(results):
+        if name != v1.GraphKeys.GLOBAL_STEP and results[name] is not None:
+            _add_value(summary, name, results[name])
+    path = job.checkpoint.path if job.checkpoint is not None else ""
+    summary.value.add(tag="checkpoint_path", tensor=tf.make_tensor_proto(path, dtype=tf.string))
+    return summary
+
+
+def _add_value(summary: v1.Summary, name: str, value: Any) -> None:
+    if isinstance(value, bytes):
+        try:
+            parts = v1.Summary.FromString(value).value
+        except Exception:
+            logger.warning("Skipping summary for %s, cannot parse string to Summary.", name)
+            return
+        for number, part in enumerate(parts):
+            part.tag = f"{name}/{number}"
+            summary.value.add().CopyFrom(part)
+    elif isinstance(value, bool | int | float | np.integer | np.floating | np.bool_):
+        summary.value.add(tag=name, simple_value=float(value))
+    elif isinstance(value, np.ndarray):
+        summary.value.add(tag=name, tensor=tf.make_tensor_proto(value))
+    else:
+        logger.warning("Skipping summary for %s, must be a float, np.float32, np.int64, an int or np.ndarray.", name)

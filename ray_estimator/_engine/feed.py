@@ -1,0 +1,219 @@
+"""From an input_fn or a Ray Dataset's rows to the features and labels of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import tensorflow as tf
+import tensorflow.compat.v1 as v1
+
+from ray_estimator._columns import ColumnSpec, RaggedValues, to_arrays
+from ray_estimator._jobs import ModelJob, RowSpec, Tables, UserCode
+from ray_estimator._signatures import call_with_accepted
+from ray_estimator.spec import ModeKeys
+
+
+
+_PREFETCH_BATCHES = 2
+
+
+@dataclass
+class Feed:
+    """The input of one graph.
+
+    Attributes:
+        features: What model_fn gets as features.
+        labels: What model_fn gets as labels, or None.
+        hooks: Hooks that start the input; they come before the user's.
+        next_missing: float32 scalar, 1.0 when no batch follows this one; None if the input cannot say.
+        first_ready: bool scalar to run once before the first step; False when the input is empty.
+        ends: Whether the input can come to an end by itself.
+    """
+
+    features: Any
+    labels: Any
+    hooks: list[v1.train.SessionRunHook] = field(default_factory=list)
+    next_missing: tf.Tensor | None = None
+    first_ready: tf.Tensor | None = None
+    ends: bool = True
+
+
+def open_feed(
+    job: ModelJob, code: UserCode, mode: str, tables: Tables | None, *, rank: int = 0, num_replicas: int = 1
+) -> Feed:
+    """Builds the input of `mode` in the default graph.
+
+    Args:
+        job: The job; its `rows` describe a Ray Dataset.
+        code: The opened user code; its `input_fn` is called when the job has no rows.
+        mode: A `ModeKeys` value.
+        tables: This rank's rows, when the job has rows.
+        rank: This worker's position.
+        num_replicas: How many replicas train together; with several, batches look one ahead.
+    """
+    with tf.device("/cpu:0"):
+        if job.rows is not None:
+            if tables is None:
+                raise AssertionError("A job with rows needs tables.")
+            returned: Any = dataset_of_rows(tables, job.rows, code.map_fn, mode)
+        else:
+            returned = _call_input_fn(job, code, mode, rank, num_replicas)
+        if isinstance(returned, tf.data.Dataset):
+            return _feed_of_dataset(returned, mode, look_ahead=num_replicas > 1)
+        features, labels = _features_and_labels(returned, mode)
+        ends = bool(v1.get_collection(v1.GraphKeys.QUEUE_RUNNERS)) or _reads_an_iterator()
+        return Feed(features, labels, ends=ends)
+
+
+def _call_input_fn(job: ModelJob, code: UserCode, mode: str, rank: int, num_replicas: int) -> Any:
+    if code.input_fn is None:
+        raise AssertionError("A job without rows needs an input_fn.")
+    context = tf.distribute.InputContext(
+        num_input_pipelines=num_replicas, input_pipeline_id=rank, num_replicas_in_sync=num_replicas
+    )
+    returned = call_with_accepted(
+        code.input_fn, mode=mode, params=dict(code.params or {}), config=job.config, input_context=context
+    )
+    if type(returned).__module__.startswith("ray.data"):
+        raise TypeError(
+            "input_fn returned a ray.data.Dataset. Wrap it instead: "
+            "train(dataset_input_fn(dataset, batch_size=..., label_columns=...))."
+        )
+    return returned
+
+
+def _features_and_labels(returned: Any, mode: str) -> tuple[Any, Any]:
+    if isinstance(returned, (tuple, list)):
+        if len(returned) != 2:
+            raise ValueError("input_fn should return (features, labels) as a len 2 tuple.")
+        features, labels = returned
+        return features, None if mode == ModeKeys.PREDICT else labels
+    return returned, None
+
+
+def _feed_of_dataset(dataset: tf.data.Dataset, mode: str, *, look_ahead: bool) -> Feed:
+    if look_ahead:
+        iterator = v1.data.make_initializable_iterator(_looking_ahead(dataset).prefetch(_PREFETCH_BATCHES))
+        current, has_next = iterator.get_next()
+        element = current.get_value()
+        next_missing = 1.0 - tf.cast(has_next, tf.float32)
+    else:
+        iterator = v1.data.make_initializable_iterator(dataset)
+        element, has_next, next_missing = iterator.get_next(), None, None
+    features, labels = _features_and_labels(element, mode)
+    return Feed(features, labels, [_IteratorStarter(iterator)], next_missing, has_next)
+
+
+def _looking_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Gives (batch as an Optional, whether another follows); the first is the empty one before the first batch.
+
+    With one look ahead every worker knows, in the step itself, that some worker cannot fill the next one.
+    """
+    spec = tf.OptionalSpec(dataset.element_spec)
+    optional = tf.experimental.Optional
+
+    def flat(value: Any) -> tf.Tensor:
+        return tf.nest.flatten(value, expand_composites=True)[0]
+
+    def packed(variant: tf.Tensor) -> Any:
+        return tf.nest.pack_sequence_as(spec, [variant], expand_composites=True)
+
+    def empty(_: Any = None) -> tf.Tensor:
+        return flat(optional.empty(dataset.element_spec))
+
+    some = dataset.map(lambda *parts: flat(optional.from_value(parts if len(parts) > 1 else parts[0])))
+    ended = some.concatenate(tf.data.Dataset.from_tensors(0).map(empty))
+    pairs = ended.scan(empty(), lambda previous, current: (current, (previous, packed(current).has_value())))
+    return pairs.map(lambda current, has_next: (packed(current), has_next))
+
+
+def _reads_an_iterator() -> bool:
+    return any(op.type.startswith("IteratorGetNext") for op in v1.get_default_graph().get_operations())
+
+
+class _IteratorStarter(v1.train.SessionRunHook):
+    """Starts a tf.data iterator in each new session."""
+
+    def __init__(self, iterator: Any) -> None:
+        self._initializer = iterator.initializer
+
+    def after_create_session(self, session: v1.Session, coord: Any) -> None:
+        session.run(self._initializer)
+
+
+# Rows of a Ray Dataset
+
+
+def dataset_of_rows(
+    tables: Tables, rows: RowSpec, map_fn: Callable[..., Any] | None, mode: str
+) -> tf.data.Dataset:
+    """Batches of (features, labels), crossing from Python once per table rather than once per batch."""
+    keep_labels = bool(rows.labels) and mode != ModeKeys.PREDICT
+    columns = rows.columns if keep_labels else dict(rows.features)
+    ragged = any(column.ragged for column in columns.values())
+    drop = rows.drop_remainder and mode == ModeKeys.TRAIN
+
+    def arrays() -> Iterator[dict[str, Any]]:
+        for table in tables():
+            # tf.data cannot rebatch ragged values: such tables cross batch by batch.
+            step = rows.batch_size if ragged else max(table.num_rows, 1)
+            for start in range(0, table.num_rows, step):
+                yield _values(to_arrays(table.slice(start, step), columns, rows.fill_null))
+
+    signature = {name: _signature(column) for name, column in columns.items()}
+    dataset = tf.data.Dataset.from_generator(arrays, output_signature=signature)
+    if not ragged:
+        dataset = dataset.rebatch(rows.batch_size, drop_remainder=drop)
+    dataset = dataset.map(lambda values: _select(values, rows, keep_labels, map_fn))
+    return dataset.prefetch(_PREFETCH_BATCHES)
+
+
+def _signature(column: ColumnSpec) -> tf.TypeSpec:
+    dtype = tf.as_dtype(column.dtype)
+    if column.ragged:
+        return tf.RaggedTensorSpec([None, None, *column.shape], dtype, ragged_rank=1, row_splits_dtype=tf.int64)
+    return tf.TensorSpec([None, *column.shape], dtype)
+
+
+def _values(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: tf.RaggedTensor.from_row_splits(value.values, value.row_splits, validate=False)
+        if isinstance(value, RaggedValues)
+        else value
+        for name, value in arrays.items()
+    }
+
+
+def _select(values: Mapping[str, Any], rows: RowSpec, keep_labels: bool, map_fn: Callable[..., Any] | None) -> Any:
+    features: Any = {name: values[name] for name in rows.features}
+    labels: Any = None
+    if keep_labels:
+        labels = {name: values[name] for name in rows.labels}
+        if rows.single_label:
+            (labels,) = labels.values()
+    if map_fn is not None:
+        mapped = map_fn(features, labels)
+        features, labels = mapped if isinstance(mapped, tuple) else (mapped, None)
+    return features if labels is None else (features, labels)
+
+
+def batch_dimension(features: Any) -> int | tf.Tensor | None:
+    """Rows in a batch of `features`: known now, or a scalar tensor, or None when no tensor tells."""
+    for value in tf.nest.flatten(features):
+        shape = getattr(value, "shape", None)
+        if shape is None or shape.rank == 0:
+            continue
+        if shape.rank is not None and shape[0] is not None:
+            return int(shape[0])
+        if isinstance(value, tf.Tensor):
+            return tf.shape(value)[0]
+        if isinstance(value, tf.SparseTensor):
+            return value.dense_shape[0]
+        if isinstance(value, tf.RaggedTensor):
+            return value.nrows()
+    return None
+
+
+__all__: Sequence[str] = ["Feed", "batch_dimension", "dataset_of_rows", "open_feed"]

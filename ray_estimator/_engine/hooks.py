@@ -1,0 +1,211 @@
+"""The hooks of a training run, in tf.estimator's order: our only place that asks who is chief."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow.compat.v1 as v1
+
+from ray_estimator._checkpoints import CheckpointStore
+from ray_estimator._engine.collectives import chain_after
+from ray_estimator._engine.control import Control, StopTogether
+from ray_estimator._engine.distribution import Distribution
+from ray_estimator._engine.feed import Feed, batch_dimension
+from ray_estimator._engine.model import Model, scaffold_of
+from ray_estimator._engine.saving import CheckpointWriter, SaveCheckpoints
+from ray_estimator._jobs import Pulse, TrainJob, UserCode, Worker
+
+
+
+_REPORT_SECS = 0.2
+
+
+def made(hooks: Iterable[Any]) -> list[v1.train.SessionRunHook]:
+    """User hooks, factories called: here, in the graph, after model_fn."""
+    return [checked(hook if isinstance(hook, v1.train.SessionRunHook) else hook()) for hook in hooks]
+
+
+def checked(hook: Any) -> v1.train.SessionRunHook:
+    """The hook, or a TypeError that says what is expected."""
+    if not isinstance(hook, v1.train.SessionRunHook):
+        raise TypeError(f"Hooks must be a SessionRunHook, given: {hook!r}")
+    return hook
+
+
+def made_listeners(listeners: Iterable[Any]) -> list[v1.train.CheckpointSaverListener]:
+    """Saving listeners, factories called."""
+    kind = v1.train.CheckpointSaverListener
+    result = [listener if isinstance(listener, kind) else listener() for listener in listeners]
+    for listener in result:
+        if not isinstance(listener, kind):
+            raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, given: {listener!r}")
+    return result
+
+
+def training_hooks(
+    job: TrainJob,
+    code: UserCode,
+    worker: Worker,
+    store: CheckpointStore,
+    model: Model,
+    feed: Feed,
+    control: Control,
+    distribution: Distribution,
+    events_dir: str,
+) -> tuple[list[v1.train.SessionRunHook], v1.train.Scaffold]:
+    """Every hook of this rank, in order, and the Scaffold to make the session with."""
+    scaffold = scaffold_of(model.spec)
+    config, is_chief, together = job.config, worker.rank == 0, distribution.num_replicas > 1
+    users = made(code.hooks)
+    specs = [*model.spec.training_hooks]
+    chiefs = [*model.spec.training_chief_hooks] if is_chief else []
+    saving: list[v1.train.SessionRunHook] = []
+    listeners = made_listeners(code.saving_listeners)
+    own_savers = [hook for hook in (*users, *specs, *model.spec.training_chief_hooks) if _is_saver(hook)]
+    wants_saving = config.save_checkpoints_secs is not None or config.save_checkpoints_steps is not None
+    if wants_saving and not own_savers:
+        writer = CheckpointWriter(store, config, scaffold, is_chief=is_chief)
+        writer.prepare()
+        scaffold = writer.scaffold
+        saving.append(
+            SaveCheckpoints(
+                writer,
+                control,
+                every_secs=config.save_checkpoints_secs,
+                every_steps=config.save_checkpoints_steps,
+                listeners=listeners,
+                is_chief=is_chief,
+                together=together,
+                pulse=worker.pulse,
+            )
+        )
+    elif listeners:
+        _attach(listeners, own_savers)
+    hooks = [
+        *saving,
+        *chiefs,
+        *_step_counter(config.log_step_count_steps, events_dir, is_chief),
+        *_summaries(config.save_summary_steps, events_dir, scaffold, control, is_chief),
+        *feed.hooks,
+        *users,
+        *([v1.train.StopAtStepHook(last_step=job.last_step)] if job.last_step is not None else []),
+        v1.train.NanTensorHook(control.loss),
+        *_loss_log(config.log_step_count_steps, control, is_chief),
+        *specs,
+        KeepPulse(worker.pulse, control, feed.features, distribution.num_replicas),
+        *([StopTogether(control, job.last_step)] if together else []),
+    ]
+    return hooks, scaffold
+
+
+def _is_saver(hook: Any) -> bool:
+    return isinstance(hook, v1.train.CheckpointSaverHook)
+
+
+def _attach(listeners: Sequence[Any], savers: Sequence[Any]) -> None:
+    if not savers:
+        raise ValueError(
+            "There should be a CheckpointSaverHook to use saving_listeners. Please set one of the "
+            "RunConfig.save_checkpoints_steps or RunConfig.save_checkpoints_secs."
+        )
+    attached = savers[0]._listeners
+    attached.extend(listener for listener in listeners if listener not in attached)
+
+
+def _step_counter(every_steps: int | None, events_dir: str, is_chief: bool) -> list[v1.train.SessionRunHook]:
+    if not every_steps or not is_chief:
+        return []
+    return [v1.train.StepCounterHook(every_n_steps=every_steps, output_dir=events_dir)]
+
+
+def _summaries(
+    every_steps: int | None, events_dir: str, scaffold: v1.train.Scaffold, control: Control, is_chief: bool
+) -> list[v1.train.SessionRunHook]:
+    if not every_steps:
+        return []
+    summary_op = scaffold.summary_op if scaffold.summary_op is not None else v1.summary.merge_all()
+    if summary_op is None:
+        return []
+    # A summary of a variable that is reduced when read is a collective: then every rank runs it.
+    reads_together = bool(chain_after(control.collectives, [summary_op.op]))
+    if is_chief:
+        return [v1.train.SummarySaverHook(save_steps=every_steps, output_dir=events_dir, summary_op=summary_op)]
+    return [FetchEvery(every_steps, summary_op)] if reads_together else []
+
+
+def _loss_log(every_steps: int | None, control: Control, is_chief: bool) -> list[v1.train.SessionRunHook]:
+    if not every_steps or not is_chief:
+        return []
+    return [v1.train.LoggingTensorHook({"loss": control.loss, "step": control.global_step}, every_n_iter=every_steps)]
+
+
+class FetchEvery(v1.train.SessionRunHook):
+    """Runs a tensor at the steps at which the chief's summary hook does, and throws its value away."""
+
+    def __init__(self, every_steps: int, tensor: tf.Tensor) -> None:
+        self._timer = v1.train.SecondOrStepTimer(every_steps=every_steps)
+        self._tensor = tensor
+        self._next_step: int | None = None
+
+    def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs:
+        due = self._next_step is None or self._timer.should_trigger_for_step(self._next_step)
+        fetches = {"global_step": v1.train.get_global_step()}
+        self._due = due
+        return v1.train.SessionRunArgs({**fetches, "tensor": self._tensor} if due else fetches)
+
+    def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
+        step = int(run_values.results["global_step"])
+        if self._next_step is None or self._due:
+            self._timer.update_last_triggered_step(step)
+        self._next_step = step + 1
+
+
+class KeepPulse(v1.train.SessionRunHook):
+    """Says where this rank is, for the progress display and for the watch on steps that do not end."""
+
+    def __init__(self, pulse: Pulse, control: Control, features: Any, num_replicas: int) -> None:
+        self._pulse = pulse
+        self._fetches = {"loss": control.loss, "step": control.step_after}
+        rows = batch_dimension(features)
+        self._static_rows = rows if isinstance(rows, int) else None
+        if rows is not None and self._static_rows is None:
+            self._fetches["rows"] = rows
+        self._num_replicas = num_replicas
+        self._rows_of_a_step: float | None = None
+        self._measured_at: float | None = None
+        self._measured_step = 0
+
+    def after_create_session(self, session: v1.Session, coord: Any) -> None:
+        self._pulse.step = int(session.run(v1.train.get_global_step()))
+        self._measured_at = None
+
+    def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs | None:
+        self._pulse.enter("in a step")
+        self._due = self._measured_at is None or time.monotonic() - self._measured_at >= _REPORT_SECS
+        return v1.train.SessionRunArgs(self._fetches) if self._due else None
+
+    def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
+        self._pulse.enter("between steps (hooks, input)")
+        if not self._due:
+            self._pulse.step += 1
+            return
+        results = run_values.results
+        rows = self._static_rows if self._static_rows is not None else results.get("rows")
+        if rows is not None:
+            self._rows_of_a_step = float(rows) * self._num_replicas
+        self._pulse.loss, self._pulse.step = float(results["loss"]), int(results["step"])
+        self._measure()
+
+    def end(self, session: v1.Session) -> None:
+        self._measure()
+
+    def _measure(self) -> None:
+        """Takes the rate since the last report. The first step, which warms TensorFlow up, does not count."""
+        now = time.monotonic()
+        steps = self._pulse.step - self._measured_step
+        if self._rows_of_a_step is not None and self._measured_at is not None and steps > 0:
+            self._pulse.examples_per_sec = self._rows_of_a_step * steps / (now - self._measured_at)
+        self._measured_at, self._measured_step = now, self._pulse.step

@@ -1,0 +1,196 @@
+"""Every private name of TensorFlow and Keras that the engine leans on, each behind a function with a public meaning.
+
+An upgrade that moves one of them shows in `tests/engine/test_internals.py`, one test for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow.compat.v1 as v1
+from tensorflow.python.distribute import distribute_utils
+from tensorflow.python.saved_model.model_utils import export_utils
+from tensorflow.python.training import evaluation, training_util
+
+
+
+
+# TensorFlow: graphs and sessions
+
+
+def run_after(op: tf.Operation, earlier: Iterable[tf.Operation]) -> None:
+    """Adds control edges to an existing operation."""
+    op._add_control_inputs([e for e in earlier if e is not op])
+
+
+def same_frame(a: tf.Operation, b: tf.Operation) -> bool:
+    """Whether a control edge between the two is legal: both in the same v1 loop or branch, or in none."""
+    return a._get_control_flow_context() is b._get_control_flow_context()
+
+
+def postpone_stop(run_context: v1.train.SessionRunContext) -> None:
+    """Takes back a hook's `request_stop`, so that the loop goes on."""
+    run_context._stop_requested = False
+
+
+def stop_after(num_evals: int) -> v1.train.SessionRunHook:
+    """The hook that ends an evaluation after so many batches."""
+    return evaluation._StopAfterNEvalsHook(num_evals, log_progress=False)
+
+
+def evaluate_once(
+    *,
+    checkpoint_path: str | None,
+    scaffold: v1.train.Scaffold,
+    eval_ops: Any,
+    final_ops: Any,
+    hooks: Sequence[v1.train.SessionRunHook],
+    config: v1.ConfigProto,
+) -> Any:
+    """Runs `eval_ops` until the input ends or a hook stops, then gives the value of `final_ops`."""
+    return evaluation._evaluate_once(
+        checkpoint_path=checkpoint_path,
+        scaffold=scaffold,
+        eval_ops=eval_ops,
+        final_ops=final_ops,
+        hooks=hooks,
+        config=config,
+    )
+
+
+def signature_defs(receiver: Any, export_outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """SignatureDefs by name, alternatives of the receiver included; what cannot be served is logged and left out."""
+    signatures = export_utils.build_all_signature_defs(
+        receiver.receiver_tensors, export_outputs, getattr(receiver, "receiver_tensors_alternatives", None)
+    )
+    return dict(signatures)
+
+
+# TensorFlow: distribution
+
+
+def averaging_v1_gradients(strategy: tf.distribute.Strategy) -> contextlib.AbstractContextManager[None]:
+    """Within it, v1 optimizers divide the loss by the number of replicas, as under tf.estimator."""
+    return strategy._scale_loss_for_estimator_enabled()
+
+
+def session_config(strategy: tf.distribute.Strategy, config: v1.ConfigProto) -> v1.ConfigProto:
+    """`config` with the collective leader and the device filters of this worker."""
+    return strategy.extended._update_config_proto(config)
+
+
+def read_global_step_locally(strategy: tf.distribute.Strategy, global_step: tf.Variable) -> None:
+    """Makes hooks read the global step of this worker.
+
+    The default read carries the variable's initial value, which is a broadcast: hooks on one rank alone would
+    abort the collectives.
+    """
+    v1.add_to_collection(training_util.GLOBAL_STEP_READ_KEY, strategy.extended.read_var(global_step))
+
+
+def losses_are_summed() -> bool:
+    """Whether the model built its last loss with `Reduction.SUM`. Call in the replica, after model_fn."""
+    return distribute_utils.get_loss_reduction() == tf.distribute.ReduceOp.SUM
+
+
+def replay_v2_switches(switches: Any) -> None:
+    """Turns off in this process what the driver's script turned off. Call after the strategy exists.
+
+    Args:
+        switches: The `V2Switches` that were recorded with the user's code, or None.
+    """
+    if switches is None:
+        return
+    if switches.resource_variables is False:
+        v1.disable_resource_variables()
+    if switches.control_flow is False:
+        v1.disable_control_flow_v2()
+    if switches.tensor_shape is False:
+        v1.disable_v2_tensorshape()
+    if switches.tensor_equality is False:
+        v1.disable_tensor_equality()
+
+
+# Keras 3
+
+
+def keras_3() -> Any:
+    """The `keras` package if this process uses it, else None (legacy Keras, or none at all)."""
+    keras = sys.modules.get("keras")
+    return keras if keras is not None and hasattr(keras, "src") else None
+
+
+def apply_keras_settings(settings: Mapping[str, Any]) -> None:
+    """Sets in the calling thread what the driver's thread had set in Keras."""
+    if keras_3() is None:
+        return
+    from keras.src.backend.common import global_state
+
+    for name, value in settings.items():
+        global_state.set_global_attribute(name, value)
+
+
+@contextlib.contextmanager
+def seeding_keras(seed: int | None) -> Iterator[None]:
+    """Within it, layers and initializers without a seed draw theirs from `seed`: Keras asks Python's `random`."""
+    if seed is None or keras_3() is None:
+        yield
+        return
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+@contextlib.contextmanager
+def averaging_keras_gradients(num_replicas: int) -> Iterator[None]:
+    """Within it, Keras 3 optimizers average gradients over replicas, as v1 optimizers do; alone they sum them."""
+    if keras_3() is None or num_replicas == 1:
+        yield
+        return
+    from keras.src.backend.tensorflow.optimizer import TFOptimizer
+
+    summing = TFOptimizer._all_reduce_sum_gradients
+
+    def averaging(self: Any, grads_and_vars: Any) -> Any:
+        scale = 1.0 if losses_are_summed() else 1.0 / num_replicas
+        return summing(self, [(_scaled(grad, scale), variable) for grad, variable in grads_and_vars])
+
+    TFOptimizer._all_reduce_sum_gradients = averaging
+    try:
+        yield
+    finally:
+        TFOptimizer._all_reduce_sum_gradients = summing
+
+
+def _scaled(grad: Any, scale: float) -> Any:
+    if grad is None or scale == 1.0:
+        return grad
+    if isinstance(grad, tf.IndexedSlices):
+        return tf.IndexedSlices(grad.values * tf.cast(scale, grad.dtype), grad.indices, grad.dense_shape)
+    return grad * tf.cast(scale, grad.dtype)
+
+
+def created_by_keras(depth: int = 16) -> bool:
+    """Whether the call stack above (at most `depth` frames) passes through Keras 3's variable class."""
+    frame = sys._getframe(1)
+    for _ in range(depth):
+        if frame is None:
+            return False
+        if frame.f_globals.get("__name__", "").startswith("keras.src.backend."):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def is_keras_variable(value: Any) -> bool:
+    """Whether `value` is a Keras 3 variable, such as `apply_gradients` returns."""
+    keras = keras_3()
+    return keras is not None and isinstance(value, keras.Variable)

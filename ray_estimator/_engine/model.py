@@ -1,0 +1,158 @@
+"""Calls model_fn in a graph, and makes what it returned fit to run: one loss, one train_op, metrics as tuples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import tensorflow as tf
+import tensorflow.compat.v1 as v1
+
+from ray_estimator._engine import internals
+from ray_estimator._engine.distribution import Distribution
+from ray_estimator._engine.keras_graph import KerasState, writes_of
+from ray_estimator._jobs import ModelJob, UserCode
+from ray_estimator._signatures import accepts, call_with_accepted
+from ray_estimator.spec import ModeKeys
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Model:
+    """What model_fn built.
+
+    Attributes:
+        spec: The EstimatorSpec, as model_fn returned it.
+        loss: Scalar loss of this replica; None in PREDICT.
+        train_op: Everything a training step runs; None outside TRAIN.
+        loss_is_summed: Whether losses of replicas add up to the reported loss; else their mean is reported.
+        metrics: (value, update_op) by name, in EVAL.
+    """
+
+    spec: Any
+    loss: tf.Tensor | None = None
+    train_op: tf.Operation | None = None
+    loss_is_summed: bool = False
+    metrics: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+def open_user_code(job: ModelJob) -> UserCode:
+    """Unpickles the user's code, under the v2 switches of the driver's script. On a worker, after the strategy."""
+    internals.replay_v2_switches(job.code.v2_switches)
+    return job.open_code()
+
+
+def begin_graph(job: ModelJob) -> tf.Variable:
+    """What every graph starts with: the seed, and the global step before any user code."""
+    v1.set_random_seed(job.config.tf_random_seed)
+    return v1.train.create_global_step()
+
+
+def call_model_fn(
+    job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str, distribution: Distribution
+) -> Model:
+    """Builds the model of `mode` in the default graph, as this process's replica."""
+    def build() -> Model:
+        internals.apply_keras_settings(code.keras_settings)
+        with internals.seeding_keras(job.config.tf_random_seed):
+            return _build(job, code, features, labels, mode)
+
+    _require_labels_are_taken(code, labels)
+    return distribution.run_replica(build)
+
+
+def _require_labels_are_taken(code: UserCode, labels: Any) -> None:
+    if labels is not None and not accepts(code.model_fn, "labels"):
+        raise ValueError("model_fn does not take labels, but input_fn returns labels.")
+
+
+def _build(job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str) -> Model:
+    keras_state = KerasState()
+    with keras_state.watching():
+        spec = call_with_accepted(
+            code.model_fn,
+            features=features,
+            labels=labels,
+            mode=mode,
+            params=dict(code.params or {}),
+            config=job.config,
+            model_dir=job.model_dir,
+        )
+    _require_spec(spec)
+    writes = keras_state.order()
+    if mode == ModeKeys.TRAIN:
+        return Model(spec, spec.loss, _train_op(spec.train_op, writes), internals.losses_are_summed())
+    if mode == ModeKeys.EVAL:
+        return Model(spec, spec.loss, metrics=_metrics(spec.eval_metric_ops or {}, writes))
+    return Model(spec)
+
+
+def _require_spec(spec: Any) -> None:
+    fields = ("mode", "predictions", "loss", "train_op", "eval_metric_ops")
+    if not all(hasattr(spec, name) for name in fields):
+        raise ValueError(f"model_fn should return an EstimatorSpec. It returned {spec!r}.")
+
+
+def _train_op(returned: Any, keras_writes: list[tf.Operation]) -> tf.Operation:
+    run = [] if internals.is_keras_variable(returned) else [_operation(returned)]
+    writes_step = any(_writes_global_step(op) for op in v1.get_default_graph().get_operations())
+    train_op = tf.group(*run, *keras_writes)
+    if writes_step:
+        return train_op
+    # Keras 3 optimizers cannot count v1's global step; without it training would never end.
+    with tf.control_dependencies([train_op]):
+        return tf.group(train_op, v1.assign_add(v1.train.get_global_step(), 1))
+
+
+def _operation(returned: Any) -> tf.Operation:
+    if isinstance(returned, tf.Operation):
+        return returned
+    return returned.op if hasattr(returned, "op") else tf.convert_to_tensor(returned).op
+
+
+def _writes_global_step(op: tf.Operation) -> bool:
+    if op.type not in {"AssignVariableOp", "AssignAddVariableOp", "Assign", "AssignAdd", "ScatterAdd", "CountUpTo"}:
+        return False
+    step = v1.train.get_global_step()
+    components = getattr(step, "values", None) or [step]
+    initializers = {o for c in components for o in (c.initializer, *c.initializer.control_inputs)}
+    targets = {c.handle.name if hasattr(c, "handle") else c.name for c in components}
+    return op not in initializers and op.inputs[0].name in targets
+
+
+def _metrics(eval_metric_ops: Mapping[str, Any], keras_writes: list[tf.Operation]) -> dict[str, tuple[Any, Any]]:
+    metrics = {}
+    for name, metric in eval_metric_ops.items():
+        if name in {"loss", v1.GraphKeys.GLOBAL_STEP}:
+            raise ValueError(
+                f'Metric with name "{name}" is not allowed, because Estimator already defines a default metric with '
+                "the same name."
+            )
+        metrics[name] = metric if isinstance(metric, tuple) else _keras_metric(metric, keras_writes)
+    return metrics
+
+
+def _keras_metric(metric: Any, keras_writes: list[tf.Operation]) -> tuple[Any, tf.Operation]:
+    """A Keras metric as (value, update_op); its variables become metric state: initialised, never restored."""
+    variables = [getattr(variable, "value", variable) for variable in metric.variables]
+    variables = [variable() if callable(variable) else variable for variable in variables]
+    updates = writes_of(variables, keras_writes) or list(getattr(metric, "updates", ()))
+    if not updates:
+        raise ValueError(
+            f'Please call update_state(...) on the "{metric.name}" metric in model_fn before you return it.'
+        )
+    for key in (v1.GraphKeys.GLOBAL_VARIABLES, v1.GraphKeys.LOCAL_VARIABLES, v1.GraphKeys.METRIC_VARIABLES):
+        collection = v1.get_collection_ref(key)
+        collection[:] = [kept for kept in collection if all(kept is not variable for variable in variables)]
+        if key != v1.GraphKeys.GLOBAL_VARIABLES:
+            collection.extend(variables)
+    return metric.result(), tf.group(*updates)
+
+
+def scaffold_of(spec: Any) -> v1.train.Scaffold:
+    """The spec's Scaffold, or a new one."""
+    return getattr(spec, "scaffold", None) or v1.train.Scaffold()

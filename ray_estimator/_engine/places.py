@@ -1,0 +1,68 @@
+"""Local places that stand for the store: TensorFlow is never handed a remote URL."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+
+import tensorflow as tf
+import tensorflow.compat.v1 as v1
+
+from ray_estimator._checkpoints import Checkpoint, CheckpointStore
+from ray_estimator._jobs import ModelJob
+from ray_estimator._storage import Storage
+
+
+
+
+@contextlib.contextmanager
+def fetched(store: CheckpointStore, checkpoint: Checkpoint | None) -> Iterator[str | None]:
+    """A local prefix to restore from; None for no checkpoint."""
+    if checkpoint is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
+        yield store.fetch(checkpoint, folder)
+
+
+@contextlib.contextmanager
+def local_events(storage: Storage, url: str, *, writes: bool = True) -> Iterator[str]:
+    """A local directory for event files that belong at `url`; published at the end if `url` is remote.
+
+    Args:
+        storage: Opens `url`.
+        url: Where the event files belong.
+        writes: Whether this process writes there at all; else the files are thrown away.
+    """
+    local = storage.local_path(url)
+    if writes and local is not None:
+        try:
+            yield local
+        finally:
+            v1.summary.FileWriterCache.clear()
+        return
+    with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
+        try:
+            yield folder
+        finally:
+            v1.summary.FileWriterCache.clear()
+            if writes:
+                storage.put_dir(folder, url)
+
+
+@contextlib.contextmanager
+def warm_started(job: ModelJob, store: CheckpointStore) -> Iterator[None]:
+    """Makes the variables of the default graph start from the job's warm start, if it has one."""
+    settings = job.warm_start
+    if settings is None:
+        yield
+        return
+    with fetched(store, store.find(settings.ckpt_to_initialize_from)) as prefix:
+        v1.train.warm_start(
+            prefix,
+            settings.vars_to_warm_start,
+            settings.var_name_to_vocab_info,
+            settings.var_name_to_prev_var_name,
+        )
+        yield

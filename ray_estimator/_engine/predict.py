@@ -1,0 +1,132 @@
+"""Prediction: a stream of batches from one session, or the batches of one range of rows."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+import tensorflow.compat.v1 as v1
+
+from ray_estimator._checkpoints import CheckpointStore
+from ray_estimator._engine import warm
+from ray_estimator._engine.distribution import Alone
+from ray_estimator._engine.feed import Feed, open_feed
+from ray_estimator._engine.hooks import made
+from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
+from ray_estimator._engine.places import fetched, warm_started
+from ray_estimator._jobs import PredictedRange, PredictJob, Tables, UserCode
+from ray_estimator._storage import Storage
+from ray_estimator.spec import ModeKeys
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Prediction:
+    """The graph of a prediction: its input, the spec, and the tensors to fetch."""
+
+    feed: Feed
+    spec: Any
+    fetches: Any
+
+
+def build(job: PredictJob, code: UserCode, tables: Tables | None) -> Prediction:
+    """Builds the PREDICT graph in the default graph."""
+    begin_graph(job)
+    feed = open_feed(job, code, ModeKeys.PREDICT, tables)
+    model = call_model_fn(job, code, feed.features, None, ModeKeys.PREDICT, Alone())
+    return Prediction(feed, model.spec, _selected(model.spec.predictions, job.predict_keys))
+
+
+def _selected(predictions: Any, predict_keys: tuple[str, ...] | None) -> Any:
+    if predict_keys is None:
+        return predictions
+    if not isinstance(predictions, dict):
+        raise ValueError("predict_keys argument is not valid in case of non-dict predictions.")
+    selected = {key: value for key, value in predictions.items() if key in predict_keys}
+    if not selected:
+        raise ValueError(f"Expected to run at least one output from {list(predictions)}, provided {predict_keys}.")
+    return selected
+
+
+def stream(job: PredictJob, tables: Tables | None = None) -> Iterator[Any]:
+    """Predicts on a fresh graph, with hooks, batch by batch. Runs as one task, or in the caller's process.
+
+    Nothing of TensorFlow's thread-local state is held between batches, so that generators may interleave.
+    """
+    graph = tf.Graph()
+    with contextlib.ExitStack() as places:
+        with graph.as_default():
+            session, fetches = _open_monitored(job, tables, places)
+        # Leaving the session tells its hooks how it ended: it takes the error, or none.
+        places.push(session.__exit__)
+        while True:
+            with graph.as_default():
+                if session.should_stop():
+                    return
+                try:
+                    batch = session.run(fetches)
+                except (tf.errors.OutOfRangeError, StopIteration):
+                    return
+            yield batch
+
+
+def _open_monitored(
+    job: PredictJob, tables: Tables | None, places: contextlib.ExitStack
+) -> tuple[v1.train.SingularMonitoredSession, Any]:
+    code = open_user_code(job)
+    prediction = build(job, code, tables)
+    if not prediction.feed.ends:
+        logger.warning(
+            "Input graph does not use tf.data.Dataset or contain a QueueRunner. That means predict yields forever. "
+            "This is probably a mistake."
+        )
+    store = CheckpointStore(job.model_dir, Storage(job.config.storage_options))
+    prefix = places.enter_context(fetched(store, job.checkpoint))
+    if job.checkpoint is None:
+        places.enter_context(warm_started(job, store))
+    session = v1.train.SingularMonitoredSession(
+        hooks=[*prediction.feed.hooks, *made(code.hooks), *prediction.spec.prediction_hooks],
+        scaffold=scaffold_of(prediction.spec),
+        config=job.config.resolved_session_config(),
+        checkpoint_filename_with_path=prefix,
+    )
+    return session, prediction.fetches
+
+
+class RangePredictor:
+    """A PREDICT graph with its session, ready to predict any range of rows."""
+
+    def __init__(self, job: PredictJob) -> None:
+        self._source = warm.Source()
+        with tf.Graph().as_default(), contextlib.ExitStack() as stack:
+            self._prediction = build(job, open_user_code(job), self._source)
+            self._session = warm.open_session(job, scaffold_of(self._prediction.spec), stack)
+
+    def predict(self, tables: Tables) -> PredictedRange:
+        """The batches of `tables`, in order."""
+        if self._prediction.spec.prediction_hooks:
+            return PredictedRange((), "model_fn returned prediction_hooks")
+        self._source.tables = tables
+        for hook in self._prediction.feed.hooks:
+            hook.after_create_session(self._session, None)
+        return PredictedRange(list(self._batches()))
+
+    def _batches(self) -> Iterator[Any]:
+        with contextlib.suppress(tf.errors.OutOfRangeError):
+            while True:
+                yield self._session.run(self._prediction.fetches)
+
+    def close(self) -> None:
+        """Frees the session."""
+        self._session.close()
+
+
+def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
+    """The predictions of a range of rows, on this process's warm graph. Runs as a task."""
+    return warm.model(job, ModeKeys.PREDICT, RangePredictor).predict(tables)

@@ -1,0 +1,147 @@
+"""When a training run saves, and how what TensorFlow writes becomes a published checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow.compat.v1 as v1
+
+from ray_estimator._checkpoints import CheckpointStore, Retention
+from ray_estimator._engine.collectives import chain
+from ray_estimator._engine.control import Control
+from ray_estimator._jobs import Pulse
+from ray_estimator.config import RunConfig
+
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointWriter:
+    """Saves a session and publishes the files. Every rank enters a save that holds collectives; the chief publishes."""
+
+    def __init__(self, store: CheckpointStore, config: RunConfig, scaffold: v1.train.Scaffold, *, is_chief: bool) -> None:
+        self._store = store
+        self._retention = Retention(config.keep_checkpoint_max, config.keep_checkpoint_every_n_hours)
+        self._keeps_graph = config.checkpoint_save_graph_def
+        self._scaffold = scaffold
+        self._is_chief = is_chief
+        self._takes_all_ranks = False
+
+    def prepare(self) -> None:
+        """Orders the collectives of a save. Call once, when the graph is built and before it is finalized."""
+        if self._scaffold.saver is None:
+            # The store decides what to keep; the saver must not delete behind its back.
+            saver = v1.train.Saver(sharded=True, allow_empty=True, max_to_keep=0, save_relative_paths=True)
+            self._scaffold = v1.train.Scaffold(copy_from_scaffold=self._scaffold, saver=saver)
+        saver_def = getattr(self._scaffold.saver, "saver_def", None)
+        if saver_def is None:
+            # A saver of the user's own kind: nobody can say what it runs.
+            self._takes_all_ranks = True
+            return
+        save_op = v1.get_default_graph().as_graph_element(saver_def.save_tensor_name).op
+        self._takes_all_ranks = bool(chain([save_op]))
+
+    @property
+    def scaffold(self) -> v1.train.Scaffold:
+        """The Scaffold with the saver that is used; the session must be made with it."""
+        return self._scaffold
+
+    def write_graph(self) -> None:
+        """Publishes graph.pbtxt. Chief only."""
+        if self._is_chief and self._keeps_graph:
+            graph_def = v1.get_default_graph().as_graph_def(add_shapes=True)
+            self._store.write_text("graph.pbtxt", str(graph_def))
+
+    def save(self, session: v1.Session, step: int) -> None:
+        """Saves `step`. Call on every rank at the same step."""
+        if self._is_chief:
+            with self._store.staging_dir() as folder:
+                self._store.publish(self._run_saver(session, folder, step), step, self._retention)
+            logger.info("Saved the checkpoint of step %d.", step)
+        elif self._takes_all_ranks:
+            with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
+                self._run_saver(session, folder, step)
+
+    def _run_saver(self, session: v1.Session, folder: str, step: int) -> str:
+        prefix = os.path.join(folder, "model.ckpt")
+        return self._scaffold.saver.save(session, prefix, global_step=step, write_meta_graph=self._keeps_graph)
+
+
+class SaveCheckpoints(v1.train.SessionRunHook):
+    """Saves at the start, at intervals, and at the end if the last step was not saved.
+
+    Runs on every rank. Step intervals are the same everywhere; time goes by the chief's clock, which the control
+    vector carries. A loss that is not a number is never published.
+    """
+
+    def __init__(
+        self,
+        writer: CheckpointWriter,
+        control: Control,
+        *,
+        every_secs: float | None,
+        every_steps: int | None,
+        listeners: Sequence[v1.train.CheckpointSaverListener],
+        is_chief: bool,
+        together: bool,
+        pulse: Pulse,
+    ) -> None:
+        self._writer = writer
+        self._control = control
+        self._timer = v1.train.SecondOrStepTimer(every_secs=every_secs, every_steps=every_steps)
+        self._by_clock = every_secs is not None and together
+        self._listeners = listeners if is_chief else ()
+        self._is_chief = is_chief
+        self._pulse = pulse
+        self._next_step = 0
+        self._saved_step: int | None = None
+        self._last_loss_was_nan = False
+
+    def begin(self) -> None:
+        for listener in self._listeners:
+            listener.begin()
+
+    def after_create_session(self, session: v1.Session, coord: Any) -> None:
+        self._writer.write_graph()
+        step = int(session.run(self._control.global_step))
+        self._next_step = step + 1
+        self._save(session, step)
+        self._timer.update_last_triggered_step(step)
+
+    def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs:
+        due = self._by_clock and self._is_chief and self._timer.should_trigger_for_step(self._next_step)
+        feed = {self._control.save: np.float32(1)} if due else None
+        return v1.train.SessionRunArgs((self._control.vector, self._control.step_after), feed)
+
+    def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
+        vector, step = run_values.results
+        verdict = self._control.read(vector)
+        self._last_loss_was_nan = verdict.loss_is_nan
+        self._next_step = int(step) + 1
+        due = verdict.save if self._by_clock else self._timer.should_trigger_for_step(int(step))
+        if due and not verdict.loss_is_nan:
+            self._timer.update_last_triggered_step(int(step))
+            if self._save(run_context.session, int(step)):
+                run_context.request_stop()
+
+    def end(self, session: v1.Session) -> None:
+        step = int(session.run(self._control.global_step))
+        if step != self._saved_step and not self._last_loss_was_nan:
+            self._save(session, step)
+        for listener in self._listeners:
+            listener.end(session, step)
+
+    def _save(self, session: v1.Session, step: int) -> bool:
+        """Saves; gives whether a listener asked to stop."""
+        self._pulse.enter(f"saving step {step}")
+        for listener in self._listeners:
+            listener.before_save(session, step)
+        self._writer.save(session, step)
+        self._saved_step = step
+        return any([listener.after_save(session, step) for listener in self._listeners])

@@ -1,0 +1,135 @@
+"""A training worker, top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import replace
+
+import tensorflow as tf
+import tensorflow.compat.v1 as v1
+
+from ray_estimator._checkpoints import Checkpoint, CheckpointStore
+from ray_estimator._engine import collectives
+from ray_estimator._engine.control import Control
+from ray_estimator._engine.distribution import Distribution, open_distribution
+from ray_estimator._engine.feed import Feed, open_feed
+from ray_estimator._engine.hooks import training_hooks
+from ray_estimator._engine.model import Model, begin_graph, call_model_fn, open_user_code
+from ray_estimator._engine.places import fetched, local_events, warm_started
+from ray_estimator._jobs import TrainJob, TrainResult, UserCode, Worker
+from ray_estimator._storage import Storage
+from ray_estimator.errors import InputEndedError
+from ray_estimator.spec import ModeKeys
+
+
+
+
+def run(job: TrainJob, worker: Worker) -> TrainResult:
+    """Trains on one worker until the target, the end of the input, or a hook's request. Runs on every worker.
+
+        create the strategy, then unpickle the user's code
+        agree on the newest published checkpoint
+        build: global step, input_fn, model_fn, hooks
+        compare graphs with the other ranks
+        open the session: initialise or restore, hooks.after_create_session(), save
+        until a hook asks to stop, or an input cannot fill the next step:
+            hooks.before_run(); session.run(train_op); hooks.after_run()
+        hooks.end(): save the last step
+    """
+    worker.pulse.enter("joining the group")
+    distribution = open_distribution(worker)
+    job = replace(job, config=job.config.for_worker(worker.rank, worker.addresses))
+    code = open_user_code(job)
+    storage = Storage(job.config.storage_options)
+    store = CheckpointStore(job.model_dir, storage)
+    start = _agree_on_start(worker, store)
+    if start is not None and job.last_step is not None and start.step >= job.last_step:
+        return TrainResult(step=start.step, loss=None, steps_made=0)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(tf.Graph().as_default())
+        stack.enter_context(distribution.scope())
+        events_dir = stack.enter_context(local_events(storage, job.model_dir, writes=worker.rank == 0))
+        worker.pulse.enter("building the graph")
+        feed, model, control = build(job, code, worker, distribution)
+        if start is None:
+            stack.enter_context(warm_started(job, store))
+        hooks, scaffold = training_hooks(job, code, worker, store, model, feed, control, distribution, events_dir)
+        _compare_graphs(worker, control)
+        worker.pulse.enter("opening the session")
+        session = v1.train.SingularMonitoredSession(
+            hooks=hooks,
+            scaffold=scaffold,
+            master=distribution.master,
+            config=distribution.session_config(job.config.resolved_session_config()),
+            checkpoint_filename_with_path=stack.enter_context(fetched(store, start)),
+        )
+        return _run_until_stopped(session, job, model, control, feed, worker)
+
+
+def build(job: TrainJob, code: UserCode, worker: Worker, distribution: Distribution) -> tuple[Feed, Model, Control]:
+    """Builds the training graph in the default graph and the distribution's scope."""
+    distribution.prepare_global_step(begin_graph(job))
+    feed = open_feed(
+        job, code, ModeKeys.TRAIN, worker.tables, rank=worker.rank, num_replicas=distribution.num_replicas
+    )
+    model = call_model_fn(job, code, feed.features, feed.labels, ModeKeys.TRAIN, distribution)
+    control = Control(model, feed, distribution)
+    v1.add_to_collection(v1.GraphKeys.LOSSES, control.loss)
+    if not any(summary.op.name == "loss" for summary in v1.get_collection(v1.GraphKeys.SUMMARIES)):
+        v1.summary.scalar("loss", control.loss)
+    return feed, model, control
+
+
+def _agree_on_start(worker: Worker, store: CheckpointStore) -> Checkpoint | None:
+    """The chief looks, the others are told: listings differ between processes."""
+    return worker.exchange("newest checkpoint", store.latest() if worker.rank == 0 else None)[0]
+
+
+def _compare_graphs(worker: Worker, control: Control) -> None:
+    lines = collectives.fingerprint(control.collectives)
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    if len(set(worker.exchange("digest of the graph", digest))) > 1:
+        collectives.require_equal(worker.exchange("the graph", lines))
+
+
+def _run_until_stopped(
+    session: v1.train.SingularMonitoredSession,
+    job: TrainJob,
+    model: Model,
+    control: Control,
+    feed: Feed,
+    worker: Worker,
+) -> TrainResult:
+    together = len(worker.addresses) > 1
+    fetches = (model.train_op, control.loss, control.vector, control.step_after)
+    step, loss, steps_made = worker.pulse.step, None, 0
+    with session:
+        if together and not _every_rank_has_a_batch(session, feed, worker):
+            return _finished(worker, step, loss, steps_made)
+        agreed = False
+        while not session.should_stop():
+            try:
+                _, loss, vector, step = session.run(fetches)
+            except (tf.errors.OutOfRangeError, StopIteration):
+                if together:
+                    raise InputEndedError(worker.rank) from None
+                raise
+            steps_made += 1
+            agreed = control.read(vector).stop or (job.last_step is not None and step >= job.last_step)
+        if together and not agreed:
+            raise InputEndedError(worker.rank)
+        worker.pulse.enter("ending (hooks, last checkpoint)")
+    return _finished(worker, step, loss, steps_made)
+
+
+def _every_rank_has_a_batch(session: v1.train.SingularMonitoredSession, feed: Feed, worker: Worker) -> bool:
+    has_one = True if feed.first_ready is None else bool(session.raw_session().run(feed.first_ready))
+    return all(worker.exchange("has a first batch", has_one))
+
+
+def _finished(worker: Worker, step: int, loss: float | None, steps_made: int) -> TrainResult:
+    worker.pulse.step = int(step)
+    worker.pulse.loss = None if loss is None else float(loss)
+    worker.pulse.enter("done")
+    return TrainResult(step=int(step), loss=worker.pulse.loss, steps_made=steps_made)

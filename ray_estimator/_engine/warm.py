@@ -1,0 +1,72 @@
+"""Graphs and restored weights that stay in a task's process, so that the next range of rows starts at once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import tensorflow as tf
+import tensorflow.compat.v1 as v1
+
+from ray_estimator._checkpoints import CheckpointStore
+from ray_estimator._engine.places import fetched, warm_started
+from ray_estimator._jobs import EvaluateJob, PredictJob, Tables
+from ray_estimator._storage import Storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+
+_KEPT = 2
+
+
+class WarmModel(Protocol):
+    """What can be kept."""
+
+    def close(self) -> None:
+        """Frees what it holds."""
+
+
+M = TypeVar("M", bound=WarmModel)
+
+_models: OrderedDict[tuple[Any, ...], WarmModel] = OrderedDict()
+
+
+def model(job: EvaluateJob | PredictJob, mode: str, build: Callable[[Any], M]) -> M:
+    """The model of `job`, from this process if it is here already. A task runs alone in its process."""
+    key = (job.code.key, mode, job.checkpoint, repr(job.rows), repr(job.config), *getattr(job, "graph_options", ()))
+    if key not in _models:
+        while len(_models) >= _KEPT:
+            _models.popitem(last=False)[1].close()
+        _models[key] = build(job)
+    _models.move_to_end(key)
+    return _models[key]  # type: ignore[return-value]
+
+
+def open_session(
+    job: EvaluateJob | PredictJob, scaffold: v1.train.Scaffold, stack: contextlib.ExitStack
+) -> v1.Session:
+    """A plain session over the default graph, initialised or restored; finalizes the graph."""
+    store = CheckpointStore(job.model_dir, Storage(job.config.storage_options))
+    prefix = stack.enter_context(fetched(store, job.checkpoint))
+    if job.checkpoint is None:
+        stack.enter_context(warm_started(job, store))
+    creator = v1.train.ChiefSessionCreator(
+        scaffold, config=job.config.resolved_session_config(), checkpoint_filename_with_path=prefix
+    )
+    return creator.create_session()
+
+
+class Source:
+    """Rows that are named when a range starts, behind an iterator that was built before."""
+
+    def __init__(self) -> None:
+        self.tables: Tables | None = None
+
+    def __call__(self) -> Iterator[pa.Table]:
+        if self.tables is None:
+            raise AssertionError("A range was started without rows.")
+        return self.tables()

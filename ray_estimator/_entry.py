@@ -1,0 +1,84 @@
+"""What runs in each process. Every function imports its part of the engine when called, so that a driver that only
+sends jobs imports no TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ray_estimator._checkpoints import Checkpoint
+from ray_estimator._jobs import (
+    EvaluateJob,
+    ExportJob,
+    MetricState,
+    PredictedRange,
+    PredictJob,
+    Tables,
+    TrainJob,
+    TrainResult,
+    Worker,
+)
+from ray_estimator.config import RunConfig
+
+
+def train(job: TrainJob, worker: Worker) -> TrainResult:
+    """Trains as one worker of the group."""
+    from ray_estimator._engine import train
+
+    return train.run(job, worker)
+
+
+def evaluate(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
+    """Evaluates in one pass."""
+    from ray_estimator._engine import evaluate
+
+    return evaluate.run(job, tables)
+
+
+def evaluate_range(job: EvaluateJob, tables: Tables, prove: bool) -> MetricState:
+    """The metric state of one range of rows."""
+    from ray_estimator._engine import evaluate
+
+    return evaluate.accumulate(job, tables, prove=prove)
+
+
+def finish_evaluation(job: EvaluateJob, state: MetricState) -> dict[str, Any]:
+    """The metrics of a merged state."""
+    from ray_estimator._engine import evaluate
+
+    return evaluate.finish(job, state)
+
+
+def predict(job: PredictJob, tables: Tables | None = None) -> Iterator[Any]:
+    """Predicts as a stream of batches."""
+    from ray_estimator._engine import predict
+
+    return predict.stream(job, tables)
+
+
+def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
+    """The predictions of one range of rows."""
+    from ray_estimator._engine import predict
+
+    return predict.predict_range(job, tables)
+
+
+def export(job: ExportJob) -> str:
+    """Writes a SavedModel."""
+    from ray_estimator._engine import export
+
+    return export.run(job)
+
+
+def variable_names(model_dir: str, config: RunConfig, checkpoint: Checkpoint) -> list[str]:
+    """The variables of a checkpoint."""
+    from ray_estimator._engine import variables
+
+    return variables.names(model_dir, config, checkpoint)
+
+
+def variable_value(model_dir: str, config: RunConfig, checkpoint: Checkpoint, name: str) -> Any:
+    """One variable of a checkpoint."""
+    from ray_estimator._engine import variables
+
+    return variables.value(model_dir, config, checkpoint, name)

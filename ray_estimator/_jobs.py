@@ -1,0 +1,213 @@
+"""What travels between driver and workers: frozen, plain, picklable values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ray_estimator._checkpoints import Checkpoint
+    from ray_estimator._columns import ColumnSpec
+    from ray_estimator._shipping import Cargo
+    from ray_estimator.config import RunConfig
+    from ray_estimator.warm_start import WarmStartSettings
+
+T = TypeVar("T")
+
+Tables = Callable[[], "Iterator[pa.Table]"]
+"""Starts an iterator over rows, in order; called once for each pass."""
+
+
+@dataclass(frozen=True)
+class UserCode:
+    """Everything of the caller's that runs in the engine, as it is after its cargo was opened."""
+
+    model_fn: Callable[..., Any]
+    params: dict[str, Any] | None = None
+    input_fn: Callable[..., Any] | None = None
+    map_fn: Callable[..., Any] | None = None
+    hooks: Sequence[Any] = ()
+    saving_listeners: Sequence[Any] = ()
+    receiver_fn: Callable[[], Any] | None = None
+    keras_settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """How the rows of a Ray Dataset become features and labels.
+
+    Attributes:
+        features: Feature columns by name; features are always a dict.
+        labels: Label columns by name; empty if there are none.
+        single_label: Whether labels are one Tensor rather than a dict.
+        batch_size: Rows of a batch, for each replica.
+        drop_remainder: Whether a last batch that is not full is dropped.
+        fill_null: What stands for null, or None to refuse nulls outside float columns.
+    """
+
+    features: Mapping[str, ColumnSpec]
+    labels: Mapping[str, ColumnSpec]
+    single_label: bool
+    batch_size: int
+    drop_remainder: bool = False
+    fill_null: Any = None
+
+    @property
+    def columns(self) -> dict[str, ColumnSpec]:
+        """Every column that is read, features first."""
+        return {**self.features, **self.labels}
+
+
+@dataclass(frozen=True)
+class ModelJob:
+    """The model of a job: what every verb sends.
+
+    Attributes:
+        code: A cargo that opens to a `UserCode`'s fields.
+        config: The run's configuration.
+        model_dir: Where checkpoints and events are.
+        rows: How to read a Ray Dataset; None if `code` holds an input_fn.
+        warm_start: Where variables start from when there is no checkpoint.
+    """
+
+    code: Cargo[Mapping[str, Any]]
+    config: RunConfig
+    model_dir: str
+    rows: RowSpec | None = None
+    warm_start: WarmStartSettings | None = None
+
+    def open_code(self) -> UserCode:
+        """Opens the cargo. Runs where the code is to run, after the strategy exists."""
+        return UserCode(**self.code.open())
+
+
+@dataclass(frozen=True)
+class TrainJob(ModelJob):
+    """Train until `last_step`; None means until the input ends."""
+
+    last_step: int | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateJob(ModelJob):
+    """Evaluate `checkpoint`; None means initial weights."""
+
+    checkpoint: Checkpoint | None = None
+    steps: int | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class PredictJob(ModelJob):
+    """Predict with `checkpoint`; None means initial weights."""
+
+    checkpoint: Checkpoint | None = None
+    predict_keys: tuple[str, ...] | None = None
+    yield_single_examples: bool = True
+
+
+@dataclass(frozen=True)
+class ExportJob(ModelJob):
+    """Export `checkpoint` as a SavedModel under `export_dir_base`."""
+
+    export_dir_base: str = ""
+    checkpoint: Checkpoint | None = None
+    assets_extra: Mapping[str, str] | None = None
+    as_text: bool = False
+    strip_default_attrs: bool = False
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training worker returns: its rank's view after the last step."""
+
+    step: int
+    loss: float | None
+    steps_made: int
+
+
+@dataclass(frozen=True)
+class MetricState:
+    """Metric variables after a range of rows, by name.
+
+    Attributes:
+        values: Variable values.
+        initial: The same before the first batch; merging counts them once.
+        unmergeable: Why the states of ranges may not be added up; None if they may.
+        num_batches: Batches that went in.
+    """
+
+    values: Mapping[str, Any]
+    initial: Mapping[str, Any]
+    unmergeable: str | None
+    num_batches: int
+
+
+@dataclass(frozen=True)
+class PredictedRange:
+    """Predictions of a range of rows.
+
+    Attributes:
+        batches: One value for each batch, in order: an array, or a dict of arrays.
+        one_task_because: Why the prediction must run as one task instead; then `batches` is empty.
+    """
+
+    batches: Sequence[Any]
+    one_task_because: str | None = None
+
+
+@dataclass
+class Pulse:
+    """What one worker says of itself. The engine writes it, the runtime reads it from another thread.
+
+    Attributes:
+        phase: What the worker does now, in words ("in step 12").
+        since: When the phase began, in `time.monotonic()` of this process.
+        step: The last global step that ended; -1 before the session is open.
+        loss: The last loss that was looked at.
+        examples_per_sec: Global rate; None until it is known.
+        target: The last step of the run, if there is one.
+    """
+
+    phase: str = "starting"
+    since: float = field(default_factory=time.monotonic)
+    step: int = -1
+    loss: float | None = None
+    examples_per_sec: float | None = None
+    target: int | None = None
+
+    def enter(self, phase: str) -> None:
+        """Notes that a new phase begins now."""
+        self.phase = phase
+        self.since = time.monotonic()
+
+
+class Worker(Protocol):
+    """Where a training job runs: one process of a group, or the caller's own."""
+
+    @property
+    def rank(self) -> int:
+        """Position in the group, from 0."""
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """``host:port`` of every worker of the group, in rank order; empty if there is one."""
+
+    @property
+    def num_cpus(self) -> int | None:
+        """CPUs that this worker may use; None if all of the host's."""
+
+    @property
+    def pulse(self) -> Pulse:
+        """What the engine says of itself while it runs."""
+
+    @property
+    def tables(self) -> Tables | None:
+        """This rank's rows, if the input is a Ray Dataset."""
+
+    def exchange(self, topic: str, value: T) -> list[T]:
+        """Gives every rank's `value`, in rank order. Every rank calls it, with the same topics in the same order."""

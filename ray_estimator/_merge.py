@@ -1,0 +1,31 @@
+"""Adds up the metric state of row ranges. Pure: NumPy only, so that the driver can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ray_estimator._jobs import MetricState
+
+
+def merged(states: Sequence[MetricState]) -> MetricState:
+    """The state as if one pass had seen every range: increments add up, initial values count once."""
+    first = states[0]
+    values = {
+        name: initial + sum(np.asarray(state.values[name]) - initial for state in states)
+        for name, initial in first.initial.items()
+    }
+    values = {name: np.asarray(value, dtype=np.asarray(first.initial[name]).dtype) for name, value in values.items()}
+    return MetricState(values, first.initial, None, sum(state.num_batches for state in states))
+
+
+def difference_from_sum(both: Any, first: Any, second: Any, initial: Any) -> bool:
+    """Whether a variable after two batches is not the sum of what each of them alone made of it."""
+    arrays = [np.asarray(value) for value in (both, first, second, initial)]
+    if any(array.shape != arrays[0].shape or not np.issubdtype(array.dtype, np.number) for array in arrays):
+        return not all(np.array_equal(array, arrays[0]) for array in arrays)
+    together, one, other, start = (array.astype(np.float64) for array in arrays)
+    scale = float(np.max(np.abs(together), initial=1.0))
+    return not np.allclose(together, one + other - start, rtol=1e-5, atol=1e-6 * scale, equal_nan=True)

@@ -1,0 +1,395 @@
+"""From an ordered stream of blocks to the rows of one rank.
+
+    blocks ─▶ pieces ─▶ [windows, permuted] ─▶ [from row skip_rows on] ─▶ spans of whole global batches
+           ─▶ the rank's rows of each span ─▶ tables of about chunk_bytes
+
+Every rank runs the same arithmetic over the same sequence of (epoch, num_rows) and takes its own share, so the ranks
+agree by construction, no row passes through a coordinator, and a block that holds none of a rank's rows is never
+fetched by it.
+
+Row i of the stream, after shuffling, belongs to the global batch i // G with G = batch_size * num_ranks; rank r owns
+the r-th batch_size rows of each global batch. Hence the global batches do not depend on the number of ranks, as long
+as G stays the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+_LONG_PIECE = 8
+"""Global batches in a piece from which on it is worth an extra table to hand its rows on without a copy."""
+
+Rows = NDArray[np.int64]
+"""Row numbers within a source."""
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some consecutive rows of the stream, not yet fetched.
+
+    Attributes:
+        epoch: The epoch that the rows belong to, from 0.
+        num_rows: How many rows `load` gives.
+        load: Fetches the rows, on the rank. Called at most once, and only if the rank owns some of them.
+    """
+
+    epoch: int
+    num_rows: int
+    load: Callable[[], pa.Table]
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How global batches are shared out.
+
+    Attributes:
+        rank: Whose share is taken, in [0, num_ranks).
+        num_ranks: How many ranks share a global batch.
+        batch_size: Rows per rank and step.
+        drop_remainder: Whether the rows at the end of the stream that fill no global batch are dropped.
+        chunk_bytes: About how many bytes one table may have; a table of a single batch may have more.
+
+    Raises:
+        ValueError: A number out of range.
+    """
+
+    rank: int
+    num_ranks: int
+    batch_size: int
+    drop_remainder: bool = False
+    chunk_bytes: int = 16 * 2**20
+
+    def __post_init__(self) -> None:
+        _require_positive("num_ranks", self.num_ranks)
+        _require_positive("batch_size", self.batch_size)
+        _require_positive("chunk_bytes", self.chunk_bytes)
+        if not 0 <= self.rank < self.num_ranks:
+            raise ValueError(f"rank must lie in [0, {self.num_ranks}), but is {self.rank}.")
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows per step over all ranks."""
+        return self.batch_size * self.num_ranks
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """A permutation of rows within consecutive windows, another one in each window and epoch.
+
+    Attributes:
+        seed: The same seed gives the same order. Any integer; the lowest 64 bits count.
+        buffer_rows: Rows in a window. The last window of an epoch may have fewer: none crosses an epoch's end.
+
+    Raises:
+        ValueError: buffer_rows is not positive.
+    """
+
+    seed: int
+    buffer_rows: int
+
+    def __post_init__(self) -> None:
+        _require_positive("buffer_rows", self.buffer_rows)
+
+    def order(self, epoch: int, window: int, num_rows: int) -> Rows:
+        """The permutation of one window of `num_rows` rows."""
+        return np.random.default_rng([self.seed & (2**64 - 1), epoch, window]).permutation(num_rows)
+
+
+class Piece(NamedTuple, Generic[S]):
+    """The consecutive rows [start, stop) of a source: of a block, a block's index, or a shuffled window."""
+
+    source: S
+    start: int
+    stop: int
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows, possibly 0."""
+        return self.stop - self.start
+
+    def split(self, num_rows: int) -> tuple[Piece[S], Piece[S]]:
+        """The first `num_rows` rows, and the others."""
+        middle = self.start + num_rows
+        return Piece(self.source, self.start, middle), Piece(self.source, middle, self.stop)
+
+
+def rank_tables(
+    blocks: Iterable[Block], sharding: Sharding, shuffle: Shuffle | None = None, *, skip_rows: int = 0
+) -> Iterator[pa.Table]:
+    """This rank's rows, in order, as tables of whole batches. Runs on every rank, over the same blocks.
+
+    Rows that fill no global batch at the end of an epoch open the next epoch's first one. At the end of the stream,
+    such rows are split into one contiguous share per rank, whose sizes differ by one at most. They are dropped on all
+    ranks alike if `drop_remainder` says so, or if there are fewer of them than ranks. So all ranks yield the same
+    number of batches, though not of tables.
+
+    A table is yielded as soon as the blocks taken from `blocks` complete a global batch. One rank without shuffle gets
+    slices that share the blocks' memory. At any time the rows of about one block, or of about two shuffle windows, are
+    held, and one global batch of rows that wait for their last ones.
+
+    Args:
+        blocks: The stream: the blocks of epoch 0, then those of epoch 1, and so on. May be endless.
+        sharding: Which share to take.
+        shuffle: Permutes the rows; None keeps their order.
+        skip_rows: Rows of the stream, after shuffling, to pass over without fetching them: those that an earlier run
+            has consumed on all ranks together.
+
+    Yields:
+        Tables whose num_rows is a multiple of batch_size, but for the last partial batch.
+
+    Raises:
+        ValueError: Epochs that go backwards, or a block that does not load the rows it announced.
+    """
+    pieces: Iterator[Piece[Any]] = _blocks(blocks) if shuffle is None else _windows(_blocks(blocks), shuffle)
+    for span in _spans(_without_first(pieces, skip_rows), sharding.global_batch_size):
+        rows = _own_rows(sum(piece.num_rows for piece in span), sharding)
+        if len(rows):
+            yield from _chunks(_gather(span, rows), sharding)
+
+
+def aligned_ranges(
+    num_rows_of_blocks: Iterable[int], batch_size: int, target_rows: int, max_rows: int | None = None
+) -> Iterator[list[Piece[int]]]:
+    """Cut an ordered stream of block lengths into ranges of whole batches, each as pieces of blocks.
+
+    A range is yielded as soon as the lengths taken complete it, and no length is taken beyond `max_rows`.
+
+    Args:
+        num_rows_of_blocks: The length of each block, in order.
+        batch_size: Every range but the last has a multiple of as many rows.
+        target_rows: Rows of a range, rounded up to whole batches.
+        max_rows: Where the stream ends at the latest, for example steps * batch_size; None takes all.
+
+    Returns:
+        An iterator of lists of (block index, start, stop), without empty pieces.
+
+    Raises:
+        ValueError: A number out of range.
+    """
+    _require_positive("batch_size", batch_size)
+    _require_positive("target_rows", target_rows)
+    pieces: Iterator[Piece[int]] = (Piece(index, 0, num_rows) for index, num_rows in enumerate(num_rows_of_blocks))
+    if max_rows is not None:
+        pieces = _first(pieces, max_rows)
+    return _cut(pieces, -(-target_rows // batch_size) * batch_size)
+
+
+class _Source(Protocol):
+    def select(self, rows: Rows) -> pa.Table:
+        """The rows of these numbers, in the order of the numbers."""
+
+
+class _BlockRows:
+    """The rows of one block, fetched when first asked for."""
+
+    def __init__(self, block: Block) -> None:
+        self.epoch = block.epoch
+        self._block: Block | None = block
+        self._table: pa.Table = None
+
+    def select(self, rows: Rows) -> pa.Table:
+        table = self._fetch()
+        if rows[-1] - rows[0] + 1 == len(rows):
+            return table.slice(rows[0], len(rows))
+        return _take(table, rows)
+
+    def _fetch(self) -> pa.Table:
+        if self._block is not None:
+            self._table = _load(self._block)
+            self._block = None  # what it refers to need not outlive the fetch
+        return self._table
+
+
+class _Window:
+    """Some pieces of blocks as one source, in a permuted order."""
+
+    def __init__(self, pieces: Sequence[Piece[_BlockRows]], shuffle: Shuffle, epoch: int, index: int) -> None:
+        self._pieces = pieces
+        self._ends = np.cumsum([piece.num_rows for piece in pieces])
+        self._shuffle, self._epoch, self._index = shuffle, epoch, index
+
+    @property
+    def num_rows(self) -> int:
+        return int(self._ends[-1])
+
+    @cached_property
+    def _order(self) -> Rows:
+        return self._shuffle.order(self._epoch, self._index, self.num_rows)
+
+    def select(self, rows: Rows) -> pa.Table:
+        rows = self._order[rows]
+        owners = np.searchsorted(self._ends, rows, side="right")
+        needed = np.unique(owners)
+        sizes = np.zeros(len(self._pieces), np.int64)
+        sizes[needed] = np.diff(self._ends, prepend=0)[needed]
+        missing_before = self._ends - np.cumsum(sizes)  # rows of pieces that need no fetch; a needed piece adds none
+        fetched = [_all_rows(self._pieces[index]) for index in needed]
+        return _take(_concat(fetched), rows - missing_before[owners])
+
+
+def _blocks(blocks: Iterable[Block]) -> Iterator[Piece[_BlockRows]]:
+    epoch = 0
+    for block in blocks:
+        if block.epoch < epoch:
+            raise ValueError(f"Blocks must come in the order of their epochs, but {block.epoch} follows {epoch}.")
+        epoch = block.epoch
+        if block.num_rows:
+            yield Piece(_BlockRows(block), 0, block.num_rows)
+
+
+def _windows(pieces: Iterable[Piece[_BlockRows]], shuffle: Shuffle) -> Iterator[Piece[_Window]]:
+    for epoch, pieces_of_epoch in itertools.groupby(pieces, key=lambda piece: piece.source.epoch):
+        for index, pieces_of_window in enumerate(_cut(pieces_of_epoch, shuffle.buffer_rows)):
+            window = _Window(pieces_of_window, shuffle, epoch, index)
+            yield Piece(window, 0, window.num_rows)
+
+
+def _spans(pieces: Iterable[Piece[S]], global_batch_size: int) -> Iterator[list[Piece[S]]]:
+    """Whole global batches as soon as they are there, then the rows that fill none.
+
+    The batch in which a long piece begins comes as a span of its own, so that the rest of the piece stays whole.
+    """
+    waiting: list[Piece[S]] = []
+    num_waiting = 0
+    for piece in pieces:
+        num_missing = -num_waiting % global_batch_size
+        if waiting and piece.num_rows >= num_missing + _LONG_PIECE * global_batch_size:
+            head, piece = piece.split(num_missing)
+            yield [*waiting, head]
+            waiting, num_waiting = [], 0
+        num_waiting += piece.num_rows
+        num_over = num_waiting % global_batch_size
+        if num_over == num_waiting:
+            waiting.append(piece)
+            continue
+        body, tail = piece.split(piece.num_rows - num_over)
+        yield [*waiting, body]
+        waiting, num_waiting = [tail] if num_over else [], num_over
+    if waiting:
+        yield waiting
+
+
+def _own_rows(num_rows: int, sharding: Sharding) -> Rows:
+    """The rank's rows of a span: of whole global batches, or of the last partial one."""
+    rows = np.arange(num_rows)
+    if num_rows % sharding.global_batch_size == 0:
+        return rows.reshape(-1, sharding.num_ranks, sharding.batch_size)[:, sharding.rank].ravel()
+    if sharding.drop_remainder:
+        return rows[:0]
+    if num_rows < sharding.num_ranks:
+        if sharding.rank == 0:
+            logger.warning(
+                "The last %d row(s) of the input are dropped: they are too few to give each of %d workers one.",
+                num_rows,
+                sharding.num_ranks,
+            )
+        return rows[:0]
+    return np.array_split(rows, sharding.num_ranks)[sharding.rank]
+
+
+def _gather(span: Sequence[Piece[_Source]], rows: Rows) -> pa.Table:
+    """The rows of a span with these ascending numbers."""
+    ends = np.cumsum([piece.num_rows for piece in span])
+    cuts = np.searchsorted(rows, ends)
+    tables = []
+    for piece, end, own in zip(span, ends, np.split(rows, cuts[:-1]), strict=True):
+        if len(own):
+            tables.append(piece.source.select(own + (piece.stop - end)))
+    return _concat(tables)
+
+
+def _chunks(table: pa.Table, sharding: Sharding) -> Iterator[pa.Table]:
+    # The size of the buffers bounds nbytes from above, which takes a hundred times as long to find.
+    if table.num_rows <= sharding.batch_size or table.get_total_buffer_size() <= sharding.chunk_bytes:
+        yield table
+        return
+    num_batches = sharding.chunk_bytes * table.num_rows // max(table.nbytes, 1) // sharding.batch_size
+    num_rows = max(num_batches, 1) * sharding.batch_size
+    for start in range(0, table.num_rows, num_rows):
+        yield table.slice(start, num_rows)
+
+
+def _cut(pieces: Iterable[Piece[S]], num_rows: int) -> Iterator[list[Piece[S]]]:
+    """Groups of exactly `num_rows` rows, but for the last, each as soon as it is complete."""
+    group: list[Piece[S]] = []
+    num_missing = num_rows
+    for piece in pieces:
+        while piece.num_rows >= num_missing:
+            head, piece = piece.split(num_missing)
+            yield [*group, head]
+            group, num_missing = [], num_rows
+        if piece.num_rows:
+            group.append(piece)
+            num_missing -= piece.num_rows
+    if group:
+        yield group
+
+
+def _first(pieces: Iterator[Piece[S]], num_rows: int) -> Iterator[Piece[S]]:
+    """The first `num_rows` rows; takes no piece beyond the one that completes them."""
+    while num_rows > 0:
+        piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece.split(min(num_rows, piece.num_rows))[0]
+        num_rows -= piece.num_rows
+
+
+def _without_first(pieces: Iterable[Piece[S]], num_rows: int) -> Iterator[Piece[S]]:
+    for piece in pieces:
+        num_skipped = min(num_rows, piece.num_rows)
+        num_rows -= num_skipped
+        if num_skipped < piece.num_rows:
+            yield piece.split(num_skipped)[1]
+
+
+def _load(block: Block) -> pa.Table:
+    table = block.load()
+    if table.num_rows != block.num_rows:
+        raise ValueError(
+            f"A block of epoch {block.epoch} announced {block.num_rows} rows but loaded {table.num_rows}. Its rows "
+            "must be the same at every reading: make the transforms of the dataset deterministic, or materialize() it."
+        )
+    return _without_views(table)
+
+
+def _all_rows(piece: Piece[_BlockRows]) -> pa.Table:
+    return piece.source.select(np.arange(piece.start, piece.stop))
+
+
+def _take(table: pa.Table, rows: Rows) -> pa.Table:
+    return table.take(pa.array(rows))
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """The table without string_view and binary_view, of which Arrow cannot take rows."""
+    if not any(pa.types.is_string_view(type_) or pa.types.is_binary_view(type_) for type_ in table.schema.types):
+        return table
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    return table.cast(pa.schema([field.with_type(plain.get(field.type, field.type)) for field in table.schema]))
+
+
+def _concat(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table without a copy. Blocks may differ in type, as where one of them holds only nulls in a column."""
+    if len(tables) == 1:
+        return tables[0]
+    same = all(table.schema.equals(tables[0].schema) for table in tables)
+    return pa.concat_tables(tables, promote_options="none" if same else "permissive")
+
+
+def _require_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, but is {value}.")

@@ -1,0 +1,33 @@
+"""Where work runs: on a Ray cluster, or in the caller's process. Knows no TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from ray_estimator._jobs import EvaluateJob, PredictJob, TrainJob, TrainResult
+    from ray_estimator._runtime.rows import RowSource
+    from ray_estimator._shipping import Cargo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Runtime(Protocol):
+    """Where work runs. Called on the driver."""
+
+    def pack(self, parts: Mapping[str, Any]) -> Cargo[Mapping[str, Any]]:
+        """Makes user code ready to go where this runtime runs it."""
+
+    def train(self, job: TrainJob, rows: RowSource | None) -> TrainResult:
+        """Trains with as many workers as the job's config says; gives the chief's result."""
+
+    def evaluate(self, job: EvaluateJob, rows: RowSource | None, *, one_task: bool) -> dict[str, Any]:
+        """Evaluates; over ranges of rows when there are rows, unless it must be one task."""
+
+    def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Iterator[Any]:
+        """Predicts; gives batches in input order."""
+
+    def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs a module-level function as one task."""

@@ -1,0 +1,209 @@
+"""A training group on Ray Train: what runs in the controller and in the workers.
+
+Ray's own TensorFlow backend is not used: it imports TensorFlow into the driver and the controller, and chooses ports
+that others may take before TensorFlow binds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import ray
+import ray.train
+from ray.train import UserCallback
+from ray.train.backend import Backend, BackendConfig
+from ray.util import get_node_ip_address
+
+from ray_estimator import _entry
+from ray_estimator._failures import RemoteFailure, WorkerFailed
+from ray_estimator._jobs import Pulse, Tables, TrainJob, TrainResult
+from ray_estimator._runtime.monitor import Vitals
+from ray_estimator._runtime.rows import RowSource, blocks_from
+
+T = TypeVar("T")
+
+_BEAT_SECS = 0.25
+
+
+@dataclass(frozen=True)
+class Group:
+    """What a worker knows of its group; set in its process before training starts.
+
+    Attributes:
+        attempt: Names this start of the group.
+        addresses: ``host:port`` of each worker, in rank order.
+    """
+
+    attempt: str
+    addresses: tuple[str, ...]
+
+
+_group: Group | None = None
+_held_port: socket.socket | None = None
+
+
+def _join_group(group: Group) -> None:
+    global _group
+    _group = group
+
+
+def _hold_port() -> str:
+    """Chooses a port and keeps it until the process ends: TensorFlow's server binds beside us, others cannot."""
+    global _held_port
+    os.environ["TF_GRPC_REUSE_PORT"] = "1"
+    _held_port = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    _held_port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    _held_port.bind(("", 0))
+    return f"{get_node_ip_address()}:{_held_port.getsockname()[1]}"
+
+
+class GroupBackend(Backend):
+    """Tells every worker who its peers are. Runs in Ray Train's controller, at each start of the group."""
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Chooses addresses and a name for this attempt."""
+        addresses = tuple(worker_group.execute(_hold_port)) if len(worker_group) > 1 else ("",)
+        worker_group.execute(_join_group, Group(uuid.uuid4().hex, addresses))
+
+
+@dataclass
+class GroupBackendConfig(BackendConfig):
+    """Selects `GroupBackend`."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """The backend."""
+        return GroupBackend
+
+
+class EndOnUserErrors(UserCallback):
+    """Ends the run on errors that another attempt would only repeat. Runs in Ray Train's controller.
+
+    Ray Train retries whatever a worker raises; an error of a callback it does not.
+    """
+
+    def __init__(self, monitor: Any) -> None:
+        self._monitor = monitor
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raises the user's error, if there is one among the workers' errors."""
+        for rank, error in sorted(worker_exceptions.items()):
+            failure = failure_in(error)
+            if failure is not None and not failure.peers_lost:
+                raise WorkerFailed(failure)
+            self._monitor.failed.remote(f"rank {rank}: {failure or _first_line(error)}")
+
+
+def failure_in(error: BaseException | None) -> RemoteFailure | None:
+    """The failure that Ray's wrappers carry, if any."""
+    while error is not None:
+        if isinstance(error, WorkerFailed):
+            return error.failure
+        inner = getattr(error, "_base_exc", None) or getattr(error, "controller_failure", None) or error.__cause__
+        error = inner if inner is not error else None
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
+
+
+@dataclass(frozen=True)
+class GroupWork:
+    """What each worker of a group is sent."""
+
+    job: TrainJob
+    monitor: Any
+    num_cpus: int | None
+    rows: RowSource | None
+    feed: Any
+
+
+@dataclass
+class GroupWorker:
+    """A `Worker` in a Ray Train worker process."""
+
+    rank: int
+    group: Group
+    work: GroupWork
+    pulse: Pulse = field(default_factory=Pulse)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """``host:port`` of each worker, in rank order."""
+        return self.group.addresses
+
+    @property
+    def num_cpus(self) -> int | None:
+        """CPUs of this worker."""
+        return self.work.num_cpus
+
+    @property
+    def tables(self) -> Tables | None:
+        """This rank's rows."""
+        return None if self.work.rows is None else self._tables
+
+    def _tables(self) -> Iterator[Any]:
+        rows = self.work.rows
+        assert rows is not None
+        if self.work.feed is None:
+            return rows.tables()
+        refs = blocks_from(self.work.feed, self.group.attempt, self.rank, rows.timeout_secs)
+        return rows.tables_of(self.rank, len(self.addresses), refs)
+
+    def exchange(self, topic: str, value: T) -> list[T]:
+        """Every rank's value, by way of the monitor."""
+        if len(self.addresses) == 1:
+            return [value]
+        self.pulse.enter(f"waiting for the other ranks ({topic})")
+        values: list[T] = ray.get(self.work.monitor.exchange.remote(self.group.attempt, topic, self.rank, value))
+        return values
+
+
+def run_worker(config: dict[str, GroupWork]) -> TrainResult:
+    """Trains as one worker. The function that Ray Train calls in every worker process."""
+    work = config["work"]
+    assert _group is not None, "The backend names the group before training starts."
+    worker = GroupWorker(ray.train.get_context().get_world_rank(), _group, work)
+    actor = ray.get_runtime_context().current_actor
+    over = ray.get(work.monitor.join.remote(_group.attempt, worker.rank, actor))
+    try:
+        if over is not None:
+            raise KeyboardInterrupt(over)
+        with _beating(worker):
+            return _entry.train(work.job, worker)
+    except BaseException as error:
+        raise WorkerFailed(RemoteFailure.of(error, f"rank {worker.rank}")) from None
+
+
+@contextlib.contextmanager
+def _beating(worker: GroupWorker) -> Iterator[None]:
+    """Sends the worker's vitals from a thread of its own, and once more at the end."""
+    done = threading.Event()
+
+    def beat() -> Any:
+        pulse = worker.pulse
+        vitals = Vitals(pulse.phase, time.monotonic() - pulse.since, pulse.step, pulse.loss, pulse.examples_per_sec)
+        return worker.work.monitor.beat.remote(worker.group.attempt, worker.rank, vitals)
+
+    def keep_beating() -> None:
+        while not done.wait(_BEAT_SECS):
+            beat()
+
+    thread = threading.Thread(target=keep_beating, name="pulse", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        ray.get(beat())

@@ -1,0 +1,95 @@
+"""The in-process runtime: the same engine in the caller's process, user code by reference.
+
+A Ray Dataset is iterated from here by Ray Data; without one, Ray is never started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from ray_estimator import _entry
+from ray_estimator._jobs import EvaluateJob, PredictJob, Pulse, Tables, TrainJob, TrainResult
+from ray_estimator._progress import Progress
+from ray_estimator._runtime.monitor import GroupView, Vitals
+from ray_estimator._shipping import InPlace
+from ray_estimator.config import RunConfig
+
+if TYPE_CHECKING:
+    from ray_estimator._runtime.rows import RowSource
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_LOOK_SECS = 0.5
+
+
+@dataclass
+class OwnProcess:
+    """A `Worker` that is the caller's process, alone."""
+
+    tables: Tables | None
+    pulse: Pulse = field(default_factory=Pulse)
+    rank: int = 0
+    addresses: tuple[str, ...] = ()
+    num_cpus: int | None = None
+
+    def exchange(self, topic: str, value: T) -> list[T]:
+        """The caller's own value."""
+        return [value]
+
+
+class InlineRuntime:
+    """Runs everything in the caller's process and thread."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    def pack(self, parts: Mapping[str, Any]) -> InPlace[Mapping[str, Any]]:
+        """User code as it is."""
+        return InPlace(parts)
+
+    def train(self, job: TrainJob, rows: RowSource | None) -> TrainResult:
+        """Trains here."""
+        worker = OwnProcess(None if rows is None else rows.tables)
+        with Progress(job.last_step) as progress, _showing(progress, worker.pulse):
+            return _entry.train(job, worker)
+
+    def evaluate(self, job: EvaluateJob, rows: RowSource | None, *, one_task: bool) -> dict[str, Any]:
+        """Evaluates here, in one pass."""
+        return _entry.evaluate(job, None if rows is None else rows.tables)
+
+    def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Iterator[Any]:
+        """Predicts here."""
+        return _entry.predict(job, None if rows is None else rows.tables)
+
+    def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Calls `fn`."""
+        return fn(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _showing(progress: Progress, pulse: Pulse) -> Iterator[None]:
+    done = threading.Event()
+
+    def look() -> None:
+        vitals = Vitals(pulse.phase, time.monotonic() - pulse.since, pulse.step, pulse.loss, pulse.examples_per_sec)
+        progress.show(GroupView("in process", 1, {0: vitals}, {}, {}, ()))
+
+    def keep_looking() -> None:
+        while not done.wait(_LOOK_SECS):
+            look()
+
+    thread = threading.Thread(target=keep_looking, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+        look()
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,113 @@
+"""The meeting point of a training run: workers exchange small values there and tell how they are; the driver looks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """One rank as the monitor knows it.
+
+    Attributes:
+        phase: What it does, in words.
+        secs_in_phase: Since when, at its last sign of life.
+        step: The last global step that ended; -1 before the session is open.
+        loss: The last loss it looked at.
+        examples_per_sec: Rate over all ranks.
+    """
+
+    phase: str
+    secs_in_phase: float
+    step: int
+    loss: float | None
+    examples_per_sec: float | None
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """What the driver sees.
+
+    Attributes:
+        attempt: Name of the current group; None before the first one has started.
+        number: Which group it is, from 1; 0 before the first one.
+        vitals: The ranks that were heard of.
+        silent_secs: Seconds since each was last heard of.
+        actors: Handles by which the ranks' processes can be killed.
+        failures: What ended earlier groups, in words.
+    """
+
+    attempt: str | None
+    number: int
+    vitals: dict[int, Vitals]
+    silent_secs: dict[int, float]
+    actors: dict[int, Any]
+    failures: tuple[str, ...]
+
+
+@dataclass
+class _Meeting:
+    values: dict[int, Any] = field(default_factory=dict)
+    everyone: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class RunMonitor:
+    """An actor of a training run; all its methods are async, so that ranks can wait for one another in it."""
+
+    def __init__(self, num_ranks: int) -> None:
+        self._num_ranks = num_ranks
+        self._attempt: str | None = None
+        self._number = 0
+        self._ended: str | None = None
+        self._failures: list[str] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self._vitals: dict[int, Vitals] = {}
+        self._heard: dict[int, float] = {}
+        self._actors: dict[int, Any] = {}
+        self._meetings: dict[tuple[str, str], _Meeting] = defaultdict(_Meeting)
+
+    async def join(self, attempt: str, rank: int, actor: Any) -> str | None:
+        """A rank of a new group says that it is there; gives why the run is over, if it is."""
+        if attempt != self._attempt:
+            self._attempt, self._number = attempt, self._number + 1
+            self._forget()
+        self._actors[rank] = actor
+        self._heard[rank] = time.monotonic()
+        return self._ended
+
+    async def beat(self, attempt: str, rank: int, vitals: Vitals) -> None:
+        """A rank says how it is."""
+        if attempt == self._attempt:
+            self._vitals[rank] = vitals
+            self._heard[rank] = time.monotonic()
+
+    async def exchange(self, attempt: str, topic: str, rank: int, value: Any) -> list[Any]:
+        """Waits for every rank's value; gives them in rank order."""
+        meeting = self._meetings[attempt, topic]
+        meeting.values[rank] = value
+        if len(meeting.values) == self._num_ranks:
+            meeting.everyone.set()
+        await meeting.everyone.wait()
+        return [meeting.values[other] for other in range(self._num_ranks)]
+
+    async def failed(self, what: str) -> None:
+        """A group ended with an error."""
+        self._failures.append(what)
+
+    async def end(self, why: str) -> None:
+        """No further group may start."""
+        self._ended = why
+
+    async def view(self) -> GroupView:
+        """What the driver sees now."""
+        now = time.monotonic()
+        silent = {rank: now - heard for rank, heard in self._heard.items()}
+        return GroupView(
+            self._attempt, self._number, dict(self._vitals), silent, dict(self._actors), tuple(self._failures)
+        )

@@ -1,0 +1,394 @@
+"""The runtime on a Ray cluster: training on a Ray Train group, evaluation and prediction as Ray tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import math
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import ray
+import ray.train
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from ray_estimator import _entry
+from ray_estimator._failures import RemoteFailure
+from ray_estimator._jobs import EvaluateJob, PredictJob, TrainJob, TrainResult
+from ray_estimator._merge import merged
+from ray_estimator._progress import Progress
+from ray_estimator._rows import aligned_ranges
+from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, failure_in, run_worker
+from ray_estimator._runtime.monitor import GroupView, RunMonitor
+from ray_estimator._runtime.resources import resources_per_worker
+from ray_estimator._runtime.rows import BlockFeed, BlockRef, RowSource
+from ray_estimator._runtime.watch import StepWatch
+from ray_estimator._shipping import Packed, pack
+from ray_estimator.config import RunConfig
+from ray_estimator.errors import (
+    ResourcesTimeoutError,
+    StepTimeoutError,
+    TrainingError,
+    WorkersLostError,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+logger = logging.getLogger(__name__)
+
+_LOOK_SECS = 0.25
+_RANGE_ROWS = 16_384
+_LEGACY_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
+
+
+class RayRuntime:
+    """Runs work on the Ray cluster that this process is connected to, or starts one here."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        if not ray.is_initialized():
+            ray.init()
+
+    def pack(self, parts: Mapping[str, Any]) -> Packed:
+        """Pickles user code."""
+        return pack(parts)
+
+    # Training
+
+    def train(self, job: TrainJob, rows: RowSource | None) -> TrainResult:
+        """Trains on a Ray Train group that restarts by itself; gives the chief's result."""
+        config, num_workers = self._config, self._config.num_workers
+        resources = self._resources_per_worker(reads_rows=rows is not None)
+        monitor = ray.remote(num_cpus=0)(RunMonitor).remote(num_workers)
+        feed = None
+        if rows is not None and num_workers > 1:
+            feed = ray.remote(num_cpus=0)(BlockFeed).remote(rows, num_workers)
+        cpus = (resources or {}).get("CPU", None if self._uses_gpu else 1)
+        work = GroupWork(job, monitor, None if cpus is None else math.ceil(cpus), rows, feed)
+        run_dir = tempfile.mkdtemp(prefix="ray-estimator-run-")
+        trainer = DataParallelTrainer(
+            run_worker,
+            train_loop_config={"work": work},
+            backend_config=GroupBackendConfig(),
+            scaling_config=self._scaling(resources),
+            run_config=ray.train.RunConfig(
+                name=f"ray-estimator-{uuid.uuid4().hex[:12]}",
+                storage_path=run_dir,
+                failure_config=self._failures(),
+                callbacks=[EndOnUserErrors(monitor)],
+                worker_runtime_env=self._worker_runtime_env(),
+            ),
+        )
+        try:
+            with Progress(job.last_step) as progress:
+                return _Fit(trainer, monitor, config, progress).result()
+        finally:
+            for actor in (monitor, feed):
+                if actor is not None:
+                    ray.kill(actor)
+            shutil.rmtree(run_dir, ignore_errors=True)
+
+    @property
+    def _uses_gpu(self) -> bool:
+        return self._config.scaling_config is not None and bool(self._config.scaling_config.use_gpu)
+
+    def _resources_per_worker(self, *, reads_rows: bool) -> dict[str, Any] | None:
+        scaling = self._config.scaling_config
+        asked = scaling.resources_per_worker if scaling is not None else None
+        cluster_cpus = ray.cluster_resources().get("CPU", 0.0)
+        return resources_per_worker(self._config.num_workers, self._uses_gpu, asked, cluster_cpus, reads_rows)
+
+    def _scaling(self, resources: dict[str, Any] | None) -> Any:
+        scaling = self._config.scaling_config
+        if scaling is None:
+            return ray.train.ScalingConfig(num_workers=1, resources_per_worker=resources)
+        return dataclasses.replace(scaling, resources_per_worker=resources)
+
+    def _failures(self) -> Any:
+        given = self._config.failure_config
+        failures = ray.train.FailureConfig() if given is None else given
+        # Ray Train retries a group that finds no place for ever; one try is `start_timeout_secs` long here.
+        return dataclasses.replace(failures, max_failures=self._config.max_failures, controller_failure_limit=0)
+
+    def _worker_runtime_env(self) -> dict[str, Any]:
+        env = dict(self._config.worker_runtime_env or {})
+        # Sets of strings are iterated while graphs are built: the same order on every rank.
+        variables = {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "1"}
+        if self._config.legacy_keras:
+            variables |= _LEGACY_KERAS
+        env["env_vars"] = {**variables, **env.get("env_vars", {})}
+        return env
+
+    # Tasks
+
+    def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs `fn` as one task; its errors come back as themselves."""
+        return _outcome(ray.get(self._task(_call).remote(fn, args, kwargs)))
+
+    def _task(self, fn: Callable[..., Any], **options: Any) -> Any:
+        resources = dict(self._config.task_resources or {})
+        options["num_cpus"] = resources.pop("CPU", 1)
+        options["num_gpus"] = resources.pop("GPU", 0)
+        if resources:
+            options["resources"] = resources
+        env = dict(self._config.worker_runtime_env or {})
+        if self._config.legacy_keras:
+            env["env_vars"] = {**_LEGACY_KERAS, **env.get("env_vars", {})}
+        if env:
+            options["runtime_env"] = env
+        # num_gpus in the decorator would end the process after each call; in the options it stays warm.
+        return ray.remote(fn).options(**options)
+
+    def _tasks_in_flight(self) -> int:
+        if self._config.max_tasks_in_flight is not None:
+            return self._config.max_tasks_in_flight
+        cpus = (self._config.task_resources or {}).get("CPU", 1) or 1
+        return max(2, int(ray.cluster_resources().get("CPU", 1) // cpus))
+
+    def evaluate(self, job: EvaluateJob, rows: RowSource | None, *, one_task: bool) -> dict[str, Any]:
+        """Evaluates over ranges of rows and merges their metric states; as one task if it must."""
+        if rows is not None and not one_task:
+            states = list(self._over_ranges(_evaluate_range, job, rows, job.steps))
+            because = next((state.unmergeable for state in states if state.unmergeable is not None), None)
+            if states and because is None:
+                return self.run(_entry.finish_evaluation, job, merged(states))
+            if because is not None:
+                logger.warning("Evaluating in one task, since %s.", because)
+        return _outcome(ray.get(self._task(_evaluate_all).remote(job, rows)))
+
+    def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Iterator[Any]:
+        """Predicts over ranges of rows, in order, a bounded number in flight; as one task if it must."""
+        if rows is not None and not one_task:
+            ranges = self._over_ranges(_predict_range, job, rows, None)
+            with contextlib.closing(ranges):
+                first = next(ranges, None)
+                if first is None:
+                    return
+                if first.one_task_because is None:
+                    for predicted in itertools.chain([first], ranges):
+                        yield from predicted.batches
+                    return
+            logger.warning("Predicting in one task, since %s.", first.one_task_because)
+        yield from self._predict_in_one_task(job, rows)
+
+    def _predict_in_one_task(self, job: PredictJob, rows: RowSource | None) -> Iterator[Any]:
+        options = {"num_returns": "streaming", "_generator_backpressure_num_objects": 8}
+        refs = self._task(_predict_all, **options).remote(job, rows)
+        try:
+            for ref in refs:
+                yield _outcome(ray.get(ref))
+        finally:
+            ray.cancel(refs, force=False)
+
+    def _over_ranges(
+        self, fn: Callable[..., Any], job: EvaluateJob | PredictJob, rows: RowSource, steps: int | None
+    ) -> Iterator[Any]:
+        """Results of `fn` over batch-aligned ranges of rows, in order. Leaving early cancels what runs."""
+        task, sent_job = self._task(fn), ray.put(job)
+        running: deque[Any] = deque()
+        try:
+            for number, pieces in enumerate(_ranges(rows, steps)):
+                running.append(task.remote(sent_job, pieces, number == 0))
+                if len(running) >= self._tasks_in_flight():
+                    yield _outcome(ray.get(running.popleft()))
+            while running:
+                yield _outcome(ray.get(running.popleft()))
+        finally:
+            for ref in running:
+                ray.cancel(ref, force=False)
+
+
+def _ranges(rows: RowSource, steps: int | None) -> Iterator[list[BlockRef]]:
+    """Consecutive row ranges of at least two whole batches each, so that each can be checked by itself."""
+    seen: dict[int, BlockRef] = {}
+
+    def lengths() -> Iterator[int]:
+        for index, block in enumerate(rows.block_refs()):
+            seen[index] = block
+            yield block.num_rows
+
+    def piece(index: int, start: int, stop: int) -> BlockRef:
+        block = seen[index]
+        return BlockRef(0, block.ref, block.start + start, block.start + stop)
+
+    limit = None if steps is None else steps * rows.batch_size
+    target = max(_RANGE_ROWS, 2 * rows.batch_size)
+    for pieces in aligned_ranges(lengths(), rows.batch_size, target, limit):
+        yield [piece(*each) for each in pieces]
+        # Blocks behind the range are free to go.
+        for passed in [index for index in seen if index < pieces[-1].source]:
+            del seen[passed]
+
+
+# Task bodies. Each gives (result, None) or (None, failure): errors then reach the driver as themselves.
+
+
+def _call(fn: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[R | None, RemoteFailure | None]:
+    try:
+        return fn(*args, **kwargs), None
+    except Exception as error:
+        return None, RemoteFailure.of(error, "a task")
+
+
+def _evaluate_range(job: EvaluateJob, pieces: list[BlockRef], first: bool) -> Any:
+    return _call(_entry.evaluate_range, (job, lambda: (piece.load() for piece in pieces), first), {})
+
+
+def _evaluate_all(job: EvaluateJob, rows: RowSource | None) -> Any:
+    return _call(_entry.evaluate, (job, None if rows is None else rows.tables), {})
+
+
+def _predict_range(job: PredictJob, pieces: list[BlockRef], first: bool) -> Any:
+    return _call(_entry.predict_range, (job, lambda: (piece.load() for piece in pieces)), {})
+
+
+def _predict_all(job: PredictJob, rows: RowSource | None) -> Iterator[Any]:
+    try:
+        for batch in _entry.predict(job, None if rows is None else rows.tables):
+            yield batch, None
+    except Exception as error:
+        yield None, RemoteFailure.of(error, "a task")
+
+
+def _outcome(result: tuple[Any, RemoteFailure | None]) -> Any:
+    value, failure = result
+    if failure is not None:
+        raise failure.error()
+    return value
+
+
+# Driving a fit
+
+
+class _Fit:
+    """One `fit` in a thread, watched from the caller's."""
+
+    def __init__(self, trainer: DataParallelTrainer, monitor: Any, config: RunConfig, progress: Progress) -> None:
+        self._trainer = trainer
+        self._monitor = monitor
+        self._config = config
+        self._progress = progress
+        self._result: TrainResult | None = None
+        self._error: BaseException | None = None
+        self._hung: StepTimeoutError | None = None
+
+    def result(self) -> TrainResult:
+        """Waits for the end of the run; gives the chief's result, or raises the one error that explains it."""
+        thread = threading.Thread(target=self._fit, name="ray-train-fit", daemon=True)
+        with _train_settings(self._config.start_timeout_secs):
+            thread.start()
+            try:
+                self._watch(thread)
+            except BaseException as stop:
+                self._abandon(thread, f"the driver stopped waiting: {type(stop).__name__}")
+                raise
+        if self._error is not None:
+            raise self._explained(self._error)
+        assert self._result is not None, "Ray Train gave no result."
+        return self._result
+
+    def _fit(self) -> None:
+        try:
+            self._result = self._trainer.fit().return_value
+        except BaseException as error:
+            self._error = error
+
+    def _watch(self, thread: threading.Thread) -> None:
+        watch = StepWatch(self._config.step_timeout_secs, time.monotonic())
+        while thread.is_alive():
+            thread.join(_LOOK_SECS)
+            view = self._view()
+            if view is None:
+                continue
+            self._progress.show(view)
+            overdue = watch.overdue(view, time.monotonic())
+            if overdue is not None:
+                logger.error("%s The group is ended.", overdue)
+                self._hung = overdue
+                _kill(view)
+
+    def _view(self) -> GroupView | None:
+        try:
+            view: GroupView = ray.get(self._monitor.view.remote(), timeout=10)
+        except ray.exceptions.GetTimeoutError:
+            return None
+        return view
+
+    def _abandon(self, thread: threading.Thread, why: str) -> None:
+        """Ends the run: the workers of now are killed, those of a next attempt turn back at the monitor."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self._monitor.end.remote(why), timeout=10)
+        view = self._view()
+        if view is not None:
+            _kill(view)
+        thread.join(timeout=60)
+
+    def _explained(self, error: BaseException) -> BaseException:
+        failure = failure_in(error) or _first_failure(error)
+        if failure is not None and not failure.peers_lost:
+            return failure.error()
+        if isinstance(error, ray.train.ControllerError) and _says_no_place(error):
+            return self._no_place()
+        if isinstance(error, ray.train.WorkerGroupError):
+            return self._hung or WorkersLostError(self._config.max_failures, _last_words(error))
+        return TrainingError(f"Ray Train could not go on: {error}")
+
+    def _no_place(self) -> ResourcesTimeoutError:
+        scaling = self._trainer.scaling_config
+        asked = [dict(scaling._resources_per_worker_not_none)] * scaling.num_workers
+        return ResourcesTimeoutError(
+            asked, _amounts(ray.cluster_resources()), _amounts(ray.available_resources()), self._config.start_timeout_secs
+        )
+
+
+def _first_failure(error: BaseException) -> RemoteFailure | None:
+    failures = [failure_in(each) for each in getattr(error, "worker_failures", {}).values()]
+    found = [failure for failure in failures if failure is not None]
+    return next((failure for failure in found if not failure.peers_lost), found[0] if found else None)
+
+
+def _says_no_place(error: Any) -> bool:
+    return "WorkerGroupStartup" in type(error.controller_failure).__name__
+
+
+def _last_words(error: Any) -> str:
+    rank, failure = next(iter(sorted(error.worker_failures.items())), (None, error))
+    return f"rank {rank}: {failure_in(failure) or type(failure).__name__}"
+
+
+def _amounts(resources: Mapping[str, float]) -> dict[str, float]:
+    return {name: amount for name, amount in sorted(resources.items()) if not name.startswith("node:")}
+
+
+def _kill(view: GroupView) -> None:
+    for actor in view.actors.values():
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(actor, no_restart=True)
+
+
+@contextlib.contextmanager
+def _train_settings(start_timeout_secs: float | None) -> Iterator[None]:
+    """Ray Train reads these in the driver when a fit starts: look at the workers often, and wait so long for a place."""
+    settings = {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_timeout_secs or 10**9),
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update({name: value for name, value in settings.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)

@@ -1,0 +1,41 @@
+"""How many CPUs a training worker takes, so that Ray Data keeps one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+_DATA_CPUS = 1.0
+
+
+def resources_per_worker(
+    num_workers: int, use_gpu: bool, asked: dict[str, float] | None, cluster_cpus: float, reads_rows: bool
+) -> dict[str, Any] | None:
+    """What each worker asks for; None leaves the choice to Ray.
+
+    Args:
+        num_workers: Workers of the group.
+        use_gpu: Whether they run on GPUs, which by Ray's default take no CPU.
+        asked: What the user's scaling_config says, if it does.
+        cluster_cpus: CPUs of the whole cluster.
+        reads_rows: Whether the input is a Ray Dataset, whose tasks need a CPU outside the group.
+
+    Raises:
+        ValueError: What the user asks for fits, but leaves Ray Data no CPU.
+    """
+    if not reads_rows:
+        return asked
+    if asked is not None:
+        taken = num_workers * asked.get("CPU", 0.0)
+        if taken <= cluster_cpus < taken + _DATA_CPUS:
+            raise ValueError(
+                f"scaling_config takes {taken:g} of the cluster's {cluster_cpus:g} CPUs ({num_workers} workers of "
+                f"{asked.get('CPU', 0.0):g}), and leaves {cluster_cpus - taken:g} to Ray Data, which needs "
+                f"{_DATA_CPUS:g} to read the dataset: training would wait for ever. Lower resources_per_worker, or "
+                "leave it out and it is fitted to the cluster."
+            )
+        return asked
+    if use_gpu or num_workers + _DATA_CPUS <= cluster_cpus:
+        return None
+    share = math.floor(max(cluster_cpus - _DATA_CPUS, 0.0) / num_workers * 100) / 100
+    return {"CPU": max(share, 0.01)}

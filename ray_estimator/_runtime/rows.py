@@ -1,0 +1,167 @@
+"""The rows of a Ray Dataset, in order, as blocks that are fetched where they are used.
+
+Ray Data reads, transforms, streams and spills. Only references and row counts pass through the process that drives
+it; the rows go from the object store to the rank or the task that needs them.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import ray
+from ray.data import Dataset
+from ray.data.dataset import MaterializedDataset
+from ray.data.block import BlockAccessor
+
+from ray_estimator._rows import Block, Sharding, Shuffle, rank_tables
+from ray_estimator.errors import InputTimeoutError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class BlockRef(NamedTuple):
+    """Rows [start, stop) of a block in Ray's object store, in an epoch."""
+
+    epoch: int
+    ref: Any
+    start: int
+    stop: int
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows."""
+        return self.stop - self.start
+
+    def load(self) -> pa.Table:
+        """Fetches the rows."""
+        return load(self.ref, self.start, self.stop)
+
+
+def load(ref: Any, start: int, stop: int) -> pa.Table:
+    """Fetches rows [start, stop) of a block as an Arrow table."""
+    return BlockAccessor.for_block(ray.get(ref)).to_arrow().slice(start, stop - start)
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """What to read, how often, and in which order. Travels to the process that drives Ray Data.
+
+    Attributes:
+        dataset: The Ray Dataset.
+        batch_size: Rows of a batch; in training, for each replica.
+        num_epochs: Passes over the dataset; None for ever.
+        shuffle: How rows are permuted; None keeps the dataset's order.
+        drop_remainder: Whether a last global batch that is not full is dropped.
+        timeout_secs: How long to wait for the next block; None for ever.
+    """
+
+    dataset: Dataset
+    batch_size: int
+    num_epochs: int | None
+    shuffle: Shuffle | None
+    drop_remainder: bool
+    timeout_secs: float | None
+
+    def block_refs(self) -> Iterator[BlockRef]:
+        """Every block of every epoch, in the order in which rows are used. Drives Ray Data in this process."""
+        for epoch in itertools.count() if self.num_epochs is None else range(self.num_epochs):
+            some = False
+            for block in _one_pass(self.dataset, epoch, self.shuffle):
+                some = True
+                yield block
+            if not some:
+                return
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows of a single rank, in tables of whole batches. Drives Ray Data in this process."""
+        return self.tables_of(0, 1, self.block_refs())
+
+    def tables_of(self, rank: int, num_ranks: int, refs: Iterator[BlockRef]) -> Iterator[pa.Table]:
+        """The rows of one rank out of several, given the blocks that all of them see."""
+        blocks = (Block(ref.epoch, ref.num_rows, ref.load) for ref in refs)
+        sharding = Sharding(rank, num_ranks, self.batch_size, self.drop_remainder)
+        return rank_tables(blocks, sharding, self.shuffle)
+
+
+def _one_pass(dataset: Dataset, epoch: int, shuffle: Shuffle | None) -> Iterator[BlockRef]:
+    if shuffle is None:
+        yield from _blocks_in_order(dataset, epoch)
+        return
+    # One seed sequence for blocks, another for the rows of a window, which Shuffle derives itself.
+    seed = np.random.SeedSequence([shuffle.seed & (2**64 - 1), epoch, 2**32 - 1])
+    if isinstance(dataset, MaterializedDataset):
+        blocks = list(_blocks_in_order(dataset, epoch))
+        yield from (blocks[index] for index in np.random.default_rng(seed).permutation(len(blocks)))
+    else:
+        block_seed = int(seed.generate_state(1)[0])
+        yield from _blocks_in_order(dataset.randomize_block_order(seed=block_seed), epoch)
+
+
+def _blocks_in_order(dataset: Dataset, epoch: int) -> Iterator[BlockRef]:
+    ordered = Dataset.copy(dataset, _deep_copy=True)
+    # Without it Ray Data hands out blocks as they finish: another order each time.
+    ordered.context.execution_options.preserve_order = True
+    ordered.context.enable_progress_bars = False
+    for bundle in ordered.iter_internal_ref_bundles():
+        for entry, part in zip(bundle.blocks, bundle.slices, strict=True):
+            start, stop = (0, entry.metadata.num_rows) if part is None else (part.start_offset, part.end_offset)
+            if stop > start:
+                yield BlockRef(epoch, entry.ref, start, stop)
+
+
+class BlockFeed:
+    """Hands every rank of a group the same sequence of blocks. An actor; it touches no rows.
+
+    A restarted group brings a new `attempt` name, and the sequence begins anew.
+    """
+
+    def __init__(self, source: RowSource, num_ranks: int) -> None:
+        self._source = source
+        self._num_ranks = num_ranks
+        self._attempt: str | None = None
+
+    def next(self, attempt: str, rank: int, index: int) -> BlockRef | None:
+        """The block at `index` of the sequence, or None behind its end. Each rank asks for 0, 1, 2, ..."""
+        if attempt != self._attempt:
+            self._begin(attempt)
+        while index >= self._first + len(self._kept):
+            self._kept.append(next(self._blocks, None))
+        self._positions[rank] = index
+        block = self._kept[index - self._first]
+        while self._first < min(self._positions):
+            self._kept.popleft()
+            self._first += 1
+        return block
+
+    def _begin(self, attempt: str) -> None:
+        self._attempt = attempt
+        self._blocks = self._source.block_refs()
+        self._kept: deque[BlockRef | None] = deque()
+        self._first = 0
+        self._positions = [0] * self._num_ranks
+
+
+def blocks_from(feed: Any, attempt: str, rank: int, timeout_secs: float | None) -> Iterator[BlockRef]:
+    """This rank's view of a `BlockFeed`, one request ahead. Runs on a worker.
+
+    Raises:
+        InputTimeoutError: No block came within `timeout_secs`.
+    """
+    request = functools.partial(feed.next.remote, attempt, rank)
+    pending = request(0)
+    for index in itertools.count(1):
+        try:
+            block = ray.get(pending, timeout=timeout_secs)
+        except ray.exceptions.GetTimeoutError:
+            raise InputTimeoutError("Ray Data", timeout_secs or 0.0) from None
+        if block is None:
+            return
+        pending = request(index)
+        yield block

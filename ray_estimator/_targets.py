@@ -1,0 +1,34 @@
+"""The last step of a training run, decided once, on the driver: a restart keeps it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def last_step_of(start_step: int, steps: int | None, max_steps: int | None, own_last_step: int | None) -> int | None:
+    """The absolute step at which the run ends; None if nothing but the input limits it."""
+    wanted = [max_steps, own_last_step, None if steps is None else start_step + steps]
+    return min((step for step in wanted if step is not None), default=None)
+
+
+def own_target(hooks: Sequence[Any], start_step: int) -> tuple[list[Any], int | None]:
+    """Turns the user's `StopAtStepHook`s into a last step; gives the other hooks and that step.
+
+    As a hook, ``StopAtStepHook(num_steps=10)`` counts from wherever its process began: a run of 10 steps that is
+    interrupted at 6 would end at 16.
+    """
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None:
+        return list(hooks), None
+    kind = tensorflow.compat.v1.train.StopAtStepHook
+    others = [hook for hook in hooks if type(hook) is not kind]
+    steps = [_absolute(hook, start_step) for hook in hooks if type(hook) is kind]
+    return others, min(steps, default=None)
+
+
+def _absolute(hook: Any, start_step: int) -> int:
+    if hook._last_step is not None:
+        return int(hook._last_step)
+    return start_step + int(hook._num_steps)

@@ -1,0 +1,245 @@
+"""Every error that the package raises of its own accord.
+
+    RayEstimatorError
+    ├── EstimatorNotTrainedError (ValueError)   no checkpoint to evaluate, predict or export
+    ├── CheckpointNotFoundError (ValueError)    a checkpoint that the caller named is not there
+    ├── ShippingError (TypeError)               user code that cannot travel to the workers
+    │   └── ModuleNotShippedError               … because they cannot import one of its modules
+    └── TrainingError (RuntimeError)            a training run that could not go on
+        ├── ResourcesTimeoutError               the workers found no place in the cluster
+        ├── StepTimeoutError                    a step did not end: who waits, who is silent
+        ├── InputTimeoutError                   the input gave no data in time
+        ├── InputEndedError                     tensors without a tf.data.Dataset ended on one of several workers
+        ├── RanksDisagreeError                  the workers built different graphs
+        └── WorkersLostError                    more worker deaths than `failure_config` allows
+
+Errors of the user's own code (model_fn, input_fn, hooks, map_fn) are not here: they reach the
+driver as themselves, with a note that holds the worker's traceback. So does TensorFlow's
+`NanLossDuringTrainingError`. Bad arguments are plain `ValueError` and `TypeError`.
+
+Each class hands its constructor's arguments to `super().__init__`, so that it survives pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+class RayEstimatorError(Exception):
+    """Root of the package's own errors."""
+
+
+class EstimatorNotTrainedError(RayEstimatorError, ValueError):
+    """There is no trained model where one is needed.
+
+    Attributes:
+        model_dir: The directory searched.
+    """
+
+    def __init__(self, model_dir: str) -> None:
+        super().__init__(model_dir)
+        self.model_dir = model_dir
+
+    def __str__(self) -> str:
+        return (
+            f"Could not find trained model in model_dir: {self.model_dir}. Call train() first, or pass "
+            "allow_untrained=True to evaluate or predict with initial weights."
+        )
+
+
+class CheckpointNotFoundError(RayEstimatorError, ValueError):
+    """A checkpoint that the caller named is not there, or not whole.
+
+    Attributes:
+        checkpoint_path: What the caller named.
+        reason: What was found instead.
+    """
+
+    def __init__(self, checkpoint_path: str, reason: str) -> None:
+        super().__init__(checkpoint_path, reason)
+        self.checkpoint_path = checkpoint_path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"Could not use checkpoint_path {self.checkpoint_path}: {self.reason}"
+
+
+class ShippingError(RayEstimatorError, TypeError):
+    """User code that cannot be pickled, and so cannot travel to the workers.
+
+    Attributes:
+        what: The argument that holds it, for example ``hooks[0]``.
+        reason: What stopped it, and the cure.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what = what
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.what} cannot travel to the workers: {self.reason}"
+
+
+class ModuleNotShippedError(ShippingError):
+    """User code needs a module that the workers cannot import.
+
+    Attributes:
+        what: The argument that needs it, for example ``model_fn``.
+        module: The module's name.
+    """
+
+    def __init__(self, what: str, module: str) -> None:
+        super().__init__(what, module)
+        self.module = module
+
+    def __str__(self) -> str:
+        root = self.module.partition(".")[0]
+        return (
+            f"{self.what} needs the module {self.module!r}, which the workers cannot import. Either ship it: "
+            f'ray.init(runtime_env={{"working_dir": "."}}) (or RunConfig(worker_runtime_env={{"py_modules": [...]}})); '
+            f"or send it by value: ray.cloudpickle.register_pickle_by_value({root}) before train()."
+        )
+
+
+class TrainingError(RayEstimatorError, RuntimeError):
+    """A training run that could not go on."""
+
+
+class ResourcesTimeoutError(TrainingError):
+    """The workers found no place in the cluster within `start_timeout_secs`.
+
+    Attributes:
+        asked: Resources asked for, a mapping for each worker.
+        cluster: Resources of the cluster, in total.
+        available: Resources that were free.
+        timeout_secs: How long the run waited.
+    """
+
+    def __init__(
+        self,
+        asked: Sequence[Mapping[str, float]],
+        cluster: Mapping[str, float],
+        available: Mapping[str, float],
+        timeout_secs: float,
+    ) -> None:
+        super().__init__(asked, cluster, available, timeout_secs)
+        self.asked = asked
+        self.cluster = cluster
+        self.available = available
+        self.timeout_secs = timeout_secs
+
+    def __str__(self) -> str:
+        each = dict(self.asked[0]) if self.asked else {}
+        return (
+            f"{len(self.asked)} worker(s) of {each} found no place within start_timeout_secs={self.timeout_secs:g}: "
+            f"the cluster has {dict(self.cluster)}, of which {dict(self.available)} is free. Ask for less in "
+            "RunConfig(scaling_config=...), free or add nodes, or raise start_timeout_secs."
+        )
+
+
+class StepTimeoutError(TrainingError):
+    """A step did not end within `step_timeout_secs`.
+
+    Attributes:
+        step: The last global step that ended.
+        timeout_secs: The deadline.
+        waiting: What each rank that answers was doing, by rank.
+        silent: Seconds since the last sign of life of each rank that does not answer, by rank.
+    """
+
+    def __init__(
+        self, step: int, timeout_secs: float, waiting: Mapping[int, str], silent: Mapping[int, float]
+    ) -> None:
+        super().__init__(step, timeout_secs, waiting, silent)
+        self.step = step
+        self.timeout_secs = timeout_secs
+        self.waiting = waiting
+        self.silent = silent
+
+    def __str__(self) -> str:
+        waiting = "; ".join(f"rank {rank}: {doing}" for rank, doing in sorted(self.waiting.items())) or "none"
+        silent = "; ".join(f"rank {rank}: for {secs:.0f} s" for rank, secs in sorted(self.silent.items())) or "none"
+        return (
+            f"No step ended within step_timeout_secs={self.timeout_secs:g} after global step {self.step}. "
+            f"Ranks that wait: {waiting}. Ranks that do not answer: {silent}. If steps (or saves) may take this "
+            "long, raise RunConfig(step_timeout_secs=...)."
+        )
+
+
+class InputTimeoutError(TrainingError):
+    """The input gave no data within `input_timeout_secs`.
+
+    Attributes:
+        source: What was waited for.
+        timeout_secs: The deadline.
+    """
+
+    def __init__(self, source: str, timeout_secs: float) -> None:
+        super().__init__(source, timeout_secs)
+        self.source = source
+        self.timeout_secs = timeout_secs
+
+    def __str__(self) -> str:
+        return (
+            f"{self.source} gave no data within input_timeout_secs={self.timeout_secs:g}. Ray Data may lack CPUs "
+            "(leave some outside resources_per_worker), or its source may be slow: raise "
+            "RunConfig(input_timeout_secs=...)."
+        )
+
+
+class InputEndedError(TrainingError):
+    """An input_fn that returns tensors ended on one worker of several, whose peers cannot see it coming.
+
+    Attributes:
+        rank: The worker whose input ended.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(rank)
+        self.rank = rank
+
+    def __str__(self) -> str:
+        return (
+            f"The tensors that input_fn returned on rank {self.rank} came to an end. With several workers, return the "
+            "tf.data.Dataset itself (all ranks then stop at the same step), or repeat the input for ever and pass "
+            "steps or max_steps."
+        )
+
+
+class RanksDisagreeError(TrainingError):
+    """The workers built graphs that cannot train together.
+
+    Attributes:
+        difference: The first difference, in words.
+    """
+
+    def __init__(self, difference: str) -> None:
+        super().__init__(difference)
+        self.difference = difference
+
+    def __str__(self) -> str:
+        return (
+            f"The workers built different graphs: {self.difference}. model_fn must build the same variables and "
+            "losses on every worker; do not branch on the rank, the clock or random numbers while building."
+        )
+
+
+class WorkersLostError(TrainingError):
+    """Workers died more often than `failure_config` allows.
+
+    Attributes:
+        max_failures: How many deaths were allowed.
+        last: The last failure, in words.
+    """
+
+    def __init__(self, max_failures: int, last: str) -> None:
+        super().__init__(max_failures, last)
+        self.max_failures = max_failures
+        self.last = last
+
+    def __str__(self) -> str:
+        return (
+            f"Training lost its workers more often than failure_config.max_failures={self.max_failures} allows. "
+            f"The last failure: {self.last}. Train again with the same model_dir to go on from its last checkpoint."
+        )

@@ -1,0 +1,493 @@
+"""`Estimator`: the verbs. Each checks, resolves, runs and returns; all of it on the driver."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ray_estimator import _entry
+from ray_estimator._batches import rows_of
+from ray_estimator._checkpoints import Checkpoint, CheckpointStore
+from ray_estimator._columns import column_specs, select_columns
+from ray_estimator._jobs import EvaluateJob, ExportJob, PredictJob, RowSpec, TrainJob
+from ray_estimator._shipping import keras_settings_of_this_thread
+from ray_estimator._signatures import call_with_accepted, check_input_fn, check_model_fn
+from ray_estimator._storage import Storage
+from ray_estimator._targets import last_step_of, own_target
+from ray_estimator.config import RunConfig
+from ray_estimator.errors import EstimatorNotTrainedError
+from ray_estimator.inputs import DatasetInput
+from ray_estimator.spec import ModeKeys
+from ray_estimator.warm_start import WarmStartSettings, as_settings
+
+if TYPE_CHECKING:
+    from ray_estimator._runtime import Runtime
+    from ray_estimator._runtime.rows import RowSource
+
+InputFn = Callable[..., Any] | DatasetInput
+
+logger = logging.getLogger(__name__)
+
+
+class Estimator:
+    """Trains, evaluates, serves and exports one model, on a Ray cluster or in this process.
+
+    All methods run on the driver. They send `model_fn` to Ray Train workers (train) or to Ray tasks (evaluate,
+    predict, export); with ``ScalingConfig(num_workers=0)`` everything runs in the calling process instead. The first
+    verb that needs Ray calls `ray.init()` if nobody has; Ray is never shut down.
+
+    Args:
+        model_fn: A function of a by-name subset, with `features`, of ``(features, labels, mode, params, config,
+            model_dir)`` that builds the model in a v1 graph and returns an `EstimatorSpec`.
+        model_dir: Where checkpoints and events go: a local path or any fsspec URL. On several nodes it must be one
+            that all of them see. None: the config's, else a temporary local directory.
+        config: How to run. None: the defaults, one worker.
+        params: Hyperparameters; model_fn gets a copy.
+        warm_start_from: Where an untrained model's variables start from: a checkpoint's path, or a
+            `WarmStartSettings`.
+
+    Raises:
+        ValueError: An argument is missing or contradicts another.
+        TypeError: An argument is of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        model_fn: Callable[..., Any],
+        model_dir: str | os.PathLike[str] | None = None,
+        config: RunConfig | None = None,
+        params: Mapping[str, Any] | None = None,
+        *,
+        warm_start_from: str | bytes | WarmStartSettings | None = None,
+    ) -> None:
+        check_model_fn(model_fn, params)
+        self._model_fn = model_fn
+        self._params = copy.deepcopy(dict(params or {}))
+        self._config = _with_model_dir(_checked_config(config), model_dir)
+        self._warm_start = as_settings(warm_start_from)
+        self._storage = Storage(self._config.storage_options)
+        self._store = CheckpointStore(self.model_dir, self._storage)
+
+    # What it holds
+
+    @property
+    def model_dir(self) -> str:
+        """Where checkpoints are."""
+        assert self._config.model_dir is not None
+        return self._config.model_dir
+
+    @property
+    def config(self) -> RunConfig:
+        """A copy of the configuration."""
+        return copy.deepcopy(self._config)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """A copy of the hyperparameters."""
+        return copy.deepcopy(self._params)
+
+    @property
+    def model_fn(self) -> Callable[..., Any]:
+        """A function ``(features, labels, mode, config)`` that calls model_fn with the Estimator's params."""
+
+        def public_model_fn(features: Any, labels: Any, mode: str, config: RunConfig) -> Any:
+            return call_with_accepted(
+                self._model_fn,
+                features=features,
+                labels=labels,
+                mode=mode,
+                config=config,
+                params=self.params,
+                model_dir=self.model_dir,
+            )
+
+        return public_model_fn
+
+    def eval_dir(self, name: str | None = None) -> str:
+        """The directory of the events of evaluations called `name`."""
+        return self._storage.join(self.model_dir, f"eval_{name}" if name else "eval")
+
+    def latest_checkpoint(self) -> str | None:
+        """The path of the newest whole checkpoint, without suffix; None if there is none."""
+        newest = self._store.latest()
+        return None if newest is None else newest.path
+
+    def get_variable_names(self) -> list[str]:
+        """The names of all variables of the newest checkpoint, optimizer slots and global step included.
+
+        Raises:
+            EstimatorNotTrainedError: There is no checkpoint.
+        """
+        return self._runtime().run(_entry.variable_names, self.model_dir, self._config, self._trained())
+
+    def get_variable_value(self, name: str) -> Any:
+        """The value of one variable of the newest checkpoint, a NumPy array.
+
+        Raises:
+            EstimatorNotTrainedError: There is no checkpoint.
+            ValueError: There is no such variable.
+        """
+        return self._runtime().run(_entry.variable_value, self.model_dir, self._config, self._trained(), name)
+
+    # The verbs
+
+    def train(
+        self,
+        input_fn: InputFn,
+        steps: int | None = None,
+        hooks: Sequence[Any] | None = None,
+        max_steps: int | None = None,
+        *,
+        saving_listeners: Sequence[Any] | None = None,
+    ) -> Estimator:
+        """Trains, from the newest checkpoint in model_dir if there is one.
+
+        On each worker, in one process each, which all make the same steps:
+
+            create the strategy; restore the newest checkpoint, or initialise
+            hooks.begin(); hooks.after_create_session(); save
+            until the target, the end of the input, or a hook's request to stop:
+                hooks.before_run(); one step; hooks.after_run(); save if it is time
+            hooks.end(); save the last step
+
+        A worker that dies takes its group down; Ray Train starts the group again, which goes on from the newest
+        checkpoint to the same last step. Errors of user code and NaN losses are not tried again.
+
+        Args:
+            input_fn: `dataset_input_fn(...)`, or a function as tf.estimator takes it: it runs on every worker, under
+                the graph, may take `mode`, `params`, `config` and `input_context`, and returns a `tf.data.Dataset` or
+                ``(features, labels)``. Its batches are per replica.
+            steps: How many more steps to make. None: until the input ends.
+            hooks: `SessionRunHook`s, or zero-argument callables that make one on each worker after model_fn. They run
+                on every rank; their copies do not come back.
+            max_steps: The global step to end at; nothing happens if it is reached already. Excludes `steps`.
+            saving_listeners: `CheckpointSaverListener`s, or callables that make one; they run on the chief.
+
+        Returns:
+            The Estimator itself.
+
+        Raises:
+            ValueError: Both `steps` and `max_steps`, or one that is not positive; a dataset without the columns.
+            TypeError: Hooks or listeners of the wrong kind; a Ray Dataset that is not wrapped.
+            ShippingError: User code that cannot travel to the workers.
+            TrainingError: No place in the cluster, a step without end, or workers lost too often.
+            NanLossDuringTrainingError: The loss was not a number (TensorFlow's own error).
+        """
+        _check_argument_order(steps, hooks)
+        check_input_fn(input_fn, ModeKeys.TRAIN)
+        _check_positive("steps", steps)
+        _check_positive("max_steps", max_steps)
+        if steps is not None and max_steps is not None:
+            raise ValueError("Can not provide both steps and max_steps.")
+        hooks = _checked_hooks(hooks)
+        listeners = _checked_listeners(saving_listeners)
+        start = self._store.latest()
+        start_step = start.step if start is not None else 0
+        if max_steps is not None and max_steps <= start_step:
+            logger.info("Skipping training since max_steps has already saved.")
+            return self
+        hooks, own_last_step = own_target(hooks, start_step)
+        last_step = last_step_of(start_step, steps, max_steps, own_last_step)
+        runtime = self._runtime()
+        rows, row_spec = self._rows(input_fn, ModeKeys.TRAIN)
+        code = self._code(runtime, input_fn, hooks=hooks, saving_listeners=listeners)
+        job = TrainJob(code, self._config, self.model_dir, row_spec, self._warm_start, last_step=last_step)
+        result = runtime.train(job, rows)
+        if result.steps_made == 0:
+            logger.warning("Training with estimator made no steps. Perhaps input is empty or misspecified.")
+        logger.info("Loss for final step: %s.", result.loss)
+        return self
+
+    def evaluate(
+        self,
+        input_fn: InputFn,
+        steps: int | None = None,
+        hooks: Sequence[Any] | None = None,
+        checkpoint_path: str | None = None,
+        name: str | None = None,
+        *,
+        allow_untrained: bool = False,
+    ) -> dict[str, Any]:
+        """Evaluates a checkpoint on the input, to its end or for `steps` batches.
+
+        A Ray Dataset fans out over Ray tasks by ranges of whole batches, whose metric states are merged before values
+        are computed: the numbers are those of a single pass. Callable inputs and calls with hooks run as one task.
+
+        Args:
+            input_fn: As in `train`; `num_epochs=None` means one pass.
+            steps: How many batches. None: all.
+            hooks: `SessionRunHook`s, or callables that make one.
+            checkpoint_path: The checkpoint to evaluate. None: the newest in model_dir.
+            name: Events go to ``eval_<name>``.
+            allow_untrained: Evaluate initial weights if there is no checkpoint.
+
+        Returns:
+            Every metric by name, as a Python or NumPy scalar or array; `loss`, the mean of the batches' losses; and
+            `global_step`.
+
+        Raises:
+            EstimatorNotTrainedError: There is no checkpoint.
+            CheckpointNotFoundError: `checkpoint_path` names none, or a damaged one.
+            ValueError: `steps` is not positive; a metric is called `loss` or `global_step`.
+        """
+        _check_argument_order(steps, hooks)
+        check_input_fn(input_fn, ModeKeys.EVAL)
+        _check_positive("steps", steps)
+        hooks = _checked_hooks(hooks)
+        checkpoint = self._checkpoint(checkpoint_path, allow_untrained)
+        runtime = self._runtime()
+        rows, row_spec = self._rows(input_fn, ModeKeys.EVAL)
+        job = EvaluateJob(
+            self._code(runtime, input_fn, hooks=hooks),
+            self._config,
+            self.model_dir,
+            row_spec,
+            self._warm_start,
+            checkpoint=checkpoint,
+            steps=steps,
+            name=name,
+        )
+        return runtime.evaluate(job, rows, one_task=bool(hooks))
+
+    def predict(
+        self,
+        input_fn: InputFn,
+        predict_keys: str | Sequence[str] | None = None,
+        hooks: Sequence[Any] | None = None,
+        checkpoint_path: str | None = None,
+        *,
+        yield_single_examples: bool = True,
+        allow_untrained: bool = False,
+    ) -> Iterator[Any]:
+        """Yields predictions in the order of the input.
+
+        A generator: nothing happens, not even a check, before the first `next()`. Leaving it early cancels what runs.
+
+        Args:
+            input_fn: As in `train`; labels are not needed, and `num_epochs=None` means one pass.
+            predict_keys: Names of the predictions to give, if they are a dict; unknown names among them are left out.
+            hooks: `SessionRunHook`s, or callables that make one; the prediction then runs as one task.
+            checkpoint_path: The checkpoint to use. None: the newest in model_dir.
+            yield_single_examples: Yield rows; else whole batches as model_fn returned them.
+            allow_untrained: Predict with initial weights if there is no checkpoint.
+
+        Yields:
+            For each row (or batch) an array, or a dict of arrays by prediction name.
+
+        Raises:
+            EstimatorNotTrainedError: There is no checkpoint.
+            ValueError: Predictions of a batch differ in length, or `predict_keys` does not fit the predictions.
+        """
+        check_input_fn(input_fn, ModeKeys.PREDICT)
+        hooks = _checked_hooks(hooks)
+        checkpoint = self._checkpoint(checkpoint_path, allow_untrained)
+        runtime = self._runtime()
+        rows, row_spec = self._rows(input_fn, ModeKeys.PREDICT)
+        keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
+        job = PredictJob(
+            self._code(runtime, input_fn, hooks=hooks),
+            self._config,
+            self.model_dir,
+            row_spec,
+            self._warm_start,
+            checkpoint=checkpoint,
+            predict_keys=None if keys is None else tuple(keys),
+        )
+        for batch in runtime.predict(job, rows, one_task=bool(hooks)):
+            if yield_single_examples:
+                yield from rows_of(batch)
+            else:
+                yield batch
+
+    def export_savedmodel(
+        self,
+        export_dir_base: str | os.PathLike[str],
+        serving_input_receiver_fn: Callable[[], Any],
+        assets_extra: Mapping[str, str] | None = None,
+        as_text: bool = False,
+        checkpoint_path: str | None = None,
+        strip_default_attrs: bool = False,
+    ) -> str:
+        """Exports the model of a checkpoint as a SavedModel for serving. Runs as one Ray task.
+
+        Args:
+            export_dir_base: Local path or URL; the export gets a directory of its own below, named by a timestamp.
+            serving_input_receiver_fn: Makes a `ServingInputReceiver`, in the graph.
+            assets_extra: Source path or URL by destination below ``assets.extra/``.
+            as_text: Write the SavedModel's proto as text.
+            checkpoint_path: The checkpoint to export. None: the newest in model_dir.
+            strip_default_attrs: Leave out attributes that have their default value.
+
+        Returns:
+            The path or URL of the new directory.
+
+        Raises:
+            ValueError: No receiver function, no checkpoint, or a model_fn that the checkpoint does not fit.
+        """
+        if serving_input_receiver_fn is None:
+            raise ValueError("An input_receiver_fn must be defined.")
+        if not callable(serving_input_receiver_fn):
+            raise TypeError(f"serving_input_receiver_fn must be callable, given: {serving_input_receiver_fn!r}.")
+        checkpoint = self._checkpoint_to_export(checkpoint_path)
+        runtime = self._runtime()
+        job = ExportJob(
+            self._code(runtime, None, receiver_fn=serving_input_receiver_fn),
+            self._config,
+            self.model_dir,
+            None,
+            self._warm_start,
+            export_dir_base=os.fspath(export_dir_base),
+            checkpoint=checkpoint,
+            assets_extra=assets_extra,
+            as_text=as_text,
+            strip_default_attrs=strip_default_attrs,
+        )
+        return runtime.run(_entry.export, job)
+
+    # How a verb becomes a job
+
+    def _runtime(self) -> Runtime:
+        if self._config.num_workers == 0:
+            from ray_estimator._runtime.inline import InlineRuntime
+
+            return InlineRuntime(self._config)
+        from ray_estimator._runtime.on_ray import RayRuntime
+
+        return RayRuntime(self._config)
+
+    def _code(self, runtime: Runtime, input_fn: InputFn | None, **parts: Any) -> Any:
+        own = {"model_fn": self._model_fn, "params": self._params, "keras_settings": keras_settings_of_this_thread()}
+        if isinstance(input_fn, DatasetInput):
+            own["map_fn"] = input_fn.map_fn
+        else:
+            own["input_fn"] = input_fn
+        return runtime.pack({**own, **parts})
+
+    def _rows(self, input_fn: InputFn, mode: str) -> tuple[RowSource | None, RowSpec | None]:
+        """How to read a Ray Dataset, checked against its schema; (None, None) for other inputs."""
+        if not isinstance(input_fn, DatasetInput):
+            return None, None
+        from ray_estimator._runtime.schema import arrow_schema, ray_is_ready
+        from ray_estimator._runtime.source import row_source
+
+        ray_is_ready()
+        dataset = input_fn.resolve()
+        schema = arrow_schema(dataset)
+        labels = input_fn.label_columns
+        if mode == ModeKeys.PREDICT:
+            labels = tuple(name for name in labels if name in schema.names)
+        features, labels_read = select_columns(schema.names, input_fn.feature_columns, labels)
+        batch_size = input_fn.batch_size
+        if mode == ModeKeys.PREDICT and self._config.predict_batch_size is not None:
+            batch_size = self._config.predict_batch_size
+        keep_labels = mode != ModeKeys.PREDICT
+        spec = RowSpec(
+            features=column_specs(schema, features),
+            labels=column_specs(schema, labels_read) if keep_labels else {},
+            single_label=input_fn.single_label,
+            batch_size=batch_size,
+            drop_remainder=input_fn.drop_remainder,
+            fill_null=input_fn.fill_null,
+        )
+        source = row_source(
+            dataset.select_columns(list(spec.columns)), input_fn, mode, batch_size, self._config
+        )
+        return source, spec
+
+    def _trained(self) -> Checkpoint:
+        newest = self._store.latest()
+        if newest is None:
+            raise EstimatorNotTrainedError(self.model_dir)
+        return newest
+
+    def _checkpoint(self, checkpoint_path: str | None, allow_untrained: bool) -> Checkpoint | None:
+        if checkpoint_path is not None:
+            return self._store.find(checkpoint_path)
+        newest = self._store.latest()
+        if newest is None and not allow_untrained and self._warm_start is None:
+            raise EstimatorNotTrainedError(self.model_dir)
+        return newest
+
+    def _checkpoint_to_export(self, checkpoint_path: str | None) -> Checkpoint | None:
+        try:
+            return self._checkpoint(checkpoint_path, allow_untrained=False)
+        except EstimatorNotTrainedError as error:
+            raise ValueError(f"Couldn't find trained model at {self.model_dir}.") from error
+
+
+def _checked_config(config: Any) -> RunConfig:
+    if config is None:
+        logger.info("Using default config.")
+        return RunConfig()
+    if not isinstance(config, RunConfig):
+        raise ValueError(f"config must be an instance of RunConfig, but provided {config!r}.")
+    return config
+
+
+def _with_model_dir(config: RunConfig, model_dir: Any) -> RunConfig:
+    if model_dir is not None:
+        model_dir = os.fspath(model_dir)
+        if model_dir == "":
+            raise ValueError("model_dir should be non-empty.")
+        if config.model_dir is not None and config.model_dir != model_dir:
+            raise ValueError(
+                "`model_dir` are set both in constructor and `RunConfig`, but with different values. In constructor: "
+                f"'{model_dir}', in `RunConfig`: '{config.model_dir}'."
+            )
+    chosen = model_dir or config.model_dir
+    if chosen is None:
+        chosen = tempfile.mkdtemp()
+        logger.warning("Using temporary folder as model directory: %s", chosen)
+    # Workers run in other directories: a relative path would be another place there.
+    return config.replace(model_dir=Storage(config.storage_options).normalize(chosen))
+
+
+def _check_argument_order(steps: Any, hooks: Any) -> None:
+    if steps is not None and not isinstance(steps, int):
+        raise TypeError(
+            f"steps must be an int or None, given: {steps!r}. The positional order is (input_fn, steps, hooks, ...); "
+            "pass hooks by name: hooks=[...]."
+        )
+    if isinstance(hooks, int):
+        raise TypeError(
+            f"hooks must be a list of hooks, given: {hooks!r}. The positional order is (input_fn, steps, hooks, ...); "
+            "pass the number by name: steps=..."
+        )
+
+
+def _check_positive(name: str, value: int | None) -> None:
+    if value is not None and value <= 0:
+        raise ValueError(f"Must specify {name} > 0, given: {value}")
+
+
+def _checked_hooks(hooks: Any) -> list[Any]:
+    """Hooks and factories; what is neither is refused here, before anything runs."""
+    if hooks is None:
+        return []
+    if not isinstance(hooks, (list, tuple)):
+        raise TypeError(f"Hooks must be a SessionRunHook, given: {hooks!r}. Pass a list of them.")
+    for hook in hooks:
+        if not _looks_like_hook(hook) and not callable(hook):
+            raise TypeError(f"Hooks must be a SessionRunHook, given: {hook!r}")
+    return list(hooks)
+
+
+def _looks_like_hook(hook: Any) -> bool:
+    return hasattr(hook, "before_run") and hasattr(hook, "after_run")
+
+
+def _checked_listeners(listeners: Any) -> list[Any]:
+    if listeners is None:
+        return []
+    if not isinstance(listeners, (list, tuple)):
+        raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, given: {listeners!r}")
+    for listener in listeners:
+        if not hasattr(listener, "after_save") and not callable(listener):
+            raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, given: {listener!r}")
+    return list(listeners)
+
+

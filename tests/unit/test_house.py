@@ -1,0 +1,72 @@
+"""What the package and its repository promise before any feature is used."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "PYTHON"}
+    return subprocess.run(command, cwd=cwd, env=outer | environment, capture_output=True, text=True, timeout=120)
+
+
+def test_importing_the_package_imports_neither_tensorflow_nor_keras_nor_ray() -> None:
+    heavy = {"tensorflow", "keras", "tf_keras", "ray"}
+    code = f"import sys, ray_estimator; print(*sorted({heavy!r} & set(sys.modules)))"
+
+    done = run(sys.executable, "-c", code)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("target", "command"), [("demo", "python examples/digits.py"), ("test", "python -m pytest tests")]
+)
+def test_make_sets_up_the_environment_and_then_runs(target: str, command: str) -> None:
+    done = run("make", "--dry-run", "--always-make", target)
+
+    assert done.returncode == 0, done.stderr
+    assert 0 <= done.stdout.find("tools/bootstrap.sh") < done.stdout.find(command)
+
+
+def test_bootstrap_takes_the_pythons_that_the_package_takes() -> None:
+    requires = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    low, high = re.findall(r"3\.(\d+)", requires)
+
+    script = (ROOT / "tools" / "bootstrap.sh").read_text()
+
+    assert f"(3, {low}) <= sys.version_info < (3, {high})" in script
+    assert set(re.findall(r"python3\.(\d+) ", script)) == {str(minor) for minor in range(int(low), int(high))}
+
+
+def test_bootstrap_refuses_an_interpreter_that_does_not_run(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "bootstrap.sh", tmp_path / "tools")
+
+    done = run("sh", "tools/bootstrap.sh", cwd=tmp_path, PYTHON="false")
+
+    assert done.returncode == 1
+    assert "PYTHON=false does not run" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_ci_runs_make_test() -> None:
+    script = ROOT / ".ci" / "run"
+
+    assert os.access(script, os.X_OK)
+    assert script.read_text().endswith("exec make test\n")
+
+
+def test_changelog_has_a_place_for_what_is_not_released() -> None:
+    assert "\n## [Unreleased]\n" in (ROOT / "CHANGELOG.md").read_text()

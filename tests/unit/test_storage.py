@@ -1,0 +1,248 @@
+"""One contract for every store, and what is special to local files."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import fsspec
+import pytest
+
+from ray_estimator._storage import Storage
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty place on each store."""
+    if request.param == "memory":
+        url = f"memory://{uuid.uuid4().hex}"
+        yield url
+        Storage().remove_dir(url)
+    else:
+        yield f"file://{tmp_path}" if request.param == "file" else str(tmp_path)
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage()
+
+
+def test_reads_what_was_written(storage: Storage, root: str) -> None:
+    url = storage.join(root, "a", "b.bin")
+    storage.write_bytes(url, b"first")
+    storage.write_bytes(url, b"the second\x00")
+    assert storage.read_bytes(url) == b"the second\x00"
+    assert storage.size(url) == 11
+
+
+def test_a_missing_file_is_a_file_not_found_error(storage: Storage, root: str, tmp_path: Path) -> None:
+    url = storage.join(root, "missing")
+    assert not storage.exists(url)
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(url)
+    with pytest.raises(FileNotFoundError):
+        storage.size(url)
+    with pytest.raises(FileNotFoundError):
+        storage.get_file(url, str(tmp_path / "copy"))
+    with pytest.raises(FileNotFoundError):
+        storage.get_dir(url, str(tmp_path / "copies"))
+
+
+def test_put_and_get_a_file(storage: Storage, root: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"weights")
+    url = storage.join(root, "new", "copy")
+    storage.put_file(str(source), url)
+    storage.get_file(url, str(tmp_path / "deep" / "back"))
+    assert (tmp_path / "deep" / "back").read_bytes() == b"weights"
+    assert source.exists()
+
+
+def test_a_put_that_may_move_leaves_the_content_at_the_url(storage: Storage, root: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"weights")
+    url = storage.join(root, "sub", "moved")
+    storage.put_file(str(source), url, move=True)
+    assert storage.read_bytes(url) == b"weights"
+    assert source.exists() == (storage.local_path(url) is None)
+
+
+def test_put_and_get_a_directory(storage: Storage, root: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "variables").mkdir(parents=True)
+    (source / "saved_model.pb").write_bytes(b"graph")
+    (source / "variables" / "variables.index").write_bytes(b"index")
+    url = storage.join(root, "export", "1")
+    storage.put_dir(str(source), url)
+    storage.put_dir(str(source), url)
+    storage.get_dir(url, str(tmp_path / "back"))
+    back = {str(p.relative_to(tmp_path / "back")): p.read_bytes() for p in (tmp_path / "back").rglob("*.*")}
+    assert back == {"saved_model.pb": b"graph", os.path.join("variables", "variables.index"): b"index"}
+
+
+def test_list_dir_gives_sorted_base_names_of_files_and_directories(storage: Storage, root: str) -> None:
+    assert storage.list_dir(storage.join(root, "run")) == []
+    storage.write_bytes(storage.join(root, "run", "b"), b"")
+    storage.write_bytes(storage.join(root, "run", "a", "deeper"), b"")
+    assert storage.list_dir(storage.join(root, "run")) == ["a", "b"]
+    assert storage.list_dir(storage.join(root, "run") + "/") == ["a", "b"]
+    assert storage.list_dir(storage.join(root, "run", "b")) == []
+
+
+def test_removing_twice_is_fine(storage: Storage, root: str) -> None:
+    url = storage.join(root, "run", "a")
+    storage.write_bytes(url, b"")
+    storage.remove(url)
+    storage.remove(url)
+    assert not storage.exists(url)
+
+
+def test_removing_a_directory_takes_all_below_and_nothing_beside(storage: Storage, root: str) -> None:
+    storage.write_bytes(storage.join(root, "run", "deep", "a"), b"")
+    storage.write_bytes(storage.join(root, "run2", "b"), b"")
+    storage.remove_dir(storage.join(root, "run"))
+    storage.remove_dir(storage.join(root, "run"))
+    assert not storage.exists(storage.join(root, "run", "deep", "a"))
+    assert storage.exists(storage.join(root, "run2", "b"))
+
+
+def test_make_dir_takes_what_is_there(storage: Storage, root: str) -> None:
+    url = storage.join(root, "a", "b")
+    storage.make_dir(url)
+    storage.make_dir(url)
+    assert storage.exists(url)
+    assert storage.list_dir(url) == []
+
+
+def test_local_spellings_become_one_absolute_path(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = str(tmp_path / "run")
+    spellings = ["run", "./run/", "~/run", run, run + "/", f"file://{run}", f"local://{run}/", "other/../run"]
+    assert {storage.normalize(url) for url in spellings} == {run}
+    assert {storage.local_path(url) for url in spellings} == {run}
+
+
+@pytest.mark.parametrize(
+    ("url", "normal"), [("s3://bucket/run/", "s3://bucket/run"), ("memory://", "memory://"), ("gs://b", "gs://b")]
+)
+def test_remote_urls_lose_a_trailing_slash_and_have_no_local_path(storage: Storage, url: str, normal: str) -> None:
+    assert storage.normalize(url) == normal
+    assert storage.local_path(url) is None
+
+
+def test_an_empty_url_is_refused(storage: Storage) -> None:
+    with pytest.raises(ValueError, match="empty string"):
+        storage.normalize("")
+
+
+@pytest.mark.parametrize(
+    ("base", "joined"),
+    [("/a", "/a/b/c"), ("/a/", "/a/b/c"), ("/", "/b/c"), ("memory://", "memory://b/c"), ("s3://x/y", "s3://x/y/b/c")],
+)
+def test_join(storage: Storage, base: str, joined: str) -> None:
+    assert storage.join(base, "b", "c") == joined
+
+
+def test_a_write_that_fails_leaves_the_old_content_and_no_debris(storage: Storage, tmp_path: Path) -> None:
+    target = tmp_path / "state"
+    storage.write_bytes(str(target), b"old")
+    with pytest.raises(TypeError):
+        storage.write_bytes(str(target), "no bytes")  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):
+        storage.put_file(str(tmp_path / "missing"), str(target))
+    assert target.read_bytes() == b"old"
+    assert storage.list_dir(str(tmp_path)) == ["state"]
+
+
+def test_an_open_reader_of_a_replaced_local_file_keeps_the_old_content(storage: Storage, tmp_path: Path) -> None:
+    target = tmp_path / "state"
+    storage.write_bytes(str(target), b"old")
+    with target.open("rb") as reader:
+        storage.write_bytes(str(target), b"new")
+        assert reader.read() == b"old"
+    assert target.read_bytes() == b"new"
+
+
+def test_local_files_get_the_permissions_of_any_other_file(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    storage.write_bytes(str(tmp_path / "written"), b"")
+    storage.put_file(str(tmp_path / "plain"), str(tmp_path / "put"))
+    modes = {(tmp_path / name).stat().st_mode for name in ("plain", "written", "put")}
+    assert len(modes) == 1
+
+
+def test_move_falls_back_to_a_copy_between_file_systems(storage: Storage, tmp_path: Path) -> None:
+    shared_memory = Path("/dev/shm")
+    if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs two file systems")
+    source = shared_memory / uuid.uuid4().hex
+    source.write_bytes(b"weights")
+    try:
+        storage.put_file(str(source), str(tmp_path / "moved"), move=True)
+    finally:
+        source.unlink(missing_ok=True)
+    assert (tmp_path / "moved").read_bytes() == b"weights"
+    assert storage.list_dir(str(tmp_path)) == ["moved"]
+
+
+def test_pickles_with_its_options_and_shows_no_secret() -> None:
+    storage = Storage({"key": "id", "secret": "hunter2"})
+    assert pickle.loads(pickle.dumps(storage)) == storage
+    assert "hunter2" not in repr(storage)
+    assert "secret" in repr(storage)
+    assert hash(storage) == hash(Storage({"key": "id", "secret": "hunter2"}))
+
+
+class _CachingFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """Remembers its first listing, as object stores' file systems do, and lists the directory itself."""
+
+    protocol = "caching"
+    cachable = False
+    entries: ClassVar[list[str]] = []
+    remembered: ClassVar[list[str] | None] = None
+
+    def ls(self, path: str, detail: bool = True, **kwargs: object) -> list[str]:
+        if _CachingFileSystem.remembered is None:
+            _CachingFileSystem.remembered = [f"{path}/", *(f"{path}/{name}" for name in self.entries)]
+        return _CachingFileSystem.remembered
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        _CachingFileSystem.remembered = None
+
+    def info(self, path: str, **kwargs: object) -> dict[str, object]:
+        raise PermissionError(self.storage_options)
+
+
+@pytest.fixture
+def caching_store() -> str:
+    fsspec.register_implementation("caching", _CachingFileSystem, clobber=True)
+    return "caching://run"
+
+
+def test_list_dir_sees_what_others_wrote_since_and_not_the_directory_itself(
+    storage: Storage, caching_store: str
+) -> None:
+    _CachingFileSystem.entries = ["a"]
+    assert storage.list_dir(caching_store) == ["a"]
+    _CachingFileSystem.entries = ["a", "b"]
+    assert storage.list_dir(caching_store) == ["a", "b"]
+
+
+def test_exists_raises_the_stores_own_error_instead_of_saying_no(storage: Storage, caching_store: str) -> None:
+    with pytest.raises(PermissionError):
+        storage.exists(caching_store)
+
+
+def test_options_reach_the_remote_store_and_leave_local_files_alone(caching_store: str, tmp_path: Path) -> None:
+    storage = Storage({"endpoint": "here"})
+    storage.write_bytes(str(tmp_path / "a"), b"local")
+    assert storage.read_bytes(str(tmp_path / "a")) == b"local"
+    with pytest.raises(PermissionError, match="'endpoint': 'here'"):
+        storage.size(caching_store)
