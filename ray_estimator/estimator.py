@@ -393,10 +393,7 @@ class Estimator:
             drop_remainder=input_fn.drop_remainder,
             fill_null=input_fn.fill_null,
         )
-        source = row_source(
-            dataset.select_columns(list(spec.columns)), input_fn, mode, batch_size, self._config
-        )
-        return source, spec
+        return row_source(dataset, spec.columns, input_fn, mode, batch_size, self._config), spec
 
     def _trained(self) -> Checkpoint:
         newest = self._store.latest()

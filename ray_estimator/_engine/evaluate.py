@@ -131,8 +131,9 @@ class RangeEvaluator:
 
     def compute(self, state: MetricState) -> dict[str, Any]:
         """Every metric's value from a merged state."""
-        for variable in self._state:
-            variable.load(state.values[variable.name], self._session)
+        # An initializer assigns its second input: fed, it assigns the merged value in a graph that is finalized.
+        assigned = {variable.initializer.inputs[1]: state.values[variable.name] for variable in self._state}
+        self._session.run([variable.initializer for variable in self._state], assigned)
         return self._session.run(self._evaluation.values)
 
     def close(self) -> None:

@@ -197,7 +197,7 @@ class RayRuntime:
         running: deque[Any] = deque()
         try:
             for number, pieces in enumerate(_ranges(rows, steps)):
-                running.append(task.remote(sent_job, pieces, number == 0))
+                running.append(task.remote(sent_job, pieces, rows.columns, number == 0))
                 if len(running) >= self._tasks_in_flight():
                     yield _outcome(ray.get(running.popleft()))
             while running:
@@ -239,16 +239,16 @@ def _call(fn: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) 
         return None, RemoteFailure.of(error, "a task")
 
 
-def _evaluate_range(job: EvaluateJob, pieces: list[BlockRef], first: bool) -> Any:
-    return _call(_entry.evaluate_range, (job, lambda: (piece.load() for piece in pieces), first), {})
+def _evaluate_range(job: EvaluateJob, pieces: list[BlockRef], columns: Sequence[str], first: bool) -> Any:
+    return _call(_entry.evaluate_range, (job, lambda: (piece.load(columns) for piece in pieces), first), {})
 
 
 def _evaluate_all(job: EvaluateJob, rows: RowSource | None) -> Any:
     return _call(_entry.evaluate, (job, None if rows is None else rows.tables), {})
 
 
-def _predict_range(job: PredictJob, pieces: list[BlockRef], first: bool) -> Any:
-    return _call(_entry.predict_range, (job, lambda: (piece.load() for piece in pieces)), {})
+def _predict_range(job: PredictJob, pieces: list[BlockRef], columns: Sequence[str], first: bool) -> Any:
+    return _call(_entry.predict_range, (job, lambda: (piece.load(columns) for piece in pieces)), {})
 
 
 def _predict_all(job: PredictJob, rows: RowSource | None) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,14 +39,10 @@ class BlockRef(NamedTuple):
         """How many rows."""
         return self.stop - self.start
 
-    def load(self) -> pa.Table:
-        """Fetches the rows."""
-        return load(self.ref, self.start, self.stop)
-
-
-def load(ref: Any, start: int, stop: int) -> pa.Table:
-    """Fetches rows [start, stop) of a block as an Arrow table."""
-    return BlockAccessor.for_block(ray.get(ref)).to_arrow().slice(start, stop - start)
+    def load(self, columns: Sequence[str]) -> pa.Table:
+        """Fetches the rows: zero-copy from the object store of this node, where a block is Arrow."""
+        table = BlockAccessor.for_block(ray.get(self.ref)).to_arrow()
+        return table.select(list(columns)).slice(self.start, self.num_rows)
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,7 @@ class RowSource:
 
     Attributes:
         dataset: The Ray Dataset.
+        columns: The columns that are used.
         batch_size: Rows of a batch; in training, for each replica.
         num_epochs: Passes over the dataset; None for ever.
         shuffle: How rows are permuted; None keeps the dataset's order.
@@ -63,6 +60,7 @@ class RowSource:
     """
 
     dataset: Dataset
+    columns: tuple[str, ...]
     batch_size: int
     num_epochs: int | None
     shuffle: Shuffle | None
@@ -73,7 +71,7 @@ class RowSource:
         """Every block of every epoch, in the order in which rows are used. Drives Ray Data in this process."""
         for epoch in itertools.count() if self.num_epochs is None else range(self.num_epochs):
             some = False
-            for block in _one_pass(self.dataset, epoch, self.shuffle):
+            for block in _one_pass(_projected(self.dataset, self.columns), epoch, self.shuffle):
                 some = True
                 yield block
             if not some:
@@ -85,9 +83,16 @@ class RowSource:
 
     def tables_of(self, rank: int, num_ranks: int, refs: Iterator[BlockRef]) -> Iterator[pa.Table]:
         """The rows of one rank out of several, given the blocks that all of them see."""
-        blocks = (Block(ref.epoch, ref.num_rows, ref.load) for ref in refs)
+        blocks = (Block(ref.epoch, ref.num_rows, functools.partial(ref.load, self.columns)) for ref in refs)
         sharding = Sharding(rank, num_ranks, self.batch_size, self.drop_remainder)
         return rank_tables(blocks, sharding, self.shuffle)
+
+
+def _projected(dataset: Dataset, columns: tuple[str, ...]) -> Dataset:
+    """Reads only what is used, where something is still to be read."""
+    if isinstance(dataset, MaterializedDataset) or set(columns) == set(dataset.columns() or ()):
+        return dataset
+    return dataset.select_columns(list(columns))
 
 
 def _one_pass(dataset: Dataset, epoch: int, shuffle: Shuffle | None) -> Iterator[BlockRef]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 from ray_estimator._rows import Shuffle
@@ -12,11 +13,14 @@ from ray_estimator.inputs import DatasetInput
 from ray_estimator.spec import ModeKeys
 
 
-def row_source(dataset: Any, given: DatasetInput, mode: str, batch_size: int, config: RunConfig) -> RowSource:
+def row_source(
+    dataset: Any, columns: Iterable[str], given: DatasetInput, mode: str, batch_size: int, config: RunConfig
+) -> RowSource:
     """What to read in `mode`: shuffled and for ever in TRAIN, in order and once elsewhere, unless told otherwise."""
     trains = mode == ModeKeys.TRAIN
     return RowSource(
         dataset,
+        tuple(columns),
         batch_size,
         num_epochs=given.num_epochs if trains else given.num_epochs or 1,
         shuffle=_shuffle(given, config) if trains else None,
