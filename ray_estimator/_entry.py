@@ -1,5 +1,7 @@
-"""What runs in each process. Every function imports its part of the engine when called, so that a driver that only
-sends jobs imports no TensorFlow."""
+"""What runs in each process.
+
+Every function imports its part of the engine when called, so that a driver that only sends jobs imports no TensorFlow.
+"""
 
 from __future__ import annotations
 

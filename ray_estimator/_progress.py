@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from ray_estimator._runtime.monitor import GroupView
+    from ray_estimator._jobs import GroupView
 
 _PLAIN_SECS = 2.0
 

@@ -148,9 +148,7 @@ class StepTimeoutError(TrainingError):
         silent: Seconds since the last sign of life of each rank that does not answer, by rank.
     """
 
-    def __init__(
-        self, step: int, timeout_secs: float, waiting: Mapping[int, str], silent: Mapping[int, float]
-    ) -> None:
+    def __init__(self, step: int, timeout_secs: float, waiting: Mapping[int, str], silent: Mapping[int, float]) -> None:
         super().__init__(step, timeout_secs, waiting, silent)
         self.step = step
         self.timeout_secs = timeout_secs

@@ -77,8 +77,7 @@ class Estimator:
     @property
     def model_dir(self) -> str:
         """Where checkpoints are."""
-        assert self._config.model_dir is not None
-        return self._config.model_dir
+        return str(self._config.model_dir)
 
     @property
     def config(self) -> RunConfig:
@@ -440,7 +439,7 @@ def _with_model_dir(config: RunConfig, model_dir: Any) -> RunConfig:
         chosen = tempfile.mkdtemp()
         logger.warning("Using temporary folder as model directory: %s", chosen)
     # Workers run in other directories: a relative path would be another place there.
-    return config.replace(model_dir=Storage(config.storage_options).normalize(chosen))
+    return config.replace(model_dir=Storage(config.storage_options).normalize(os.fspath(chosen)))
 
 
 def _check_argument_order(steps: Any, hooks: Any) -> None:
@@ -486,5 +485,3 @@ def _checked_listeners(listeners: Any) -> list[Any]:
         if not hasattr(listener, "after_save") and not callable(listener):
             raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, given: {listener!r}")
     return list(listeners)
-
-

@@ -1,4 +1,4 @@
-"""Small models and inputs for the tests. Importable by workers: pytest puts this folder on the path before Ray starts."""
+"""Small models and inputs for the tests, importable by workers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def linear_model_fn(features: Any, labels: Any, mode: str, params: Any) -> Estim
         return EstimatorSpec(mode, predictions={"y": prediction, "x": x})
     loss = tf.reduce_mean(tf.square(prediction - labels))
     if mode == ModeKeys.EVAL:
-        return EstimatorSpec(mode, loss=loss, eval_metric_ops={"mae": v1.metrics.mean_absolute_error(labels, prediction)})
+        return EstimatorSpec(
+            mode, loss=loss, eval_metric_ops={"mae": v1.metrics.mean_absolute_error(labels, prediction)}
+        )
     optimizer = v1.train.GradientDescentOptimizer(params.get("learning_rate", 0.05))
     train_op = optimizer.minimize(loss, global_step=v1.train.get_global_step())
     return EstimatorSpec(mode, loss=loss, train_op=train_op)

@@ -6,6 +6,7 @@ the gathers of embedding gradients, metric reductions and our control vector it 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import tensorflow as tf
@@ -13,8 +14,6 @@ import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine import internals
 from ray_estimator.errors import RanksDisagreeError
-
-
 
 
 def ancestors(targets: Iterable[tf.Operation]) -> set[tf.Operation]:
@@ -48,7 +47,7 @@ def chain(targets: Iterable[tf.Operation]) -> list[tf.Operation]:
     Only operations that run together may be chained: a control edge pulls its origin into the run.
     """
     ordered = collectives_of(targets)
-    for earlier, later in zip(ordered, ordered[1:], strict=False):
+    for earlier, later in itertools.pairwise(ordered):
         internals.run_after(later, [earlier])
     return ordered
 
@@ -68,7 +67,8 @@ def chain_after(step: list[tf.Operation], targets: Iterable[tf.Operation]) -> li
 def fingerprint(collectives: Iterable[tf.Operation]) -> list[str]:
     """Lines that are equal on every rank of a group that can train: variables, then collectives, in order."""
     lines = [
-        f"variable {variable.name} {variable.dtype.base_dtype.name} {variable.shape}" for variable in v1.global_variables()
+        f"variable {variable.name} {variable.dtype.base_dtype.name} {variable.shape}"
+        for variable in v1.global_variables()
     ]
     lines += [f"collective {op.type} {op.name} {_payload(op)}" for op in collectives]
     return lines

@@ -21,8 +21,6 @@ from ray_estimator._engine.feed import Feed
 from ray_estimator._engine.model import Model
 
 
-
-
 @dataclass(frozen=True)
 class Verdict:
     """What the ranks agreed on in a step."""

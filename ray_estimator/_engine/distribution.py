@@ -19,7 +19,6 @@ import tensorflow.compat.v1 as v1
 from ray_estimator._engine import internals
 from ray_estimator._jobs import Worker
 
-
 T = TypeVar("T")
 
 
@@ -160,8 +159,11 @@ def _require_one_replica_each(distribution: Distribution, num_workers: int) -> N
 
 
 def _in_fresh_thread(build: Callable[[], T]) -> T:
-    """Keras numbers its layers by thread: in a fresh one, TRAIN and EVAL give the same names, and the caller's own
-    models are left alone."""
+    """Calls `build` in a new thread.
+
+    Keras numbers its layers by thread: in a fresh one, TRAIN and EVAL give the same names, and the caller's own models
+    are left alone.
+    """
     outcome: list[Any] = []
 
     def target() -> None:
@@ -173,6 +175,7 @@ def _in_fresh_thread(build: Callable[[], T]) -> T:
     thread = threading.Thread(target=target, name="model_fn")
     thread.start()
     thread.join()
+    result: T
     result, error = outcome
     if error is not None:
         raise error

@@ -25,7 +25,6 @@ from ray_estimator._merge import difference_from_sum
 from ray_estimator._storage import Storage
 from ray_estimator.spec import ModeKeys
 
-
 logger = logging.getLogger(__name__)
 
 _INPUT_OPS = ("IteratorGetNext", "Placeholder", "QueueDequeue", "ReaderRead")
@@ -59,11 +58,11 @@ class Evaluation:
 def run(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
     """Evaluates in one pass on a fresh graph, with hooks. Runs as one task, or in the caller's process.
 
-        build: global step, input_fn, model_fn
-        initialise or restore
-        until the input ends or `steps` batches ran:
-            hooks.before_run(); session.run(update_ops); hooks.after_run()
-        fetch every metric's value once
+    build: global step, input_fn, model_fn
+    initialise or restore
+    until the input ends or `steps` batches ran:
+        hooks.before_run(); session.run(update_ops); hooks.after_run()
+    fetch every metric's value once
     """
     code = open_user_code(job)
     with _graph_and_checkpoint(job) as prefix:
@@ -134,7 +133,7 @@ class RangeEvaluator:
         # An initializer assigns its second input: fed, it assigns the merged value in a graph that is finalized.
         assigned = {variable.initializer.inputs[1]: state.values[variable.name] for variable in self._state}
         self._session.run([variable.initializer for variable in self._state], assigned)
-        return self._session.run(self._evaluation.values)
+        return dict(self._session.run(self._evaluation.values))
 
     def close(self) -> None:
         """Frees the session."""
@@ -155,7 +154,7 @@ class RangeEvaluator:
         return True
 
     def _read(self) -> dict[str, Any]:
-        return self._session.run({variable.name: variable for variable in self._state})
+        return dict(self._session.run({variable.name: variable for variable in self._state}))
 
     def _difference(
         self, tables: Tables, initial: Mapping[str, Any], first: Mapping[str, Any], both: Mapping[str, Any]

@@ -21,8 +21,6 @@ from ray_estimator._jobs import ExportJob
 from ray_estimator._storage import Storage
 from ray_estimator.spec import ModeKeys
 
-
-
 _TRIES = 10
 
 

@@ -14,8 +14,6 @@ from ray_estimator._jobs import ModelJob, RowSpec, Tables, UserCode
 from ray_estimator._signatures import call_with_accepted
 from ray_estimator.spec import ModeKeys
 
-
-
 _PREFETCH_BATCHES = 2
 
 
@@ -146,9 +144,7 @@ class _IteratorStarter(v1.train.SessionRunHook):
 # Rows of a Ray Dataset
 
 
-def dataset_of_rows(
-    tables: Tables, rows: RowSpec, map_fn: Callable[..., Any] | None, mode: str
-) -> tf.data.Dataset:
+def dataset_of_rows(tables: Tables, rows: RowSpec, map_fn: Callable[..., Any] | None, mode: str) -> tf.data.Dataset:
     """Batches of (features, labels), crossing from Python once per table rather than once per batch."""
     keep_labels = bool(rows.labels) and mode != ModeKeys.PREDICT
     columns = rows.columns if keep_labels else dict(rows.features)

@@ -18,8 +18,6 @@ from ray_estimator._engine.model import Model, scaffold_of
 from ray_estimator._engine.saving import CheckpointWriter, SaveCheckpoints
 from ray_estimator._jobs import Pulse, TrainJob, UserCode, Worker
 
-
-
 _REPORT_SECS = 0.2
 
 

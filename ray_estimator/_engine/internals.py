@@ -9,6 +9,7 @@ import contextlib
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import tensorflow as tf
@@ -16,9 +17,6 @@ import tensorflow.compat.v1 as v1
 from tensorflow.python.distribute import distribute_utils
 from tensorflow.python.saved_model.model_utils import export_utils
 from tensorflow.python.training import evaluation, training_util
-
-
-
 
 # TensorFlow: graphs and sessions
 
@@ -76,7 +74,8 @@ def signature_defs(receiver: Any, export_outputs: Mapping[str, Any]) -> dict[str
 
 def averaging_v1_gradients(strategy: tf.distribute.Strategy) -> contextlib.AbstractContextManager[None]:
     """Within it, v1 optimizers divide the loss by the number of replicas, as under tf.estimator."""
-    return strategy._scale_loss_for_estimator_enabled()
+    scope: contextlib.AbstractContextManager[None] = strategy._scale_loss_for_estimator_enabled()
+    return scope
 
 
 def session_config(strategy: tf.distribute.Strategy, config: v1.ConfigProto) -> v1.ConfigProto:
@@ -95,7 +94,7 @@ def read_global_step_locally(strategy: tf.distribute.Strategy, global_step: tf.V
 
 def losses_are_summed() -> bool:
     """Whether the model built its last loss with `Reduction.SUM`. Call in the replica, after model_fn."""
-    return distribute_utils.get_loss_reduction() == tf.distribute.ReduceOp.SUM
+    return bool(distribute_utils.get_loss_reduction() == tf.distribute.ReduceOp.SUM)
 
 
 def replay_v2_switches(switches: Any) -> None:
@@ -180,7 +179,7 @@ def _scaled(grad: Any, scale: float) -> Any:
 
 def created_by_keras(depth: int = 16) -> bool:
     """Whether the call stack above (at most `depth` frames) passes through Keras 3's variable class."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     for _ in range(depth):
         if frame is None:
             return False

@@ -18,8 +18,6 @@ import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine import internals
 
-
-
 _READS = {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"}
 _WRITES = {
     "AssignVariableOp",

@@ -17,7 +17,6 @@ from ray_estimator._jobs import ModelJob, UserCode
 from ray_estimator._signatures import accepts, call_with_accepted
 from ray_estimator.spec import ModeKeys
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -56,6 +55,7 @@ def call_model_fn(
     job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str, distribution: Distribution
 ) -> Model:
     """Builds the model of `mode` in the default graph, as this process's replica."""
+
     def build() -> Model:
         internals.apply_keras_settings(code.keras_settings)
         with internals.seeding_keras(job.config.tf_random_seed):

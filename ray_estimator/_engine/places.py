@@ -6,14 +6,11 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 
-import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints import Checkpoint, CheckpointStore
 from ray_estimator._jobs import ModelJob
 from ray_estimator._storage import Storage
-
-
 
 
 @contextlib.contextmanager

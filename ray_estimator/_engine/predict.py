@@ -22,7 +22,6 @@ from ray_estimator._jobs import PredictedRange, PredictJob, Tables, UserCode
 from ray_estimator._storage import Storage
 from ray_estimator.spec import ModeKeys
 
-
 logger = logging.getLogger(__name__)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints import CheckpointStore, Retention
@@ -18,14 +17,15 @@ from ray_estimator._engine.control import Control
 from ray_estimator._jobs import Pulse
 from ray_estimator.config import RunConfig
 
-
 logger = logging.getLogger(__name__)
 
 
 class CheckpointWriter:
     """Saves a session and publishes the files. Every rank enters a save that holds collectives; the chief publishes."""
 
-    def __init__(self, store: CheckpointStore, config: RunConfig, scaffold: v1.train.Scaffold, *, is_chief: bool) -> None:
+    def __init__(
+        self, store: CheckpointStore, config: RunConfig, scaffold: v1.train.Scaffold, *, is_chief: bool
+    ) -> None:
         self._store = store
         self._retention = Retention(config.keep_checkpoint_max, config.keep_checkpoint_every_n_hours)
         self._keeps_graph = config.checkpoint_save_graph_def
@@ -70,7 +70,7 @@ class CheckpointWriter:
 
     def _run_saver(self, session: v1.Session, folder: str, step: int) -> str:
         prefix = os.path.join(folder, "model.ckpt")
-        return self._scaffold.saver.save(session, prefix, global_step=step, write_meta_graph=self._keeps_graph)
+        return str(self._scaffold.saver.save(session, prefix, global_step=step, write_meta_graph=self._keeps_graph))
 
 
 class SaveCheckpoints(v1.train.SessionRunHook):

@@ -23,19 +23,17 @@ from ray_estimator.errors import InputEndedError
 from ray_estimator.spec import ModeKeys
 
 
-
-
 def run(job: TrainJob, worker: Worker) -> TrainResult:
     """Trains on one worker until the target, the end of the input, or a hook's request. Runs on every worker.
 
-        create the strategy, then unpickle the user's code
-        agree on the newest published checkpoint
-        build: global step, input_fn, model_fn, hooks
-        compare graphs with the other ranks
-        open the session: initialise or restore, hooks.after_create_session(), save
-        until a hook asks to stop, or an input cannot fill the next step:
-            hooks.before_run(); session.run(train_op); hooks.after_run()
-        hooks.end(): save the last step
+    create the strategy, then unpickle the user's code
+    agree on the newest published checkpoint
+    build: global step, input_fn, model_fn, hooks
+    compare graphs with the other ranks
+    open the session: initialise or restore, hooks.after_create_session(), save
+    until a hook asks to stop, or an input cannot fill the next step:
+        hooks.before_run(); session.run(train_op); hooks.after_run()
+    hooks.end(): save the last step
     """
     worker.pulse.enter("joining the group")
     distribution = open_distribution(worker)
@@ -70,9 +68,7 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
 def build(job: TrainJob, code: UserCode, worker: Worker, distribution: Distribution) -> tuple[Feed, Model, Control]:
     """Builds the training graph in the default graph and the distribution's scope."""
     distribution.prepare_global_step(begin_graph(job))
-    feed = open_feed(
-        job, code, ModeKeys.TRAIN, worker.tables, rank=worker.rank, num_replicas=distribution.num_replicas
-    )
+    feed = open_feed(job, code, ModeKeys.TRAIN, worker.tables, rank=worker.rank, num_replicas=distribution.num_replicas)
     model = call_model_fn(job, code, feed.features, feed.labels, ModeKeys.TRAIN, distribution)
     control = Control(model, feed, distribution)
     v1.add_to_collection(v1.GraphKeys.LOSSES, control.loss)

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints import CheckpointStore
@@ -17,7 +16,6 @@ from ray_estimator._storage import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
 
 
 _KEPT = 2
@@ -46,9 +44,7 @@ def model(job: EvaluateJob | PredictJob, mode: str, build: Callable[[Any], M]) -
     return _models[key]  # type: ignore[return-value]
 
 
-def open_session(
-    job: EvaluateJob | PredictJob, scaffold: v1.train.Scaffold, stack: contextlib.ExitStack
-) -> v1.Session:
+def open_session(job: EvaluateJob | PredictJob, scaffold: v1.train.Scaffold, stack: contextlib.ExitStack) -> v1.Session:
     """A plain session over the default graph, initialised or restored; finalizes the graph."""
     store = CheckpointStore(job.model_dir, Storage(job.config.storage_options))
     prefix = stack.enter_context(fetched(store, job.checkpoint))

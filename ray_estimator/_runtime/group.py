@@ -24,8 +24,7 @@ from ray.util import get_node_ip_address
 
 from ray_estimator import _entry
 from ray_estimator._failures import RemoteFailure, WorkerFailed
-from ray_estimator._jobs import Pulse, Tables, TrainJob, TrainResult
-from ray_estimator._runtime.monitor import Vitals
+from ray_estimator._jobs import Pulse, Tables, TrainJob, TrainResult, Vitals
 from ray_estimator._runtime.rows import RowSource, blocks_from
 
 T = TypeVar("T")

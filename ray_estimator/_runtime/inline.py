@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ray_estimator import _entry
-from ray_estimator._jobs import EvaluateJob, PredictJob, Pulse, Tables, TrainJob, TrainResult
+from ray_estimator._jobs import EvaluateJob, GroupView, PredictJob, Pulse, Tables, TrainJob, TrainResult, Vitals
 from ray_estimator._progress import Progress
-from ray_estimator._runtime.monitor import GroupView, Vitals
 from ray_estimator._shipping import InPlace
 from ray_estimator.config import RunConfig
 

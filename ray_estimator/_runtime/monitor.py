@@ -8,45 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Vitals:
-    """One rank as the monitor knows it.
-
-    Attributes:
-        phase: What it does, in words.
-        secs_in_phase: Since when, at its last sign of life.
-        step: The last global step that ended; -1 before the session is open.
-        loss: The last loss it looked at.
-        examples_per_sec: Rate over all ranks.
-    """
-
-    phase: str
-    secs_in_phase: float
-    step: int
-    loss: float | None
-    examples_per_sec: float | None
-
-
-@dataclass(frozen=True)
-class GroupView:
-    """What the driver sees.
-
-    Attributes:
-        attempt: Name of the current group; None before the first one has started.
-        number: Which group it is, from 1; 0 before the first one.
-        vitals: The ranks that were heard of.
-        silent_secs: Seconds since each was last heard of.
-        actors: Handles by which the ranks' processes can be killed.
-        failures: What ended earlier groups, in words.
-    """
-
-    attempt: str | None
-    number: int
-    vitals: dict[int, Vitals]
-    silent_secs: dict[int, float]
-    actors: dict[int, Any]
-    failures: tuple[str, ...]
+from ray_estimator._jobs import GroupView, Vitals
 
 
 @dataclass

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import ray
@@ -23,12 +23,12 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from ray_estimator import _entry
 from ray_estimator._failures import RemoteFailure
-from ray_estimator._jobs import EvaluateJob, PredictJob, TrainJob, TrainResult
+from ray_estimator._jobs import EvaluateJob, GroupView, PredictJob, TrainJob, TrainResult
 from ray_estimator._merge import merged
 from ray_estimator._progress import Progress
 from ray_estimator._rows import aligned_ranges
 from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, failure_in, run_worker
-from ray_estimator._runtime.monitor import GroupView, RunMonitor
+from ray_estimator._runtime.monitor import RunMonitor
 from ray_estimator._runtime.resources import resources_per_worker
 from ray_estimator._runtime.rows import BlockFeed, BlockRef, RowSource
 from ray_estimator._runtime.watch import StepWatch
@@ -132,7 +132,8 @@ class RayRuntime:
 
     def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs `fn` as one task; its errors come back as themselves."""
-        return _outcome(ray.get(self._task(_call).remote(fn, args, kwargs)))
+        result: R = _outcome(ray.get(self._task(_call).remote(fn, args, kwargs)))
+        return result
 
     def _task(self, fn: Callable[..., Any], **options: Any) -> Any:
         resources = dict(self._config.task_resources or {})
@@ -163,7 +164,8 @@ class RayRuntime:
                 return self.run(_entry.finish_evaluation, job, merged(states))
             if because is not None:
                 logger.warning("Evaluating in one task, since %s.", because)
-        return _outcome(ray.get(self._task(_evaluate_all).remote(job, rows)))
+        results: dict[str, Any] = _outcome(ray.get(self._task(_evaluate_all).remote(job, rows)))
+        return results
 
     def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Iterator[Any]:
         """Predicts over ranges of rows, in order, a bounded number in flight; as one task if it must."""
@@ -191,7 +193,7 @@ class RayRuntime:
 
     def _over_ranges(
         self, fn: Callable[..., Any], job: EvaluateJob | PredictJob, rows: RowSource, steps: int | None
-    ) -> Iterator[Any]:
+    ) -> Generator[Any]:
         """Results of `fn` over batch-aligned ranges of rows, in order. Leaving early cancels what runs."""
         task, sent_job = self._task(fn), ray.put(job)
         running: deque[Any] = deque()
@@ -232,7 +234,9 @@ def _ranges(rows: RowSource, steps: int | None) -> Iterator[list[BlockRef]]:
 # Task bodies. Each gives (result, None) or (None, failure): errors then reach the driver as themselves.
 
 
-def _call(fn: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[R | None, RemoteFailure | None]:
+def _call(
+    fn: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[R | None, RemoteFailure | None]:
     try:
         return fn(*args, **kwargs), None
     except Exception as error:
@@ -346,7 +350,10 @@ class _Fit:
         scaling = self._trainer.scaling_config
         asked = [dict(scaling._resources_per_worker_not_none)] * scaling.num_workers
         return ResourcesTimeoutError(
-            asked, _amounts(ray.cluster_resources()), _amounts(ray.available_resources()), self._config.start_timeout_secs
+            asked,
+            _amounts(ray.cluster_resources()),
+            _amounts(ray.available_resources()),
+            self._config.start_timeout_secs or math.inf,
         )
 
 
@@ -377,7 +384,7 @@ def _kill(view: GroupView) -> None:
 
 @contextlib.contextmanager
 def _train_settings(start_timeout_secs: float | None) -> Iterator[None]:
-    """Ray Train reads these in the driver when a fit starts: look at the workers often, and wait so long for a place."""
+    """What Ray Train reads in the driver when a fit starts: how often to look, how long to wait for a place."""
     settings = {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_timeout_secs or 10**9),

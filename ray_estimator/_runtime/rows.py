@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import ray
 from ray.data import Dataset
-from ray.data.dataset import MaterializedDataset
 from ray.data.block import BlockAccessor
+from ray.data.dataset import MaterializedDataset
 
 from ray_estimator._rows import Block, Sharding, Shuffle, rank_tables
 from ray_estimator.errors import InputTimeoutError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_estimator._runtime.monitor import GroupView
+from ray_estimator._jobs import GroupView
 from ray_estimator.errors import StepTimeoutError
 
 _SILENT_SECS = 5.0

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from models import X, Y, endless_input_fn, linear_model_fn, one_pass_input_fn
 
 
