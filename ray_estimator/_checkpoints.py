@@ -14,6 +14,7 @@ checkpoints. It names them by paths relative to model_dir, which may therefore b
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -252,6 +253,18 @@ class CheckpointStore:
         for suffix in _index_last(self._suffixes_of(checkpoint)):
             self._storage.get_file(checkpoint.path + suffix, local_prefix + suffix)
         return local_prefix
+
+    def fingerprint(self, checkpoint: Checkpoint) -> str:
+        """What tells the checkpoint from any other, even of the same path: its index has a checksum of each value.
+
+        Raises:
+            CheckpointNotFoundError: It is not there any more.
+        """
+        try:
+            index = self._storage.read_bytes(checkpoint.path + ".index")
+        except FileNotFoundError as error:
+            raise CheckpointNotFoundError(checkpoint.path, "its index is not there any more.") from error
+        return hashlib.sha256(index).hexdigest()
 
     def write_text(self, name: str, text: str) -> None:
         """Create or replace a small file of model_dir, such as graph.pbtxt."""

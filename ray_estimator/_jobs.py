@@ -94,18 +94,20 @@ class TrainJob(ModelJob):
 
 @dataclass(frozen=True)
 class EvaluateJob(ModelJob):
-    """Evaluate `checkpoint`; None means initial weights."""
+    """Evaluate `checkpoint`; None means initial weights. `fingerprint` tells it from others of the same name."""
 
     checkpoint: Checkpoint | None = None
+    fingerprint: str | None = None
     steps: int | None = None
     name: str | None = None
 
 
 @dataclass(frozen=True)
 class PredictJob(ModelJob):
-    """Predict with `checkpoint`; None means initial weights."""
+    """Predict with `checkpoint`; None means initial weights. `fingerprint` tells it from others of the same name."""
 
     checkpoint: Checkpoint | None = None
+    fingerprint: str | None = None
     predict_keys: tuple[str, ...] | None = None
     yield_single_examples: bool = True
 

@@ -247,6 +247,7 @@ class Estimator:
             row_spec,
             self._warm_start,
             checkpoint=checkpoint,
+            fingerprint=self._fingerprint(checkpoint),
             steps=steps,
             name=name,
         )
@@ -294,6 +295,7 @@ class Estimator:
             row_spec,
             self._warm_start,
             checkpoint=checkpoint,
+            fingerprint=self._fingerprint(checkpoint),
             predict_keys=None if keys is None else tuple(keys),
         )
         for batch in runtime.predict(job, rows, one_task=bool(hooks)):
@@ -339,7 +341,7 @@ class Estimator:
             self.model_dir,
             None,
             self._warm_start,
-            export_dir_base=os.fspath(export_dir_base),
+            export_dir_base=self._storage.normalize(os.fspath(export_dir_base)),
             checkpoint=checkpoint,
             assets_extra=assets_extra,
             as_text=as_text,
@@ -407,6 +409,9 @@ class Estimator:
         if newest is None and not allow_untrained and self._warm_start is None:
             raise EstimatorNotTrainedError(self.model_dir)
         return newest
+
+    def _fingerprint(self, checkpoint: Checkpoint | None) -> str | None:
+        return None if checkpoint is None else self._store.fingerprint(checkpoint)
 
     def _checkpoint_to_export(self, checkpoint_path: str | None) -> Checkpoint | None:
         try:

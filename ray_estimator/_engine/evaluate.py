@@ -188,12 +188,14 @@ def _operations(value: Any) -> Iterable[tf.Operation]:
 
 def accumulate(job: EvaluateJob, tables: Tables, *, prove: bool) -> MetricState:
     """The metric state after a range of rows, on this process's warm graph. Runs as a task."""
-    return warm.model(job, ModeKeys.EVAL, RangeEvaluator).accumulate(tables, prove=prove)
+    with warm.model(job, ModeKeys.EVAL, RangeEvaluator) as evaluator:
+        return evaluator.accumulate(tables, prove=prove)
 
 
 def finish(job: EvaluateJob, state: MetricState) -> dict[str, Any]:
     """The metrics of a merged state; writes them as events. Runs as a task."""
-    return _published(job, warm.model(job, ModeKeys.EVAL, RangeEvaluator).compute(state))
+    with warm.model(job, ModeKeys.EVAL, RangeEvaluator) as evaluator:
+        return _published(job, evaluator.compute(state))
 
 
 # Results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,8 +63,7 @@ def stream(job: PredictJob, tables: Tables | None = None) -> Iterator[Any]:
     with contextlib.ExitStack() as places:
         with graph.as_default():
             session, fetches = _open_monitored(job, tables, places)
-        # Leaving the session tells its hooks how it ended: it takes the error, or none.
-        places.push(session.__exit__)
+        places.push(functools.partial(_leave, graph, session))
         while True:
             with graph.as_default():
                 if session.should_stop():
@@ -98,6 +98,13 @@ def _open_monitored(
     return session, prediction.fetches
 
 
+def _leave(graph: tf.Graph, session: v1.train.SingularMonitoredSession, *error: Any) -> bool | None:
+    """Ends the hooks, in the graph, unless an error or an early end of the generator ends the session."""
+    with graph.as_default():
+        ended: bool | None = session.__exit__(*error)
+        return ended
+
+
 class RangePredictor:
     """A PREDICT graph with its session, ready to predict any range of rows."""
 
@@ -128,4 +135,5 @@ class RangePredictor:
 
 def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
     """The predictions of a range of rows, on this process's warm graph. Runs as a task."""
-    return warm.model(job, ModeKeys.PREDICT, RangePredictor).predict(tables)
+    with warm.model(job, ModeKeys.PREDICT, RangePredictor) as predictor:
+        return predictor.predict(tables)

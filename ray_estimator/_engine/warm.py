@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _KEPT = 2
+_FREE_FIELDS = ("code", "steps", "name")  # the code goes by its key; the others leave the graph as it is
 
 
 class WarmModel(Protocol):
@@ -33,15 +35,33 @@ M = TypeVar("M", bound=WarmModel)
 _models: OrderedDict[tuple[Any, ...], WarmModel] = OrderedDict()
 
 
-def model(job: EvaluateJob | PredictJob, mode: str, build: Callable[[Any], M]) -> M:
-    """The model of `job`, from this process if it is here already. A task runs alone in its process."""
-    key = (job.code.key, mode, job.checkpoint, repr(job.rows), repr(job.config), *getattr(job, "graph_options", ()))
+@contextlib.contextmanager
+def model(job: EvaluateJob | PredictJob, mode: str, build: Callable[[Any], M]) -> Iterator[M]:
+    """The model of `job`, from this process if it is here already. A task runs alone in its process.
+
+    Code without a key says nothing of what it is, so its model is built anew and closed at the end.
+    """
+    if job.code.key is not None:
+        yield _kept(job, mode, build)
+        return
+    with contextlib.closing(build(job)) as fresh:
+        yield fresh
+
+
+def _kept(job: EvaluateJob | PredictJob, mode: str, build: Callable[[Any], M]) -> M:
+    key = (mode, job.code.key, *_shape_of(job))
     if key not in _models:
         while len(_models) >= _KEPT:
             _models.popitem(last=False)[1].close()
         _models[key] = build(job)
     _models.move_to_end(key)
     return _models[key]  # type: ignore[return-value]
+
+
+def _shape_of(job: EvaluateJob | PredictJob) -> tuple[str, ...]:
+    """What decides, beside the code, what is built and restored."""
+    fields = (field.name for field in dataclasses.fields(job) if field.name not in _FREE_FIELDS)
+    return tuple(f"{name}={getattr(job, name)!r}" for name in fields)
 
 
 def open_session(job: EvaluateJob | PredictJob, scaffold: v1.train.Scaffold, stack: contextlib.ExitStack) -> v1.Session:

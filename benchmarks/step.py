@@ -1,0 +1,123 @@
+"""Time of a training step in process: `train`, a bare MonitoredSession with the same hooks, and Keras `fit`.
+
+A 3-layer MLP, 20-64-64-1, at batch 128 with Adam. The clock runs between two steps, so that building, opening and
+saving do not count.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import time
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow.compat.v1 as v1
+from _side_by_side import Comparison, StepTimer, alternated, arguments, report, seconds_per_step
+from ray.train import ScalingConfig
+
+from ray_estimator import Estimator, EstimatorSpec, RunConfig
+
+FIRST, LAST = 300, 2300
+BATCH_SIZE = 128
+UNITS = [20, 64, 64, 1]
+
+_rng = np.random.default_rng(0)
+X = _rng.normal(size=(8192, UNITS[0])).astype(np.float32)
+Y = (2 * X[:, :1] + X[:, 1:2]).astype(np.float32)
+
+
+def input_fn() -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((X, Y)).repeat().batch(BATCH_SIZE).prefetch(4)
+
+
+def loss_and_train_op(features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Operation]:
+    values = features
+    for number, (inputs, outputs) in enumerate(zip(UNITS, UNITS[1:], strict=False)):
+        with v1.variable_scope(f"layer_{number}"):
+            kernel = v1.get_variable("kernel", [inputs, outputs])
+            bias = v1.get_variable("bias", [outputs], initializer=v1.zeros_initializer())
+        values = tf.matmul(values, kernel) + bias
+        if outputs > 1:
+            values = tf.nn.relu(values)
+    loss = tf.reduce_mean(tf.square(values - labels))
+    return loss, v1.train.AdamOptimizer(1e-3).minimize(loss, global_step=v1.train.get_or_create_global_step())
+
+
+def model_fn(features: tf.Tensor, labels: tf.Tensor, mode: str) -> EstimatorSpec:
+    loss, train_op = loss_and_train_op(features, labels)
+    return EstimatorSpec(mode, loss=loss, train_op=train_op)
+
+
+def ours() -> float:
+    """Microseconds a step of `Estimator.train`."""
+    with tempfile.TemporaryDirectory() as folder:
+        estimator = Estimator(model_fn, f"{folder}/model", RunConfig(scaling_config=ScalingConfig(num_workers=0)))
+        estimator.train(input_fn, steps=LAST, hooks=[StepTimer(folder, FIRST, LAST)])
+        return 1e6 * seconds_per_step(folder)
+
+
+def bare_session() -> float:
+    """Microseconds a step of a MonitoredSession with the hooks that `train` has by default."""
+    with tempfile.TemporaryDirectory() as folder, tf.Graph().as_default():
+        iterator = v1.data.make_initializable_iterator(input_fn())
+        loss, train_op = loss_and_train_op(*iterator.get_next())
+        v1.summary.scalar("loss", loss)
+        v1.add_to_collection(v1.GraphKeys.TABLE_INITIALIZERS, iterator.initializer)
+        hooks = [
+            v1.train.CheckpointSaverHook(folder, save_secs=600),
+            v1.train.StepCounterHook(every_n_steps=100, output_dir=folder),
+            v1.train.SummarySaverHook(save_steps=100, output_dir=folder, summary_op=v1.summary.merge_all()),
+            StepTimer(folder, FIRST, LAST),
+            v1.train.StopAtStepHook(last_step=LAST),
+            v1.train.NanTensorHook(loss),
+            v1.train.LoggingTensorHook({"loss": loss, "step": v1.train.get_global_step()}, every_n_iter=100),
+        ]
+        with v1.train.MonitoredSession(hooks=hooks) as session:
+            while not session.should_stop():
+                session.run([train_op, loss])
+        return 1e6 * seconds_per_step(folder)
+
+
+class EpochTimer(keras.callbacks.Callback):  # type: ignore[misc]
+    """Takes the time of the last epoch."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.seconds = time.perf_counter() - self._began
+
+
+def keras_fit() -> float:
+    """Microseconds a step of `fit`; its progress bar is off, which is in its favour."""
+    keras.backend.clear_session()
+    layers = [keras.layers.Dense(units, activation="relu" if units > 1 else None) for units in UNITS[1:]]
+    model = keras.Sequential([keras.Input([UNITS[0]]), *layers])
+    model.compile("adam", "mse")
+    model.fit(input_fn(), steps_per_epoch=FIRST, verbose=0)
+    timer = EpochTimer()
+    model.fit(input_fn(), steps_per_epoch=LAST - FIRST, callbacks=[timer], verbose=0)
+    return 1e6 * timer.seconds / (LAST - FIRST)
+
+
+def main() -> int:
+    options = arguments(__doc__, rounds=9)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    ours_us, bare_us, keras_us = alternated(options.rounds, ours, bare_session, keras_fit)
+    comparisons = [
+        Comparison("a step, against a bare MonitoredSession with the same hooks", ours_us, bare_us, "µs", 1.05),
+        Comparison("a step, against Keras `fit`", ours_us, keras_us, "µs", 0.45),
+    ]
+    return report(comparisons, check=options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
