@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import numbers
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray_estimator import _entry
@@ -448,20 +449,24 @@ def _with_model_dir(config: RunConfig, model_dir: Any) -> RunConfig:
 
 
 def _check_argument_order(steps: Any, hooks: Any) -> None:
-    if steps is not None and not isinstance(steps, int):
+    if steps is not None and not isinstance(steps, numbers.Integral):
         raise TypeError(
             f"steps must be an int or None, given: {steps!r}. The positional order is (input_fn, steps, hooks, ...); "
             "pass hooks by name: hooks=[...]."
         )
-    if isinstance(hooks, int):
+    if isinstance(hooks, numbers.Integral):
         raise TypeError(
             f"hooks must be a list of hooks, given: {hooks!r}. The positional order is (input_fn, steps, hooks, ...); "
             "pass the number by name: steps=..."
         )
 
 
-def _check_positive(name: str, value: int | None) -> None:
-    if value is not None and value <= 0:
+def _check_positive(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an int or None, given: {value!r}.")
+    if value <= 0:
         raise ValueError(f"Must specify {name} > 0, given: {value}")
 
 
@@ -469,12 +474,13 @@ def _checked_hooks(hooks: Any) -> list[Any]:
     """Hooks and factories; what is neither is refused here, before anything runs."""
     if hooks is None:
         return []
-    if not isinstance(hooks, (list, tuple)):
+    if not isinstance(hooks, Iterable):
         raise TypeError(f"Hooks must be a SessionRunHook, given: {hooks!r}. Pass a list of them.")
-    for hook in hooks:
+    listed = list(hooks)
+    for hook in listed:
         if not _looks_like_hook(hook) and not callable(hook):
             raise TypeError(f"Hooks must be a SessionRunHook, given: {hook!r}")
-    return list(hooks)
+    return listed
 
 
 def _looks_like_hook(hook: Any) -> bool:
@@ -484,9 +490,10 @@ def _looks_like_hook(hook: Any) -> bool:
 def _checked_listeners(listeners: Any) -> list[Any]:
     if listeners is None:
         return []
-    if not isinstance(listeners, (list, tuple)):
+    if not isinstance(listeners, Iterable):
         raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, given: {listeners!r}")
-    for listener in listeners:
+    listed = list(listeners)
+    for listener in listed:
         if not hasattr(listener, "after_save") and not callable(listener):
             raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, given: {listener!r}")
-    return list(listeners)
+    return listed

@@ -109,5 +109,8 @@ def events(model_dir: str | os.PathLike[str]) -> Iterator[Any]:
 def scalars(model_dir: str | os.PathLike[str], tag: str) -> dict[int, float]:
     """The values of one tag in the event files, by global step."""
     return {
-        event.step: value.simple_value for event in events(model_dir) for value in event.summary.value if value.tag == tag
+        event.step: value.simple_value
+        for event in events(model_dir)
+        for value in event.summary.value
+        if value.tag == tag
     }

@@ -113,7 +113,9 @@ class MultiWorker:
         """Calls `build` in the strategy's replica thread."""
         # What crosses `call_for_each_replica` is regrouped by its type; the result stays out of it.
         results: list[T] = []
-        self._strategy.extended.call_for_each_replica(lambda: results.append(build()))
+        # AutoGraph would rewrite model_fn, and its errors with it.
+        replica = tf.autograph.experimental.do_not_convert(lambda: results.append(build()))
+        self._strategy.extended.call_for_each_replica(replica)
         return results[0]
 
     def sum(self, tensor: tf.Tensor) -> tf.Tensor:

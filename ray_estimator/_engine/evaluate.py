@@ -71,7 +71,7 @@ def run(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
         hooks = [*evaluation.feed.hooks, *made(code.hooks), *stop, *evaluation.spec.evaluation_hooks]
         results = internals.evaluate_once(
             checkpoint_path=prefix,
-            scaffold=scaffold_of(evaluation.spec),
+            scaffold=_scaffold(evaluation),
             eval_ops=evaluation.update_op,
             final_ops=evaluation.values,
             hooks=hooks,
@@ -86,7 +86,8 @@ def build(job: EvaluateJob, code: UserCode, tables: Tables | None) -> Evaluation
     feed = open_feed(job, code, ModeKeys.EVAL, tables)
     model = call_model_fn(job, code, feed.features, feed.labels, ModeKeys.EVAL, Alone())
     metrics = {**model.metrics, "loss": v1.metrics.mean(model.loss)}
-    update_op = tf.group(*(metrics[name][1] for name in sorted(metrics)))
+    advance = [feed.advance] if feed.advance is not None else []
+    update_op = tf.group(*advance, *(metrics[name][1] for name in sorted(metrics)))
     values = {name: value for name, (value, _) in metrics.items()}
     return Evaluation(feed, model.spec, update_op, {**values, v1.GraphKeys.GLOBAL_STEP: global_step})
 
@@ -103,10 +104,11 @@ class RangeEvaluator:
         with self._graph.as_default(), contextlib.ExitStack() as stack:
             self._evaluation = build(job, open_user_code(job), self._source)
             self._state = self._evaluation.state
-            self._reset = v1.variables_initializer(self._state)
-            self._skip = tf.group(*tf.nest.flatten(self._evaluation.feed.features, expand_composites=True))
+            scaffold = _scaffold(self._evaluation)
+            own_init = [scaffold.local_init_op] if scaffold.local_init_op is not None else []
+            self._reset = tf.group(v1.variables_initializer(self._state), *own_init)
             self._refusal = self._reason_against_merging()
-            self._session = warm.open_session(job, scaffold_of(self._evaluation.spec), stack)
+            self._session = warm.open_session(job, scaffold, stack)
 
     def accumulate(self, tables: Tables, *, prove: bool) -> MetricState:
         """The metric state after the rows of `tables`.
@@ -160,7 +162,7 @@ class RangeEvaluator:
         self, tables: Tables, initial: Mapping[str, Any], first: Mapping[str, Any], both: Mapping[str, Any]
     ) -> str | None:
         self._start(tables)
-        self._session.run(self._skip)
+        self._session.run(self._evaluation.feed.advance)
         self._update()
         second = self._read()
         for name in initial:
@@ -179,6 +181,16 @@ class RangeEvaluator:
             if op.type.startswith(_WRITE_OPS) and op.inputs[0].name not in handles:
                 return f"an update writes {op.inputs[0].op.name!r}, which is no metric variable"
         return None
+
+
+def _scaffold(evaluation: Evaluation) -> v1.train.Scaffold:
+    """The spec's Scaffold; a local_init_op of its own runs beside the default one, which the metrics need."""
+    scaffold = scaffold_of(evaluation.spec)
+    if scaffold.local_init_op is None:
+        return scaffold
+    internals.create_eval_step()
+    both = tf.group(scaffold.local_init_op, v1.train.Scaffold.default_local_init_op())
+    return v1.train.Scaffold(local_init_op=both, copy_from_scaffold=scaffold)
 
 
 def _operations(value: Any) -> Iterable[tf.Operation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,8 @@ class Feed:
         next_missing: float32 scalar, 1.0 when no batch follows this one; None if the input cannot say.
         first_ready: bool scalar to run once before the first step; False when the input is empty.
         ends: Whether the input can come to an end by itself.
+        advance: Takes the batch even if the model does not look at it, so that its input ends all the same; None for
+            tensors.
     """
 
     features: Any
@@ -36,6 +39,7 @@ class Feed:
     next_missing: tf.Tensor | None = None
     first_ready: tf.Tensor | None = None
     ends: bool = True
+    advance: tf.Operation | None = None
 
 
 def open_feed(
@@ -72,7 +76,7 @@ def _call_input_fn(job: ModelJob, code: UserCode, mode: str, rank: int, num_repl
         num_input_pipelines=num_replicas, input_pipeline_id=rank, num_replicas_in_sync=num_replicas
     )
     returned = call_with_accepted(
-        code.input_fn, mode=mode, params=dict(code.params or {}), config=job.config, input_context=context
+        code.input_fn, mode=mode, params=copy.deepcopy(code.params or {}), config=job.config, input_context=context
     )
     if type(returned).__module__.startswith("ray.data"):
         raise TypeError(
@@ -101,7 +105,8 @@ def _feed_of_dataset(dataset: tf.data.Dataset, mode: str, *, look_ahead: bool) -
         iterator = v1.data.make_initializable_iterator(dataset)
         element, has_next, next_missing = iterator.get_next(), None, None
     features, labels = _features_and_labels(element, mode)
-    return Feed(features, labels, [_IteratorStarter(iterator)], next_missing, has_next)
+    advance = tf.group(*tf.nest.flatten(element, expand_composites=True))
+    return Feed(features, labels, [_IteratorStarter(iterator)], next_missing, has_next, advance=advance)
 
 
 def _looking_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:

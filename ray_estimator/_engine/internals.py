@@ -41,6 +41,11 @@ def stop_after(num_evals: int) -> v1.train.SessionRunHook:
     return evaluation._StopAfterNEvalsHook(num_evals, log_progress=False)
 
 
+def create_eval_step() -> None:
+    """Creates the local variable that counts the batches of an evaluation, if it is not there yet."""
+    evaluation._get_or_create_eval_step()
+
+
 def evaluate_once(
     *,
     checkpoint_path: str | None,

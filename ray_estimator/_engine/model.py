@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ def _build(job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str)
             features=features,
             labels=labels,
             mode=mode,
-            params=dict(code.params or {}),
+            params=copy.deepcopy(code.params or {}),
             config=job.config,
             model_dir=job.model_dir,
         )

@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Prediction:
-    """The graph of a prediction: its input, the spec, and the tensors to fetch."""
+    """The graph of a prediction: its input, the spec, and what to run for each batch: (predictions, next batch)."""
 
     feed: Feed
     spec: Any
-    fetches: Any
+    fetches: tuple[Any, tf.Operation]
 
 
 def build(job: PredictJob, code: UserCode, tables: Tables | None) -> Prediction:
@@ -40,7 +40,8 @@ def build(job: PredictJob, code: UserCode, tables: Tables | None) -> Prediction:
     begin_graph(job)
     feed = open_feed(job, code, ModeKeys.PREDICT, tables)
     model = call_model_fn(job, code, feed.features, None, ModeKeys.PREDICT, Alone())
-    return Prediction(feed, model.spec, _selected(model.spec.predictions, job.predict_keys))
+    predictions = _selected(model.spec.predictions, job.predict_keys)
+    return Prediction(feed, model.spec, (predictions, feed.advance or tf.no_op()))
 
 
 def _selected(predictions: Any, predict_keys: tuple[str, ...] | None) -> Any:
@@ -69,7 +70,7 @@ def stream(job: PredictJob, tables: Tables | None = None) -> Iterator[Any]:
                 if session.should_stop():
                     return
                 try:
-                    batch = session.run(fetches)
+                    batch, _ = session.run(fetches)
                 except (tf.errors.OutOfRangeError, StopIteration):
                     return
             yield batch
@@ -126,7 +127,7 @@ class RangePredictor:
     def _batches(self) -> Iterator[Any]:
         with contextlib.suppress(tf.errors.OutOfRangeError):
             while True:
-                yield self._session.run(self._prediction.fetches)
+                yield self._session.run(self._prediction.fetches)[0]
 
     def close(self) -> None:
         """Frees the session."""

@@ -6,6 +6,8 @@ A Ray Dataset is iterated from here by Ray Data; without one, Ray is never start
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +28,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 _LOOK_SECS = 0.5
+_LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
 
 @dataclass
@@ -44,9 +47,15 @@ class OwnProcess:
 
 
 class InlineRuntime:
-    """Runs everything in the caller's process and thread."""
+    """Runs everything in the caller's process and thread.
+
+    Raises:
+        ValueError: The config asks for legacy Keras where TensorFlow is imported with Keras 3.
+    """
 
     def __init__(self, config: RunConfig) -> None:
+        if config.legacy_keras:
+            _use_legacy_keras()
         self._config = config
 
     def pack(self, parts: Mapping[str, Any]) -> InPlace[Mapping[str, Any]]:
@@ -70,6 +79,19 @@ class InlineRuntime:
     def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls `fn`."""
         return fn(*args, **kwargs)
+
+
+def _use_legacy_keras() -> None:
+    """TensorFlow chooses its Keras while it is imported: before that we can say which, after it only look."""
+    if "tensorflow" not in sys.modules:
+        os.environ[_LEGACY_KERAS] = "1"
+    elif os.environ.get(_LEGACY_KERAS) not in ("1", "true", "True"):
+        raise ValueError(
+            f"RunConfig(legacy_keras=True) with num_workers=0 expects {_LEGACY_KERAS}=1 in the environment before "
+            f"TensorFlow is imported, but TensorFlow is imported already and {_LEGACY_KERAS} is "
+            f"{os.environ.get(_LEGACY_KERAS)!r}. Set it at the head of the script: "
+            f'os.environ["{_LEGACY_KERAS}"] = "1"; or train on Ray workers, which get it from us.'
+        )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,165 @@
+"""What goes wrong on workers: they die, hang, disagree, or their user's code raises. Nothing hangs for ever."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from models import X, Y, endless_input_fn, linear_model_fn
+from probes import AtStep, note, notes
+from ray_estimator import (
+    EstimatorSpec,
+    ModuleNotShippedError,
+    RanksDisagreeError,
+    ResourcesTimeoutError,
+    StepTimeoutError,
+    WorkersLostError,
+)
+
+v1 = tf.compat.v1
+pytestmark = pytest.mark.ray
+
+
+class OwnError(Exception):
+    """An error type of the user's."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def raising_model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
+    note(params["folder"], "calls", 1)
+    raise OwnError(42)
+
+
+def input_fn_that_raises_on_rank_1(input_context: Any) -> Any:
+    if input_context.input_pipeline_id == 1:
+        raise KeyError("no such shard")
+    return endless_input_fn()
+
+
+def model_fn_with_more_on_rank_1(features: Any, labels: Any, mode: str, config: Any, params: Any) -> EstimatorSpec:
+    if config.task_id == 1:
+        v1.get_variable("extra", [3])
+    return linear_model_fn(features, labels, mode, params)
+
+
+def nan_model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
+    note(params["folder"], "calls", 1)
+    spec = linear_model_fn(features, labels, mode, {})
+    step = v1.train.get_global_step()
+    poison = tf.where(tf.equal(step, 4), float("nan"), 0.0)
+    return EstimatorSpec(mode, loss=spec.loss + poison, train_op=spec.train_op)
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 30}, {"steps": 30}], ids=["max_steps", "steps"])
+def test_a_killed_worker_costs_a_restart_and_no_step(
+    on_ray: Callable[..., Any], tmp_path: Path, limit: dict[str, int]
+) -> None:
+    estimator = on_ray(linear_model_fn, params={}, max_failures=2, save_checkpoints_steps=5)
+    estimator.train(endless_input_fn, **limit, hooks=[partial(AtStep, str(tmp_path), "kill", 17, 1)])
+    assert estimator.latest_checkpoint().endswith("-30")
+    steps = notes(tmp_path, "steps")[0]
+    # Step 17 ended on rank 0 as well or not, then the group went on from the checkpoint of step 15.
+    assert steps[:16] == list(range(1, 17))
+    assert steps[-15:] == list(range(16, 31))
+
+
+def test_more_deaths_than_allowed_are_an_error(on_ray: Callable[..., Any], tmp_path: Path) -> None:
+    estimator = on_ray(linear_model_fn, params={}, max_failures=0)
+    with pytest.raises(WorkersLostError, match="max_failures=0"):
+        estimator.train(endless_input_fn, steps=10, hooks=[partial(AtStep, str(tmp_path), "kill", 3, 1)])
+
+
+def test_an_error_in_model_fn_comes_back_as_itself_once_and_is_not_retried(
+    on_ray: Callable[..., Any], tmp_path: Path
+) -> None:
+    estimator = on_ray(raising_model_fn, params={"folder": str(tmp_path)}, max_failures=3)
+    with pytest.raises(OwnError) as caught:
+        estimator.train(endless_input_fn, steps=10)
+    assert caught.value.code == 42
+    shown = "".join(traceback.format_exception(caught.value))
+    assert shown.count("in raising_model_fn") == 1
+    assert all(calls == [1] for calls in notes(tmp_path, "calls").values())
+
+
+def test_an_error_of_one_rank_outranks_its_waiting_peers(on_ray: Callable[..., Any]) -> None:
+    estimator = on_ray(linear_model_fn, params={}, max_failures=3)
+    with pytest.raises(KeyError, match="no such shard") as caught:
+        estimator.train(input_fn_that_raises_on_rank_1, steps=10)
+    assert "Raised on rank 1" in "".join(caught.value.__notes__)
+
+
+def test_an_error_of_a_hook_in_mid_training_ends_the_run(on_ray: Callable[..., Any], tmp_path: Path) -> None:
+    estimator = on_ray(linear_model_fn, params={}, max_failures=3)
+    with pytest.raises(LookupError, match="the hook's own error"):
+        estimator.train(endless_input_fn, steps=10, hooks=[partial(AtStep, str(tmp_path), "raise", 4, 1)])
+    assert notes(tmp_path, "steps")[1] == [1, 2, 3, 4]
+
+
+def test_a4_6_a_nan_loss_is_not_retried_and_not_published(on_ray: Callable[..., Any], tmp_path: Path) -> None:
+    estimator = on_ray(nan_model_fn, params={"folder": str(tmp_path)}, max_failures=3, save_checkpoints_steps=1)
+    with pytest.raises(v1.train.NanLossDuringTrainingError):
+        estimator.train(endless_input_fn, steps=10)
+    assert estimator.latest_checkpoint().endswith("-4")
+    assert notes(tmp_path, "calls")[0] == [1]
+
+
+def test_ranks_whose_graphs_differ_stop_before_step_1(on_ray: Callable[..., Any]) -> None:
+    estimator = on_ray(model_fn_with_more_on_rank_1, params={}, max_failures=3)
+    with pytest.raises(RanksDisagreeError, match=r"rank 0 has .*dense/kernel.* where rank 1 has .*extra"):
+        estimator.train(endless_input_fn, steps=10)
+    assert estimator.latest_checkpoint() is None
+
+
+def test_a_group_without_a_place_fails_with_what_it_asked_for_and_what_there_is(on_ray: Callable[..., Any]) -> None:
+    estimator = on_ray(linear_model_fn, 2, params={}, resources_per_worker={"CPU": 64}, start_timeout_secs=5)
+    began = time.monotonic()
+    with pytest.raises(ResourcesTimeoutError) as caught:
+        estimator.train(endless_input_fn, steps=10)
+    assert time.monotonic() - began < 45
+    assert "2 worker(s) of {'CPU': 64" in str(caught.value)
+    assert caught.value.cluster["CPU"] == 4.0
+
+
+def test_a_frozen_worker_is_named_after_step_timeout_secs(on_ray: Callable[..., Any], tmp_path: Path) -> None:
+    estimator = on_ray(linear_model_fn, params={}, step_timeout_secs=8)
+    with pytest.raises(StepTimeoutError) as caught:
+        estimator.train(endless_input_fn, steps=10**6, hooks=[partial(AtStep, str(tmp_path), "freeze", 5, 1)])
+    assert set(caught.value.silent) == {1}
+    assert set(caught.value.waiting) == {0}
+    assert "in a step" in caught.value.waiting[0]
+
+
+def test_a_module_that_workers_cannot_import_is_named(
+    on_ray: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_on_the_driver.py").write_text(
+        "from models import linear_model_fn\n"
+        "def model_fn(features, labels, mode, params):\n"
+        "    return linear_model_fn(features, labels, mode, params)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import only_on_the_driver
+
+    estimator = on_ray(only_on_the_driver.model_fn, 1, params={})
+    with pytest.raises(ModuleNotShippedError, match="only_on_the_driver") as caught:
+        estimator.train(endless_input_fn, steps=1)
+    assert "working_dir" in str(caught.value)
+    assert "register_pickle_by_value(only_on_the_driver)" in str(caught.value)
+
+
+def test_an_error_in_a_task_comes_back_as_itself(on_ray: Callable[..., Any], tmp_path: Path) -> None:
+    estimator = on_ray(raising_model_fn, params={"folder": str(tmp_path)})
+    with pytest.raises(OwnError) as caught:
+        estimator.evaluate(lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(8), allow_untrained=True)
+    assert caught.value.code == 42
+    assert "in raising_model_fn" in "".join(caught.value.__notes__)
