@@ -9,8 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,9 @@ import tensorflow.compat.v1 as v1
 
 Program = Callable[[], float]
 """Runs once and gives what was measured."""
+
+Lap = Callable[[], None]
+"""Ends a stretch of a program and waits until its next one may begin."""
 
 
 def alternated(rounds: int, *programs: Program) -> list[list[float]]:
@@ -37,6 +43,46 @@ def seconds_of(run: Callable[[], Any]) -> float:
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
+
+
+def in_turns(*programs: Callable[[Lap], None]) -> list[list[float]]:
+    """The seconds of each program's stretches, the first of which hold its set-up.
+
+    The programs run in this process, in a thread each, but only one of them goes on at any time: a stretch of one
+    after a stretch of another, round after round. A program calls its lap at the end of each of its stretches.
+    """
+    ring = deque(range(len(programs)))
+    passed = threading.Condition()
+    seconds: list[list[float]] = [[] for _ in programs]
+
+    def run(number: int) -> None:
+        began = 0.0
+
+        def take_turn() -> None:
+            nonlocal began
+            with passed:
+                passed.wait_for(lambda: ring[0] == number)
+            began = time.perf_counter()
+
+        def lap() -> None:
+            seconds[number].append(time.perf_counter() - began)
+            with passed:
+                ring.rotate(-1)
+                passed.notify_all()
+            take_turn()
+
+        take_turn()
+        try:
+            programs[number](lap)
+        finally:
+            with passed:
+                ring.remove(number)
+                passed.notify_all()
+
+    with ThreadPoolExecutor(len(programs)) as threads:
+        for running in [threads.submit(run, number) for number in range(len(programs))]:
+            running.result()
+    return seconds
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ def rows_of(batch: Any) -> Iterator[Any]:
     """The rows of a batch: of an array its items, of a dict of arrays dicts of items.
 
     Raises:
-        ValueError: The arrays of a dict differ in length.
+        ValueError: The arrays of a dict differ in length, or one is a scalar.
     """
     if not isinstance(batch, dict):
+        _require_rows("The prediction", batch)
         yield from batch
         return
     length = _common_length(batch)
@@ -23,6 +24,7 @@ def rows_of(batch: Any) -> Iterator[Any]:
 def _common_length(batch: dict[str, Any]) -> int:
     length: int | None = None
     for key, value in batch.items():
+        _require_rows(key, value)
         if length is not None and value.shape[0] != length:
             raise ValueError(
                 f"Batch length of predictions should be same. {key} has different batch length than others. Pass "
@@ -30,3 +32,11 @@ def _common_length(batch: dict[str, Any]) -> int:
             )
         length = value.shape[0]
     return length or 0
+
+
+def _require_rows(name: str, value: Any) -> None:
+    if value.shape == ():
+        raise ValueError(
+            f"{name} is a scalar, {value!r}, which has no rows. Pass yield_single_examples=False to get whole batches, "
+            "or give it a batch dimension in model_fn."
+        )

@@ -14,11 +14,16 @@ def merged(states: Sequence[MetricState]) -> MetricState:
     """The state as if one pass had seen every range: increments add up, initial values count once."""
     first = states[0]
     values = {
-        name: initial + sum(np.asarray(state.values[name]) - initial for state in states)
-        for name, initial in first.initial.items()
+        name: _total(initial, [state.values[name] for state in states]) for name, initial in first.initial.items()
     }
-    values = {name: np.asarray(value, dtype=np.asarray(first.initial[name]).dtype) for name, value in values.items()}
     return MetricState(values, first.initial, None, sum(state.num_batches for state in states))
+
+
+def _total(initial: Any, values: Sequence[Any]) -> Any:
+    start = np.asarray(initial)
+    if not np.issubdtype(start.dtype, np.number):
+        return initial  # no sum of truths or texts: that they never change was shown before
+    return np.asarray(start + sum(np.asarray(value) - start for value in values), dtype=start.dtype)
 
 
 def difference_from_sum(both: Any, first: Any, second: Any, initial: Any) -> bool:
@@ -27,5 +32,7 @@ def difference_from_sum(both: Any, first: Any, second: Any, initial: Any) -> boo
     if any(array.shape != arrays[0].shape or not np.issubdtype(array.dtype, np.number) for array in arrays):
         return not all(np.array_equal(array, arrays[0]) for array in arrays)
     together, one, other, start = (array.astype(np.float64) for array in arrays)
-    scale = float(np.max(np.abs(together), initial=1.0))
-    return not np.allclose(together, one + other - start, rtol=1e-5, atol=1e-6 * scale, equal_nan=True)
+    scale = float(np.max(np.abs(together), initial=1.0, where=np.isfinite(together)))
+    with np.errstate(invalid="ignore"):  # an infinite initial value, as of a minimum, is no reason to warn
+        total = one + other - start
+    return not np.allclose(together, total, rtol=1e-5, atol=1e-6 * scale, equal_nan=True)

@@ -44,7 +44,7 @@ class RunConfig:
         save_summary_steps: Steps between two writes of summaries. 0 or None: no summaries.
         save_checkpoints_steps: Steps between two checkpoints. Not together with `save_checkpoints_secs`.
         save_checkpoints_secs: Seconds between two checkpoints; 600 if neither of the two is given. If both
-            are None, there are no checkpoints.
+            are None or 0, there are no checkpoints.
         session_config: A `tf.compat.v1.ConfigProto`. None: see `resolved_session_config`.
         keep_checkpoint_max: How many of the newest checkpoints to keep. 0 or None: all.
         keep_checkpoint_every_n_hours: Keeps one checkpoint more for each such period.

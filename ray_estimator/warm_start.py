@@ -10,7 +10,8 @@ class WarmStartSettings(NamedTuple):
     """Where the variables of an untrained model start from, as in tf.estimator.
 
     Attributes:
-        ckpt_to_initialize_from: A checkpoint's path without suffix, on any store.
+        ckpt_to_initialize_from: A checkpoint's path without suffix, or a model_dir, whose newest checkpoint it is then;
+            on any store.
         vars_to_warm_start: A regular expression over trainable variables, a list of such over all variables, a list
             of variables, or None for those of `var_name_to_vocab_info` alone.
         var_name_to_vocab_info: `tf.compat.v1.train.VocabInfo` by variable name, for variables whose rows moved.

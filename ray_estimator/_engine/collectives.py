@@ -59,7 +59,7 @@ def chain_after(step: list[tf.Operation], targets: Iterable[tf.Operation]) -> li
     """
     known = set(step)
     added = [op for op in collectives_of(targets) if op not in known]
-    for earlier, later in zip([*step[-1:], *added], added, strict=False):
+    for earlier, later in itertools.pairwise([*step[-1:], *added]):
         internals.run_after(later, [earlier])
     return added
 

@@ -18,7 +18,7 @@ from ray_estimator._engine import internals
 from ray_estimator._engine.collectives import chain
 from ray_estimator._engine.distribution import Distribution
 from ray_estimator._engine.feed import Feed
-from ray_estimator._engine.model import Model
+from ray_estimator._engine.model import Model, writes_global_step
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Control:
         self.loss = model.loss if self._alone else tf.multiply(self.vector[0], self._scale, name="control/loss")
         local_step = distribution.localize(v1.train.get_global_step())
         self.global_step = local_step.read_value()
+        _read_before_the_step([self.global_step.op, *internals.global_step_reads()])
         with tf.control_dependencies([model.train_op]):
             self.step_after = local_step.read_value()
         self.collectives = chain([model.train_op, self.vector.op])
@@ -67,6 +68,13 @@ class Control:
         """What a fetched `vector` means."""
         loss, stop, save, missing = (float(value) for value in vector)
         return Verdict(loss * self._scale, stop > 0 or missing > 0, save > 0)
+
+
+def _read_before_the_step(reads: list[tf.Operation]) -> None:
+    """Without an order, hooks find the global step as it was or as it will be, and each rank something else."""
+    for op in v1.get_default_graph().get_operations():
+        if writes_global_step(op):
+            internals.run_after(op, [read for read in reads if internals.same_frame(op, read)])
 
 
 class StopTogether(v1.train.SessionRunHook):

@@ -59,7 +59,8 @@ class Alone:
         yield
 
     def prepare_global_step(self, global_step: tf.Variable) -> None:
-        """Nothing to prepare."""
+        """Reads it where a step can be made to wait for the read."""
+        internals.read_global_step_plainly(global_step)
 
     def run_replica(self, build: Callable[[], T]) -> T:
         """Calls `build` in a thread whose Keras state is fresh."""

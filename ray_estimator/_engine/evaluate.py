@@ -176,9 +176,9 @@ class RangeEvaluator:
         for name, value in self._evaluation.values.items():
             if any(op.type.startswith(_INPUT_OPS) for op in ancestors(_operations(value))):
                 return f"the value of the metric {name!r} depends on tensors of a batch"
-        handles = {variable.handle.name for variable in self._state if hasattr(variable, "handle")}
+        own = {variable.handle.name if hasattr(variable, "handle") else variable.name for variable in self._state}
         for op in ancestors([self._evaluation.update_op]):
-            if op.type.startswith(_WRITE_OPS) and op.inputs[0].name not in handles:
+            if _writes_a_variable(op) and op.inputs[0].name not in own:
                 return f"an update writes {op.inputs[0].op.name!r}, which is no metric variable"
         return None
 
@@ -191,6 +191,14 @@ def _scaffold(evaluation: Evaluation) -> v1.train.Scaffold:
     internals.create_eval_step()
     both = tf.group(scaffold.local_init_op, v1.train.Scaffold.default_local_init_op())
     return v1.train.Scaffold(local_init_op=both, copy_from_scaffold=scaffold)
+
+
+def _writes_a_variable(op: tf.Operation) -> bool:
+    if not op.type.startswith(_WRITE_OPS):
+        return False
+    written = op.inputs[0].dtype
+    # A reference's dtype differs from its base; tf.scatter_nd, which makes a new tensor, takes neither.
+    return bool(written == tf.resource or written != written.base_dtype)
 
 
 def _operations(value: Any) -> Iterable[tf.Operation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 import time
@@ -109,14 +110,24 @@ def _publish(storage: Storage, saved_model: str, base: str) -> str:
     for _ in range(_TRIES):
         url = storage.join(base, str(int(time.time())))
         if local is not None:
-            with contextlib.suppress(FileExistsError, OSError):
-                os.rename(saved_model, url)
+            if _renamed(saved_model, url):
                 return url
         elif not storage.list_dir(url):
             _upload(storage, saved_model, url)
             return url
         time.sleep(1)
     raise RuntimeError(f"Failed to obtain a unique export directory name under {base} after {_TRIES} attempts.")
+
+
+def _renamed(folder: str, new: str) -> bool:
+    """Renames a local folder; False if another export has taken the name."""
+    try:
+        os.rename(folder, new)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            return False
+        raise
+    return True
 
 
 def _upload(storage: Storage, saved_model: str, url: str) -> None:

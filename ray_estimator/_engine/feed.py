@@ -180,11 +180,19 @@ def _signature(column: ColumnSpec) -> tf.TypeSpec:
 
 def _values(arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: tf.RaggedTensor.from_row_splits(value.values, value.row_splits, validate=False)
+        name: tf.RaggedTensor.from_row_splits(_own(value.values), _own(value.row_splits), validate=False)
         if isinstance(value, RaggedValues)
-        else value
+        else _own(value)
         for name, value in arrays.items()
     }
+
+
+def _own(array: Any) -> Any:
+    """An array that is TensorFlow's to write to, not a block's: kernels reuse the memory of a batch for their results.
+
+    Measured with slices of `rebatch`: the last rows of a read-only array are overwritten, those of a shared object too.
+    """
+    return array if array.flags.writeable else array.copy()
 
 
 def _select(values: Mapping[str, Any], rows: RowSpec, keep_labels: bool, map_fn: Callable[..., Any] | None) -> Any:

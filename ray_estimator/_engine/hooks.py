@@ -15,7 +15,7 @@ from ray_estimator._engine.control import Control, StopTogether
 from ray_estimator._engine.distribution import Distribution
 from ray_estimator._engine.feed import Feed, batch_dimension
 from ray_estimator._engine.model import Model, scaffold_of
-from ray_estimator._engine.saving import CheckpointWriter, SaveCheckpoints
+from ray_estimator._engine.saving import BuildSaver, CheckpointWriter, SaveCheckpoints, saver_of
 from ray_estimator._jobs import Pulse, TrainJob, UserCode, Worker
 
 _REPORT_SECS = 0.2
@@ -36,7 +36,7 @@ def checked(hook: Any) -> v1.train.SessionRunHook:
 def made_listeners(listeners: Iterable[Any]) -> list[v1.train.CheckpointSaverListener]:
     """Saving listeners, factories called."""
     kind = v1.train.CheckpointSaverListener
-    result = [listener if isinstance(listener, kind) else listener() for listener in listeners]
+    result = [listener if isinstance(listener, kind) else listener() for listener in dict.fromkeys(listeners)]
     for listener in result:
         if not isinstance(listener, kind):
             raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, given: {listener!r}")
@@ -63,17 +63,16 @@ def training_hooks(
     saving: list[v1.train.SessionRunHook] = []
     listeners = made_listeners(code.saving_listeners)
     own_savers = [hook for hook in (*users, *specs, *model.spec.training_chief_hooks) if _is_saver(hook)]
-    wants_saving = config.save_checkpoints_secs is not None or config.save_checkpoints_steps is not None
+    saver, writer = saver_of(scaffold, config), None
+    wants_saving = config.save_checkpoints_secs or config.save_checkpoints_steps
     if wants_saving and not own_savers:
         writer = CheckpointWriter(store, config, scaffold, is_chief=is_chief)
-        writer.prepare()
-        scaffold = writer.scaffold
         saving.append(
             SaveCheckpoints(
                 writer,
                 control,
-                every_secs=config.save_checkpoints_secs,
-                every_steps=config.save_checkpoints_steps,
+                every_secs=config.save_checkpoints_secs or None,
+                every_steps=config.save_checkpoints_steps or None,
                 listeners=listeners,
                 is_chief=is_chief,
                 together=together,
@@ -93,6 +92,7 @@ def training_hooks(
         v1.train.NanTensorHook(control.loss),
         *_loss_log(config.log_step_count_steps, control, is_chief),
         *specs,
+        BuildSaver(saver, writer),
         KeepPulse(worker.pulse, control, feed.features, distribution.num_replicas),
         *([StopTogether(control, job.last_step)] if together else []),
     ]

@@ -6,8 +6,10 @@ An upgrade that moves one of them shows in `tests/engine/test_internals.py`, one
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
@@ -29,6 +31,18 @@ def run_after(op: tf.Operation, earlier: Iterable[tf.Operation]) -> None:
 def same_frame(a: tf.Operation, b: tf.Operation) -> bool:
     """Whether a control edge between the two is legal: both in the same v1 loop or branch, or in none."""
     return a._get_control_flow_context() is b._get_control_flow_context()
+
+
+def keep_shape(assign: tf.Operation) -> None:
+    """Makes an assignment to a resource variable fail for a value of another shape; unhelped it changes the variable's.
+
+    Call before any session has run the graph.
+    """
+    handle, value = assign.inputs
+    if handle.op.type != "VarHandleOp":
+        return
+    with v1.colocate_with(value.op), tf.control_dependencies(None):
+        assign._update_input(1, tf.ensure_shape(value, handle.op.get_attr("shape")))
 
 
 def postpone_stop(run_context: v1.train.SessionRunContext) -> None:
@@ -88,6 +102,11 @@ def session_config(strategy: tf.distribute.Strategy, config: v1.ConfigProto) -> 
     return strategy.extended._update_config_proto(config)
 
 
+def read_global_step_plainly(global_step: tf.Variable) -> None:
+    """Makes hooks read the global step here and now, so that the read can be put before the step."""
+    v1.add_to_collection(training_util.GLOBAL_STEP_READ_KEY, global_step.read_value() + 0)
+
+
 def read_global_step_locally(strategy: tf.distribute.Strategy, global_step: tf.Variable) -> None:
     """Makes hooks read the global step of this worker.
 
@@ -95,6 +114,11 @@ def read_global_step_locally(strategy: tf.distribute.Strategy, global_step: tf.V
     abort the collectives.
     """
     v1.add_to_collection(training_util.GLOBAL_STEP_READ_KEY, strategy.extended.read_var(global_step))
+
+
+def global_step_reads() -> list[tf.Operation]:
+    """What hooks read the global step with, in the default graph."""
+    return [tensor.op for tensor in v1.get_collection(training_util.GLOBAL_STEP_READ_KEY)]
 
 
 def losses_are_summed() -> bool:
@@ -180,6 +204,44 @@ def _scaled(grad: Any, scale: float) -> Any:
     if isinstance(grad, tf.IndexedSlices):
         return tf.IndexedSlices(grad.values * tf.cast(scale, grad.dtype), grad.indices, grad.dense_shape)
     return grad * tf.cast(scale, grad.dtype)
+
+
+_thread = threading.local()
+
+
+@contextlib.contextmanager
+def naming_as_keras() -> Iterator[None]:
+    """Within it, in this thread, every scope of a Keras layer has the layer's name, however often it is entered.
+
+    TensorFlow would number them: the second call of a layer takes the name that a later layer's variables would have
+    had, and a mode that makes that call has other variable names than one that does not.
+    """
+    if keras_3() is None:
+        yield
+        return
+    _patch_keras_scopes()
+    _thread.naming_as_keras = True
+    try:
+        yield
+    finally:
+        _thread.naming_as_keras = False
+
+
+@functools.cache
+def _patch_keras_scopes() -> None:
+    """Once in a process; without effect in threads that do not ask for it."""
+    from keras.src.backend.tensorflow.core import name_scope
+
+    enter = name_scope.__enter__
+
+    def enter_again(self: Any) -> Any:
+        if getattr(_thread, "naming_as_keras", False):
+            outer = v1.get_default_graph().get_name_scope()
+            # With a slash at its end TensorFlow takes the scope's name as it is.
+            self._tf_name_scope = tf.name_scope(f"{outer}/{self.name}/" if outer else f"{self.name}/")
+        return enter(self)
+
+    name_scope.__enter__ = enter_again
 
 
 def created_by_keras(depth: int = 16) -> bool:

@@ -36,7 +36,7 @@ class KerasState:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Notes the variables that Keras creates within."""
+        """Notes the variables that Keras creates within, whose names are Keras's own."""
 
         def creator(next_creator: Any, **kwargs: Any) -> tf.Variable:
             variable = next_creator(**kwargs)
@@ -44,7 +44,7 @@ class KerasState:
                 self.variables.append(variable)
             return variable
 
-        with tf.variable_creator_scope(creator):
+        with internals.naming_as_keras(), tf.variable_creator_scope(creator):
             yield
 
     def order(self) -> list[tf.Operation]:

@@ -100,7 +100,7 @@ def _require_spec(spec: Any) -> None:
 
 def _train_op(returned: Any, keras_writes: list[tf.Operation]) -> tf.Operation:
     run = [] if internals.is_keras_variable(returned) else [_operation(returned)]
-    writes_step = any(_writes_global_step(op) for op in v1.get_default_graph().get_operations())
+    writes_step = any(writes_global_step(op) for op in v1.get_default_graph().get_operations())
     train_op = tf.group(*run, *keras_writes)
     if writes_step:
         return train_op
@@ -115,7 +115,8 @@ def _operation(returned: Any) -> tf.Operation:
     return returned.op if hasattr(returned, "op") else tf.convert_to_tensor(returned).op
 
 
-def _writes_global_step(op: tf.Operation) -> bool:
+def writes_global_step(op: tf.Operation) -> bool:
+    """Whether `op`, of the default graph, changes the global step; its initializer does not count."""
     if op.type not in {"AssignVariableOp", "AssignAddVariableOp", "Assign", "AssignAdd", "ScatterAdd", "CountUpTo"}:
         return False
     step = v1.train.get_global_step()
@@ -139,8 +140,9 @@ def _metrics(eval_metric_ops: Mapping[str, Any], keras_writes: list[tf.Operation
 
 def _keras_metric(metric: Any, keras_writes: list[tf.Operation]) -> tuple[Any, tf.Operation]:
     """A Keras metric as (value, update_op); its variables become metric state: initialised, never restored."""
-    variables = [getattr(variable, "value", variable) for variable in metric.variables]
-    variables = [variable() if callable(variable) else variable for variable in variables]
+    variables = [
+        variable.value if internals.is_keras_variable(variable) else variable for variable in metric.variables
+    ]
     updates = writes_of(variables, keras_writes) or list(getattr(metric, "updates", ()))
     if not updates:
         raise ValueError(

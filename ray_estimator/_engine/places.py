@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator
 
@@ -11,6 +12,8 @@ import tensorflow.compat.v1 as v1
 from ray_estimator._checkpoints import Checkpoint, CheckpointStore
 from ray_estimator._jobs import ModelJob
 from ray_estimator._storage import Storage
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -55,7 +58,10 @@ def warm_started(job: ModelJob, store: CheckpointStore) -> Iterator[None]:
     if settings is None:
         yield
         return
-    with fetched(store, store.find(settings.ckpt_to_initialize_from)) as prefix:
+    logger.info("Warm-starting with WarmStartSettings: %s", settings)
+    path = settings.ckpt_to_initialize_from
+    newest = CheckpointStore(path, Storage(job.config.storage_options)).latest()
+    with fetched(store, newest or store.find(path)) as prefix:
         v1.train.warm_start(
             prefix,
             settings.vars_to_warm_start,

@@ -12,10 +12,13 @@ import numpy as np
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints import CheckpointStore, Retention
-from ray_estimator._engine.collectives import chain
+from ray_estimator._engine import internals
+from ray_estimator._engine.collectives import ancestors, chain
 from ray_estimator._engine.control import Control
 from ray_estimator._jobs import Pulse
 from ray_estimator.config import RunConfig
+
+_NEVER_HOURS = 1e6
 
 logger = logging.getLogger(__name__)
 
@@ -33,24 +36,19 @@ class CheckpointWriter:
         self._is_chief = is_chief
         self._takes_all_ranks = False
 
-    def prepare(self) -> None:
-        """Orders the collectives of a save. Call once, when the graph is built and before it is finalized."""
-        if self._scaffold.saver is None:
-            # The store decides what to keep; the saver must not delete behind its back.
-            saver = v1.train.Saver(sharded=True, allow_empty=True, max_to_keep=0, save_relative_paths=True)
-            self._scaffold = v1.train.Scaffold(copy_from_scaffold=self._scaffold, saver=saver)
-        saver_def = getattr(self._scaffold.saver, "saver_def", None)
+    def prepare(self, saver_def: Any) -> None:
+        """Orders the collectives of a save. Call once, when the saver is built and before the graph is finalized.
+
+        Args:
+            saver_def: The saver's SaverDef, which says what to run, and what to keep; None if it has none.
+        """
         if saver_def is None:
             # A saver of the user's own kind: nobody can say what it runs.
             self._takes_all_ranks = True
             return
+        self._retention = Retention(saver_def.max_to_keep, saver_def.keep_checkpoint_every_n_hours)
         save_op = v1.get_default_graph().as_graph_element(saver_def.save_tensor_name).op
         self._takes_all_ranks = bool(chain([save_op]))
-
-    @property
-    def scaffold(self) -> v1.train.Scaffold:
-        """The Scaffold with the saver that is used; the session must be made with it."""
-        return self._scaffold
 
     def write_graph(self) -> None:
         """Publishes graph.pbtxt. Chief only."""
@@ -71,6 +69,48 @@ class CheckpointWriter:
     def _run_saver(self, session: v1.Session, folder: str, step: int) -> str:
         prefix = os.path.join(folder, "model.ckpt")
         return str(self._scaffold.saver.save(session, prefix, global_step=step, write_meta_graph=self._keeps_graph))
+
+
+def saver_of(scaffold: v1.train.Scaffold, config: RunConfig) -> Any:
+    """The saver of a training run: the Scaffold's, else the one in the graph's collection, else a new one put there.
+
+    A new one is not built yet, because hooks may add variables when they begin.
+    """
+    if scaffold.saver is not None:
+        return scaffold.saver
+    collected = v1.get_collection(v1.GraphKeys.SAVERS)
+    if collected:
+        return collected[0]
+    saver = v1.train.Saver(
+        sharded=True,
+        allow_empty=True,
+        defer_build=True,
+        save_relative_paths=True,
+        max_to_keep=config.keep_checkpoint_max,
+        keep_checkpoint_every_n_hours=config.keep_checkpoint_every_n_hours or _NEVER_HOURS,
+    )
+    v1.add_to_collection(v1.GraphKeys.SAVERS, saver)
+    return saver
+
+
+class BuildSaver(v1.train.SessionRunHook):
+    """Builds the saver when every hook before it has begun. Runs on every rank."""
+
+    def __init__(self, saver: Any, writer: CheckpointWriter | None) -> None:
+        self._saver = saver
+        self._writer = writer
+
+    def begin(self) -> None:
+        if isinstance(self._saver, v1.train.Saver):
+            self._saver.build()
+        saver_def = getattr(self._saver, "saver_def", None)
+        if saver_def is not None:
+            restore_op = v1.get_default_graph().as_graph_element(saver_def.restore_op_name)
+            for op in ancestors([restore_op]):
+                if op.type == "AssignVariableOp":
+                    internals.keep_shape(op)
+        if self._writer is not None:
+            self._writer.prepare(saver_def)
 
 
 class SaveCheckpoints(v1.train.SessionRunHook):

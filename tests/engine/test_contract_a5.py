@@ -439,6 +439,16 @@ def test_a5_7_ranges_give_the_numbers_of_a_single_pass(
     assert_same_results(fanned_out(job, num_ranges), evaluate.run(job, all_rows))
 
 
+def test_a5_7_the_rows_stay_what_they_are(tmp_path: Path) -> None:
+    before = TABLE.take(pa.array(range(TABLE.num_rows)))
+    job = job_of(v1_metrics_model_fn, tmp_path)
+
+    fanned_out(job, 7)
+    evaluate.run(job, all_rows)
+
+    assert TABLE.equals(before)
+
+
 def test_a5_7_the_single_pass_itself_is_right(tmp_path: Path) -> None:
     result = evaluate.run(job_of(v1_metrics_model_fn, tmp_path), all_rows)
 

@@ -1,0 +1,113 @@
+"""From a call to its return: `Estimator.train` for one step on two workers, and `TensorflowTrainer.fit`.
+
+Ray runs already, and each has run once before. Both build the same v1 graph under MultiWorkerMirroredStrategy, open a
+MonitoredSession, save before and after the one step, and end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import ray
+import ray.train
+from _side_by_side import Comparison, alternated, arguments, report, seconds_of
+from ray.train import ScalingConfig
+
+from ray_estimator import Estimator, EstimatorSpec, RunConfig
+
+NUM_FEATURES = 20
+
+
+def input_fn():  # type: ignore[no-untyped-def]
+    import tensorflow as tf
+
+    rows = tf.random.stateless_normal([512, NUM_FEATURES], seed=[1, 2])
+    return tf.data.Dataset.from_tensor_slices((rows, rows[:, :1])).repeat().batch(32)
+
+
+def loss_and_train_op(features, labels):  # type: ignore[no-untyped-def]
+    import tensorflow as tf
+    import tensorflow.compat.v1 as v1
+
+    kernel = v1.get_variable("kernel", [NUM_FEATURES, 1], initializer=v1.glorot_uniform_initializer(seed=1))
+    bias = v1.get_variable("bias", [1], initializer=v1.zeros_initializer())
+    loss = tf.reduce_mean(tf.square(tf.matmul(features, kernel) + bias - labels))
+    return loss, v1.train.AdamOptimizer(0.05).minimize(loss, global_step=v1.train.get_global_step())
+
+
+def model_fn(features, labels, mode):  # type: ignore[no-untyped-def]
+    loss, train_op = loss_and_train_op(features, labels)
+    return EstimatorSpec(mode, loss=loss, train_op=train_op)
+
+
+def ours() -> None:
+    with tempfile.TemporaryDirectory() as model_dir:
+        config = RunConfig(scaling_config=ScalingConfig(num_workers=2))
+        Estimator(model_fn, model_dir, config).train(input_fn, steps=1)
+
+
+def train_loop(config):  # type: ignore[no-untyped-def]
+    """What a user of TensorflowTrainer writes to train a v1 graph under the strategy."""
+    import json
+
+    import tensorflow as tf
+    import tensorflow.compat.v1 as v1
+    from tensorflow.python.training import training_util
+
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    cluster = json.loads(os.environ["TF_CONFIG"])
+    rank = cluster["task"]["index"]
+    with tf.Graph().as_default(), strategy.scope(), strategy._scale_loss_for_estimator_enabled():
+        global_step = v1.train.create_global_step()
+        v1.add_to_collection(training_util.GLOBAL_STEP_READ_KEY, strategy.extended.read_var(global_step))
+        iterator = v1.data.make_initializable_iterator(input_fn())
+        loss, train_op = strategy.extended.call_for_each_replica(loss_and_train_op, args=iterator.get_next())
+        loss = strategy.reduce(tf.distribute.ReduceOp.MEAN, loss, axis=None)
+        step = strategy.group(train_op)
+        local_init_op = tf.group(v1.local_variables_initializer(), v1.tables_initializer(), iterator.initializer)
+        with v1.train.MonitoredTrainingSession(
+            master=f"grpc://{cluster['cluster']['worker'][rank]}",
+            is_chief=True,
+            checkpoint_dir=config["model_dir"] if rank == 0 else None,
+            scaffold=v1.train.Scaffold(local_init_op=local_init_op),
+            config=strategy.extended._update_config_proto(v1.ConfigProto(allow_soft_placement=True)),
+            hooks=[v1.train.StopAtStepHook(num_steps=1)],
+            save_checkpoint_steps=100,
+            log_step_count_steps=None,
+        ) as session:
+            while not session.should_stop():
+                session.run([loss, step])
+
+
+def tensorflow_trainer() -> None:
+    from ray.train.tensorflow import TensorflowTrainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        TensorflowTrainer(
+            train_loop,
+            train_loop_config={"model_dir": f"{folder}/model"},
+            scaling_config=ScalingConfig(num_workers=2),
+            run_config=ray.train.RunConfig(storage_path=folder),
+        ).fit()
+
+
+def main() -> int:
+    options = arguments(__doc__, rounds=3)
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    ours()
+    tensorflow_trainer()
+    seconds = alternated(options.rounds, lambda: seconds_of(ours), lambda: seconds_of(tensorflow_trainer))
+    ray.shutdown()
+    what = "`train` for one step on 2 workers over a warm Ray, against `TensorflowTrainer.fit`"
+    return report([Comparison(what, *seconds, "s", 0.9)], check=options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

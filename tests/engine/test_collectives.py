@@ -1,0 +1,157 @@
+"""One order for the collectives of a step, and the comparison of graphs between ranks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import tensorflow as tf
+
+from ray_estimator._engine.collectives import ancestors, chain, chain_after, collectives_of, fingerprint, require_equal
+from ray_estimator.errors import RanksDisagreeError
+
+v1 = tf.compat.v1
+
+
+@pytest.fixture(autouse=True)
+def graph() -> Iterator[tf.Graph]:
+    """Each test builds in a graph of its own; nothing is run."""
+    with tf.Graph().as_default() as graph:
+        yield graph
+
+
+def reduce(value: tf.Tensor, key: int) -> tf.Tensor:
+    return tf.raw_ops.CollectiveReduceV2(
+        input=value,
+        group_size=2,
+        group_key=1,
+        instance_key=key,
+        ordering_token=[],
+        merge_op="Add",
+        final_op="Id",
+    )
+
+
+def gather(value: tf.Tensor, key: int) -> tf.Tensor:
+    return tf.raw_ops.CollectiveGatherV2(input=value, group_size=2, group_key=1, instance_key=key, ordering_token=[])
+
+
+def follow_one_another(ordered: list[tf.Operation]) -> bool:
+    return all(early in ancestors([late]) for early, late in itertools.pairwise(ordered))
+
+
+def test_ancestors_are_what_a_run_executes() -> None:
+    first = tf.constant(1.0, name="first")
+    unused = tf.constant(2.0, name="unused")
+    with tf.control_dependencies([tf.no_op(name="by_control")]):
+        last = tf.add(first, first, name="last")
+    names = {op.name for op in ancestors([last.op])}
+    assert names == {"first", "by_control", "last"}
+    assert unused.op in ancestors([unused.op])
+    assert ancestors([]) == set()
+
+
+def test_the_collectives_of_a_run_come_in_creation_order() -> None:
+    rows = tf.ones([2, 3])
+    second, first = gather(rows, 2), reduce(rows, 1)
+    reduce(rows, 3)  # not in the run
+    assert collectives_of([first.op, second.op]) == [second.op, first.op]
+
+
+def test_setting_up_a_communicator_is_no_collective_of_a_step() -> None:
+    communicator = tf.raw_ops.CollectiveInitializeCommunicator(group_key=1, rank=0, group_size=2)
+    reduced = tf.raw_ops.CollectiveReduceV3(
+        input=tf.ones([2]), communicator=communicator, group_assignment=[[0, 1]], reduction="Add"
+    )
+    assert collectives_of([reduced.op]) == [reduced.op]
+
+
+def test_chain_makes_one_total_order() -> None:
+    rows = tf.ones([2, 3])
+    free = [reduce(rows, 1), gather(rows, 2), reduce(rows * 2, 3), gather(rows, 4)]
+    assert not follow_one_another([tensor.op for tensor in free])
+    ordered = chain([tf.group(*free)])
+    assert ordered == [tensor.op for tensor in free]
+    assert follow_one_another(ordered)
+
+
+def test_chain_keeps_an_order_that_is_there_already() -> None:
+    first = reduce(tf.ones([2]), 1)
+    second = reduce(first, 2)
+    with tf.control_dependencies([second]):
+        third = gather(tf.ones([2]), 3)
+    assert chain([third.op]) == [first.op, second.op, third.op]
+    assert follow_one_another([first.op, second.op, third.op])
+
+
+def test_chain_leaves_out_what_the_run_does_not_execute() -> None:
+    inside, outside = reduce(tf.ones([2]), 1), reduce(tf.ones([2]), 2)
+    assert chain([inside.op]) == [inside.op]
+    assert list(outside.op.control_inputs) == []
+    assert outside.op not in ancestors([inside.op])
+
+
+def test_chain_after_orders_the_added_collectives_behind_the_step() -> None:
+    early_summary = gather(tf.ones([1]), 1)  # created before the step's own
+    step = chain([tf.group(reduce(tf.ones([2]), 2), reduce(tf.ones([2]), 3))])
+    late_summary = reduce(tf.ones([1]), 4)
+    added = chain_after(step, [early_summary.op, late_summary.op])
+    assert added == [early_summary.op, late_summary.op]
+    assert follow_one_another([*step, *added])
+
+
+def test_chain_after_never_pulls_the_added_collectives_into_a_run_of_the_step() -> None:
+    step_op = tf.group(reduce(tf.ones([2]), 1), reduce(tf.ones([2]), 2))
+    step = chain([step_op])
+    before = ancestors([step_op])
+    added = chain_after(step, [gather(tf.ones([1]), 3).op, gather(step[0].outputs[0], 4).op])
+    assert len(added) == 2
+    assert ancestors([step_op]) == before
+    assert not before & set(added)
+
+
+def test_chain_after_adds_nothing_twice() -> None:
+    reduced = reduce(tf.ones([2]), 1)
+    step = chain([reduced.op])
+    assert chain_after(step, [(reduced * 2).op]) == []
+    assert list(reduced.op.control_inputs) == []
+
+
+def test_chain_after_a_step_without_collectives_orders_the_added_ones() -> None:
+    first, second = gather(tf.ones([1]), 1), gather(tf.ones([1]), 2)
+    assert chain_after([], [second.op, first.op]) == [first.op, second.op]
+    assert follow_one_another([first.op, second.op])
+
+
+def test_a_fingerprint_names_variables_and_collectives_in_order() -> None:
+    v1.get_variable("weight", [2, 3])
+    v1.get_variable("count", [], dtype=tf.int64)
+    reduced = tf.raw_ops.CollectiveReduceV2(
+        input=tf.ones([2, 3]), group_size=2, group_key=1, instance_key=1, ordering_token=[], merge_op="Add",
+        final_op="Id", name="gradients",
+    )  # fmt: skip
+    assert fingerprint([reduced.op]) == [
+        "variable weight:0 float32 (2, 3)",
+        "variable count:0 int64 ()",
+        "collective CollectiveReduceV2 gradients float32 (2, 3)",
+    ]
+
+
+def test_equal_fingerprints_pass() -> None:
+    lines = ["variable a float32 ()", "collective b"]
+    require_equal([lines, list(lines), list(lines)])
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        (["a", "x", "c"], "rank 0 has 'b' where rank 2 has 'x'"),
+        (["a"], "rank 0 has 'b' where rank 2 has 'nothing more'"),
+        (["a", "b", "c", "d"], "rank 0 has 'nothing more' where rank 2 has 'd'"),
+    ],
+)
+def test_the_first_difference_is_named(theirs: list[str], message: str) -> None:
+    ours = ["a", "b", "c"]
+    with pytest.raises(RanksDisagreeError, match=message):
+        require_equal([ours, list(ours), theirs])

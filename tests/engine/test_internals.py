@@ -1,0 +1,359 @@
+"""The public meaning of each private name of TensorFlow and Keras that the engine leans on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ray_estimator._engine import internals
+from ray_estimator._shipping import keras_settings_of_this_thread
+from ray_estimator.export import PredictOutput, ServingInputReceiver
+
+v1 = tf.compat.v1
+
+
+@pytest.fixture(autouse=True)
+def graph() -> Iterator[tf.Graph]:
+    """Each test builds in a graph of its own."""
+    with tf.Graph().as_default() as graph:
+        yield graph
+
+
+@pytest.fixture
+def two_replicas() -> tf.distribute.Strategy:
+    """Two replicas on two CPUs of this process; `session()` has both."""
+    return tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+
+
+def session() -> v1.Session:
+    opened = v1.Session(config=v1.ConfigProto(device_count={"CPU": 2}))
+    opened.run([v1.global_variables_initializer(), v1.local_variables_initializer()])
+    return opened
+
+
+def in_a_process(what: str) -> None:
+    script = Path(__file__).parent / "internals_script.py"
+    environment = {**os.environ, "TF_CONFIG": ""}
+    ended = subprocess.run([sys.executable, script, what], env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+
+
+# TensorFlow: graphs and sessions
+
+
+def test_run_after_orders_existing_operations() -> None:
+    counter = v1.get_variable("counter", [], initializer=v1.zeros_initializer())
+    read = counter.read_value()
+    write = counter.assign_add(1.0, read_value=False)
+    internals.run_after(read.op, [write, read.op])
+    assert list(read.op.control_inputs) == [write]
+    with session() as opened:
+        assert [opened.run(read) for _ in range(3)] == [1.0, 2.0, 3.0]
+
+
+def test_same_frame_tells_branches_of_v1_control_flow_apart() -> None:
+    enabled = v1.control_flow_v2_enabled()
+    inside: list[tf.Operation] = []
+
+    def branch() -> tf.Tensor:
+        inside.extend(tf.add(1.0, number).op for number in (1.0, 2.0))
+        return inside[0].outputs[0]
+
+    outside = tf.constant(0.0).op
+    try:
+        v1.disable_control_flow_v2()
+        v1.cond(v1.placeholder_with_default(True, []), branch, lambda: tf.constant(0.0))
+    finally:
+        if enabled:
+            v1.enable_control_flow_v2()
+    assert internals.same_frame(inside[0], inside[1])
+    assert not internals.same_frame(inside[0], outside)
+    assert internals.same_frame(outside, tf.constant(1.0).op)
+
+
+def test_postpone_stop_takes_a_request_back() -> None:
+    class StopAtOnce(v1.train.SessionRunHook):
+        def after_run(self, run_context: Any, run_values: Any) -> None:
+            run_context.request_stop()
+
+    class NotYet(v1.train.SessionRunHook):
+        steps = 0
+
+        def after_run(self, run_context: Any, run_values: Any) -> None:
+            self.steps += 1
+            if self.steps < 3:
+                internals.postpone_stop(run_context)
+
+    v1.train.create_global_step()
+    not_yet = NotYet()
+    with v1.train.SingularMonitoredSession(hooks=[StopAtOnce(), not_yet]) as monitored:
+        while not monitored.should_stop():
+            monitored.run(tf.no_op() if not monitored.graph.finalized else [])
+    assert not_yet.steps == 3
+
+
+def test_stop_after_ends_an_evaluation_after_so_many_batches() -> None:
+    batches = v1.get_variable(
+        "batches", [], initializer=v1.zeros_initializer(), collections=[v1.GraphKeys.LOCAL_VARIABLES]
+    )
+    v1.train.create_global_step()
+    assert evaluated(batches.assign_add(1.0), batches.read_value(), [internals.stop_after(4)]) == 4.0
+
+
+def test_evaluate_once_runs_until_the_input_ends_and_then_reads_the_values_once() -> None:
+    v1.train.create_global_step()
+    iterator = v1.data.make_one_shot_iterator(tf.data.Dataset.range(5))
+    total = v1.get_variable(
+        "total", [], tf.int64, initializer=v1.zeros_initializer(), collections=[v1.GraphKeys.LOCAL_VARIABLES]
+    )
+    assert evaluated(total.assign_add(iterator.get_next()), {"total": total.read_value()}, []) == {"total": 10}
+
+
+def test_evaluate_once_restores_the_checkpoint(tmp_path: Path) -> None:
+    step = v1.train.create_global_step()
+    with session() as opened:
+        opened.run(step.assign(7))
+        prefix = v1.train.Saver().save(opened, str(tmp_path / "model.ckpt"))
+    assert evaluated(tf.no_op(), step.read_value(), [internals.stop_after(1)], checkpoint_path=prefix) == 7
+
+
+def evaluated(update: Any, values: Any, hooks: list[Any], checkpoint_path: str | None = None) -> Any:
+    return internals.evaluate_once(
+        checkpoint_path=checkpoint_path,
+        scaffold=v1.train.Scaffold(),
+        eval_ops=update,
+        final_ops=values,
+        hooks=hooks,
+        config=v1.ConfigProto(),
+    )
+
+
+def test_signature_defs_name_inputs_and_outputs() -> None:
+    x = v1.placeholder(tf.float32, [None, 2], name="x")
+    receiver = ServingInputReceiver({"x": x}, {"input": x})
+    signatures = internals.signature_defs(receiver, {"serving_default": PredictOutput({"double": x * 2})})
+    signature = signatures["serving_default"]
+    assert signature.inputs["input"].name == "x:0"
+    assert list(signature.outputs) == ["double"]
+
+
+# TensorFlow: distribution
+
+
+def test_averaging_v1_gradients_makes_v1_optimizers_average(two_replicas: tf.distribute.Strategy) -> None:
+    with two_replicas.scope():
+        weight = v1.get_variable("weight", [], initializer=v1.zeros_initializer())
+
+    def minimized() -> float:
+        def replica() -> tf.Operation:
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return v1.train.GradientDescentOptimizer(1.0).minimize(weight * (tf.cast(number, tf.float32) + 1.0))
+
+        train_op = two_replicas.group(two_replicas.extended.call_for_each_replica(replica))
+        with session() as opened:
+            opened.run(train_op)
+            return float(opened.run(two_replicas.extended.read_var(weight)))
+
+    with two_replicas.scope():
+        assert minimized() == -3.0  # a sum, unhelped
+        with internals.averaging_v1_gradients(two_replicas):
+            assert minimized() == -1.5
+
+
+def test_losses_are_summed_says_how_the_model_reduced_its_last_loss(two_replicas: tf.distribute.Strategy) -> None:
+    answers = []
+    ones = tf.ones([2])
+    with two_replicas.scope(), internals.averaging_v1_gradients(two_replicas):
+        for reduction in (v1.losses.Reduction.SUM, v1.losses.Reduction.SUM_OVER_BATCH_SIZE):
+            v1.losses.mean_squared_error(ones, ones, reduction=reduction)
+            answers.append(internals.losses_are_summed())
+    assert answers == [True, False]
+
+
+def test_session_config_and_the_local_read_of_the_global_step_of_a_worker() -> None:
+    """`session_config` and `read_global_step_locally`, on the strategy that they are for."""
+    in_a_process("group")
+
+
+def test_read_global_step_locally_gives_hooks_a_plain_read(two_replicas: tf.distribute.Strategy) -> None:
+    with two_replicas.scope():
+        step = v1.train.create_global_step()
+        internals.read_global_step_locally(two_replicas, step)
+    (read,) = v1.get_collection(v1.GraphKeys.GLOBAL_STEP + "_read_op_cache")
+    with session() as opened:
+        opened.run([copy.assign(5) for copy in step.values])
+        assert opened.run(read) == 5
+
+
+def test_replay_v2_switches_turns_off_what_the_driver_turned_off() -> None:
+    in_a_process("switches")
+
+
+# Keras 3
+
+
+def test_keras_3_is_the_package_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert internals.keras_3() is keras
+    monkeypatch.delitem(sys.modules, "keras")
+    assert internals.keras_3() is None
+
+
+def in_another_thread(ask: Callable[[], Any]) -> Any:
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(ask()))
+    thread.start()
+    thread.join()
+    return answers[0]
+
+
+def test_apply_keras_settings_carries_a_threads_settings_to_another() -> None:
+    def drivers() -> Any:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        return keras_settings_of_this_thread()
+
+    def replicas() -> str:
+        internals.apply_keras_settings(settings)
+        return str(keras.layers.Dense(1).dtype_policy.name)
+
+    settings = in_another_thread(drivers)
+    assert in_another_thread(replicas) == "mixed_bfloat16"
+    assert in_another_thread(lambda: keras.config.dtype_policy().name) == "float32"
+
+
+def test_seeding_keras_fixes_weights_and_seeds_and_leaves_pythons_random_alone() -> None:
+    import random
+
+    def drawn(seed: int | None) -> list[Any]:
+        with internals.seeding_keras(seed):
+            kernel = keras.initializers.GlorotUniform()([3, 3])
+            state = keras.random.SeedGenerator().state
+        with session() as opened:
+            return [opened.run(kernel).tolist(), opened.run(state.value).tolist()]
+
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    first, again, other = drawn(4), drawn(4), drawn(5)
+    assert random.random() == expected
+    assert first == again
+    assert all(mine != others for mine, others in zip(first, other, strict=True))
+    assert drawn(None) != drawn(None)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("summed", [False, True], ids=["mean", "sum"])
+def test_averaging_keras_gradients_makes_keras_optimizers_average(
+    two_replicas: tf.distribute.Strategy, sparse: bool, summed: bool
+) -> None:
+    with two_replicas.scope():
+        weight = keras.Variable(np.zeros([2, 1], np.float32))
+        optimizer = keras.optimizers.SGD(1.0)
+        optimizer.build([weight])
+
+    def replica() -> None:
+        number = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.float32) + 1.0
+        row = number * tf.ones([1, 1])
+        gradient = tf.IndexedSlices(row, tf.constant([0]), tf.constant([2, 1])) if sparse else tf.repeat(row, 2, 0)
+        reduction = v1.losses.Reduction.SUM if summed else v1.losses.Reduction.MEAN
+        v1.losses.mean_squared_error(row, row, reduction=reduction)
+        optimizer.apply_gradients([(gradient, weight)])
+
+    graph = v1.get_default_graph()
+    before = len(graph.get_operations())
+    with (
+        two_replicas.scope(),
+        internals.averaging_v1_gradients(two_replicas),
+        internals.averaging_keras_gradients(2),
+    ):
+        two_replicas.extended.call_for_each_replica(replica)
+    writes = [op for op in graph.get_operations()[before:] if op.type.startswith(("Assign", "ResourceScatter"))]
+    with session() as opened:
+        opened.run(writes)
+        after = opened.run(two_replicas.extended.read_var(weight.value))
+    step = -3.0 if summed else -1.5
+    assert after.tolist() == [[step], [0.0 if sparse else step]]
+
+
+def test_averaging_keras_gradients_ends_with_its_block() -> None:
+    from keras.src.backend.tensorflow.optimizer import TFOptimizer
+
+    summing = TFOptimizer._all_reduce_sum_gradients
+    with pytest.raises(KeyError), internals.averaging_keras_gradients(2):
+        assert TFOptimizer._all_reduce_sum_gradients is not summing
+        raise KeyError
+    assert TFOptimizer._all_reduce_sum_gradients is summing
+    with internals.averaging_keras_gradients(1):
+        assert TFOptimizer._all_reduce_sum_gradients is summing
+
+
+def test_naming_as_keras_gives_variables_the_path_that_keras_gives_them() -> None:
+    def built() -> list[tuple[str, str]]:
+        shared, other = keras.layers.Dense(1, name="one"), keras.layers.Dense(1, name="one_1")
+        for _ in range(3):
+            shared(tf.ones([1, 1]))
+        with tf.name_scope("tower"):
+            other(tf.ones([1, 1]))
+        return [(variable.value.name, variable.path) for layer in (shared, other) for variable in layer.variables]
+
+    with internals.naming_as_keras():
+        names = built()
+        elsewhere = in_another_thread(_built_in_another_graph)
+    assert names == [
+        ("one/kernel:0", "one/kernel"),
+        ("one/bias:0", "one/bias"),
+        ("tower/one_1/kernel:0", "one_1/kernel"),
+        ("tower/one_1/bias:0", "one_1/bias"),
+    ]
+    assert elsewhere == _built_in_another_graph() == "one_1_1/kernel:0"
+
+
+def _built_in_another_graph() -> str:
+    with tf.Graph().as_default():
+        shared, other = keras.layers.Dense(1, name="one"), keras.layers.Dense(1, name="one_1")
+        other(shared(tf.ones([1, 1])))
+        return str(other.kernel.value.name)
+
+
+def test_created_by_keras_tells_keras_variables_from_others() -> None:
+    seen = {}
+
+    def creator(next_creator: Any, **kwargs: Any) -> Any:
+        variable = next_creator(**kwargs)
+        seen[variable.op.name] = internals.created_by_keras()
+        return variable
+
+    class Layer(keras.layers.Layer):  # type: ignore[misc]
+        def build(self, shape: Any) -> None:
+            self.inner = self.add_weight(name="inner")
+
+        def call(self, inputs: Any) -> Any:
+            return inputs * self.inner
+
+    with tf.variable_creator_scope(creator):
+        Layer(name="layer")(tf.ones([1, 1]))
+        keras.layers.LSTM(2, dropout=0.5, name="lstm")(tf.ones([1, 2, 3]), training=True)
+        keras.Sequential([keras.layers.Dense(1, name="dense")], name="nested")(tf.ones([1, 1]))
+        keras.Variable(1.0, name="alone")
+        v1.get_variable("mine", [])
+        tf.Variable(1.0, name="also_mine")
+    mine = {name for name, by_keras in seen.items() if not by_keras}
+    assert mine == {"mine", "also_mine"}
+    assert len(seen) == 2 + 1 + 4 + 2 + 1
+
+
+def test_is_keras_variable() -> None:
+    variable = keras.Variable(1.0)
+    assert internals.is_keras_variable(variable)
+    assert internals.is_keras_variable(keras.optimizers.SGD().iterations)
+    assert not internals.is_keras_variable(variable.value)
+    assert not internals.is_keras_variable(tf.no_op())

@@ -1,0 +1,79 @@
+"""Both worlds of model_fn, and the legacy one, on one and two workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import worlds
+from probes import NoteLosses, note, notes
+
+v1 = tf.compat.v1
+pytestmark = pytest.mark.ray
+
+STEPS = 60
+
+WORLDS = {
+    "v1": (worlds.v1_model_fn, {}),
+    "keras": (worlds.keras_model_fn, {}),
+    "keras_bfloat16": (worlds.keras_model_fn, {"dtype_policy": "mixed_bfloat16"}),
+    "legacy": (worlds.legacy_model_fn, None),
+}
+CASES = [(name, workers) for name in ("v1", "keras", "legacy") for workers in (1, 2)] + [("keras_bfloat16", 2)]
+
+
+class NoteMasks(v1.train.SessionRunHook):
+    """Notes where dropout let values through, in the first steps."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._left = 3
+
+    def before_run(self, run_context: Any) -> Any:
+        kept = [op for op in v1.get_default_graph().get_operations() if op.name.split("/")[-1] == "kept"]
+        return v1.train.SessionRunArgs(kept[0].outputs[0]) if kept and self._left else None
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        if run_values.results is not None:
+            note(self._folder, "masks", np.packbits(run_values.results).tolist())
+            self._left -= 1
+
+
+@pytest.mark.parametrize(("world", "num_workers"), CASES)
+def test_a_world_trains_evaluates_and_predicts(
+    on_ray: Callable[..., Any], tmp_path: Path, world: str, num_workers: int
+) -> None:
+    model_fn, params = WORLDS[world]
+    make = partial(on_ray, model_fn, num_workers, params=params, legacy_keras=world == "legacy")
+    estimator = make()
+    hooks = [partial(NoteLosses, str(tmp_path)), partial(NoteMasks, str(tmp_path))]
+    estimator.train(worlds.endless_input_fn, steps=STEPS, hooks=hooks)
+
+    losses = [loss for _, loss in notes(tmp_path, "loss")[0]]
+    assert len(losses) == STEPS
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
+    masks = notes(tmp_path, "masks")
+    assert (world == "v1") == (not masks)
+    for of_rank in masks.values():
+        assert len({str(mask) for mask in of_rank}) == 3
+
+    result = estimator.evaluate(worlds.one_pass_input_fn)
+    assert result["global_step"] == STEPS
+    assert result["accuracy"] > 0.75
+    if world != "legacy":
+        saved = {name: estimator.get_variable_value(name) for name in estimator.get_variable_names() if "bias" in name}
+        assert any(np.allclose(np.mean(value), np.mean(result["bias"]), atol=1e-6) for value in saved.values())
+    moving = [name for name in estimator.get_variable_names() if name.endswith("moving_mean")]
+    assert (world == "v1") == (not moving)
+    assert all(np.abs(estimator.get_variable_value(name)).max() > 1e-3 for name in moving)
+
+    before = [row["probability"] for row in estimator.predict(worlds.one_pass_input_fn)]
+    after = [row["probability"] for row in make().predict(worlds.one_pass_input_fn)]
+    assert len(before) == worlds.NUM_ROWS
+    np.testing.assert_array_equal(before, after)

@@ -1,0 +1,95 @@
+"""Metric states of row ranges add up, and what does not add up is noticed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_estimator._jobs import MetricState
+from ray_estimator._merge import difference_from_sum, merged
+
+
+def state(value: Any, initial: Any, num_batches: int = 1) -> MetricState:
+    return MetricState({"v": np.asarray(value)}, {"v": np.asarray(initial)}, None, num_batches)
+
+
+def test_increments_add_up_and_initial_values_count_once() -> None:
+    result = merged([state([11.0, 10.0], [10.0, 10.0], 3), state([12.0, 15.0], [10.0, 10.0], 4)])
+
+    assert result.values["v"].tolist() == [13.0, 15.0]
+    assert result.initial["v"].tolist() == [10.0, 10.0]
+    assert result.num_batches == 7
+    assert result.unmergeable is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8"])
+def test_the_dtype_of_a_variable_stays(dtype: str) -> None:
+    result = merged([state(np.array([5], dtype), np.array([1], dtype)), state(np.array([7], dtype), np.array([1], dtype))])
+
+    assert result.values["v"].dtype == dtype
+    assert result.values["v"].tolist() == [11]
+
+
+def test_a_scalar_stays_a_scalar() -> None:
+    value = merged([state(np.float32(2), np.float32(0)), state(np.float32(3), np.float32(0))]).values["v"]
+
+    assert np.shape(value) == ()
+    assert value == 5
+
+
+@pytest.mark.parametrize("constant", [np.array([True, False]), np.array(b"text"), np.array([b"a", b"bc"], object)])
+def test_what_is_no_number_keeps_its_value(constant: Any) -> None:
+    value = merged([state(constant, constant), state(constant, constant)]).values["v"]
+
+    np.testing.assert_array_equal(value, constant)
+
+
+@given(
+    st.lists(st.integers(-1000, 1000), min_size=1, max_size=30),
+    st.integers(-50, 50),
+    st.data(),
+)
+def test_any_cut_into_ranges_gives_the_state_of_a_single_pass(
+    increments: list[int], initial: int, data: st.DataObject
+) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(increments)), max_size=5)))
+    ranges = [increments[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(increments)], strict=True)]
+
+    result = merged([state(np.int64(initial + sum(part)), np.int64(initial), len(part)) for part in ranges])
+
+    assert result.values["v"] == initial + sum(increments)
+    assert result.num_batches == len(increments)
+
+
+@pytest.mark.parametrize(
+    ("both", "first", "second", "initial", "differs"),
+    [
+        (5.0, 3.0, 2.0, 0.0, False),
+        (13.0, 11.0, 12.0, 10.0, False),
+        (3.0, 3.0, 2.0, 0.0, True),  # a maximum
+        (2.5, 3.0, 2.0, 0.0, True),  # a moving average
+        ([1.0, 5.0], [1.0, 3.0], [0.0, 2.0], [0.0, 0.0], False),
+        ([1.0, 3.0], [1.0, 3.0], [0.0, 2.0], [0.0, 0.0], True),
+        ([1.0, 2.0], [1.0], [2.0], [0.0], True),  # it grows
+        (1e6 + 0.01, 4e5, 6e5, 0.0, False),  # rounding
+        (np.nan, np.nan, 1.0, 0.0, False),  # what is not a number stays so, merged or not
+        (3.0, 3.0, 2.0, -np.inf, True),  # a maximum from nothing
+        (-np.inf, -np.inf, 2.0, -np.inf, True),
+        (True, True, True, True, False),
+        (True, True, False, False, True),
+        (b"a", b"a", b"a", b"a", False),
+        (b"b", b"b", b"a", b"a", True),
+        ([], [], [], [], False),
+    ],
+)
+def test_a_variable_that_is_no_sum_is_noticed(both: Any, first: Any, second: Any, initial: Any, differs: bool) -> None:
+    assert difference_from_sum(both, first, second, initial) is differs
+
+
+def test_large_integers_are_compared_exactly_enough() -> None:
+    assert not difference_from_sum(np.int64(2**40), np.int64(2**39), np.int64(2**39), np.int64(0))
+    assert difference_from_sum(np.int64(2**40), np.int64(2**40), np.int64(2**39), np.int64(0))
