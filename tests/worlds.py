@@ -1,4 +1,4 @@
-"""The worlds of model_fn: TF1 style, Keras 3 style, and legacy (`tf.compat.v1.layers`, tf_keras); importable by workers.
+"""The worlds of model_fn, importable by workers: TF1 style, Keras 3 style, legacy (`tf.compat.v1.layers`, tf_keras).
 
 All learn the same toy problem, a classification of rows with four floats and a sequence of five ids.
 Keras is imported where it is used: a process of the legacy world has another one.
@@ -6,7 +6,6 @@ Keras is imported where it is used: a process of the legacy world has another on
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -181,6 +180,3 @@ def legacy_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
     with tf.control_dependencies(v1.get_collection(v1.GraphKeys.UPDATE_OPS)):
         train_op = v1.train.AdamOptimizer(0.02).minimize(loss, global_step=v1.train.get_global_step())
     return EstimatorSpec(mode, loss=loss, train_op=train_op)
-
-
-ModelFn = Callable[..., EstimatorSpec]

@@ -140,9 +140,7 @@ def _metrics(eval_metric_ops: Mapping[str, Any], keras_writes: list[tf.Operation
 
 def _keras_metric(metric: Any, keras_writes: list[tf.Operation]) -> tuple[Any, tf.Operation]:
     """A Keras metric as (value, update_op); its variables become metric state: initialised, never restored."""
-    variables = [
-        variable.value if internals.is_keras_variable(variable) else variable for variable in metric.variables
-    ]
+    variables = [variable.value if internals.is_keras_variable(variable) else variable for variable in metric.variables]
     updates = writes_of(variables, keras_writes) or list(getattr(metric, "updates", ()))
     if not updates:
         raise ValueError(

@@ -24,6 +24,7 @@ from recording import (
     spy_on,
     with_spec,
 )
+from tensorflow.python.training import training_util
 
 from ray_estimator import EstimatorSpec
 from ray_estimator._engine.saving import SaveCheckpoints
@@ -348,7 +349,25 @@ def test_a4_8_loss_and_step_are_logged(in_process: Make, caplog: pytest.LogCaptu
         in_process(given_loss_model_fn, log_step_count_steps=2).train(losses_input_fn(4, 3, 2, 1))
 
     lines = [re.match(r"loss = ([\d.]+), step = (\d+)", message) for message in caplog.messages]
-    assert [float(line[1]) for line in lines if line] == [4.0, 2.0]
+    assert [(float(line[1]), int(line[2])) for line in lines if line] == [(4.0, 0), (2.0, 2)]
+
+
+def test_a4_8_hooks_read_the_global_step_as_it_is_before_the_step(in_process: Make) -> None:
+    steps = []
+
+    class ReadsStep(v1.train.SessionRunHook):
+        def begin(self) -> None:
+            self._step = training_util._get_or_create_global_step_read()
+
+        def before_run(self, run_context: Any) -> Any:
+            return v1.train.SessionRunArgs(self._step)
+
+        def after_run(self, run_context: Any, run_values: Any) -> None:
+            steps.append(int(run_values.results))
+
+    in_process(linear_model_fn, params={}).train(endless_input_fn, steps=200, hooks=[ReadsStep()])
+
+    assert steps == list(range(200))
 
 
 def test_a4_8_none_turns_both_off(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:

@@ -221,7 +221,7 @@ def test_a7_3_what_cannot_be_served_is_left_out_with_the_reason(
     assert set(signatures) == {"serving_default"}
     logged = "\n".join(record.getMessage() for record in caplog.records)
     assert "Signatures EXCLUDED from export because they cannot be be served via TensorFlow Serving APIs" in logged
-    assert "'classes' : Classification input must be a single string" in logged
+    assert "'classes' : Classification signatures can only accept a single tensor input" in logged
 
 
 def test_a7_3_a_signature_that_needs_another_placeholder_is_left_out(

@@ -288,9 +288,14 @@ def test_averaging_keras_gradients_ends_with_its_block() -> None:
     from keras.src.backend.tensorflow.optimizer import TFOptimizer
 
     summing = TFOptimizer._all_reduce_sum_gradients
-    with pytest.raises(KeyError), internals.averaging_keras_gradients(2):
-        assert TFOptimizer._all_reduce_sum_gradients is not summing
-        raise KeyError
+
+    def failing() -> None:
+        with internals.averaging_keras_gradients(2):
+            assert TFOptimizer._all_reduce_sum_gradients is not summing
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        failing()
     assert TFOptimizer._all_reduce_sum_gradients is summing
     with internals.averaging_keras_gradients(1):
         assert TFOptimizer._all_reduce_sum_gradients is summing
