@@ -87,8 +87,9 @@ class ModelJob:
 
 @dataclass(frozen=True)
 class TrainJob(ModelJob):
-    """Train until `last_step`; None means until the input ends."""
+    """Train from `first_step` to `last_step`, both as the driver saw them; no `last_step`: until the input ends."""
 
+    first_step: int = 0
     last_step: int | None = None
 
 

@@ -1,4 +1,4 @@
-"""The last step of a training run, decided once, on the driver: a restart keeps it."""
+"""The last step of a training run, an absolute one: a restart keeps it, and all ranks know it beforehand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import Any
 
 def last_step_of(start_step: int, steps: int | None, max_steps: int | None, own_last_step: int | None) -> int | None:
     """The absolute step at which the run ends; None if nothing but the input limits it."""
-    wanted = [max_steps, own_last_step, None if steps is None else start_step + steps]
-    return min((step for step in wanted if step is not None), default=None)
+    return earliest(max_steps, own_last_step, None if steps is None else start_step + steps)
+
+
+def earliest(*steps: int | None) -> int | None:
+    """The smallest of the steps that are given; None if none is."""
+    return min((step for step in steps if step is not None), default=None)
 
 
 def own_target(hooks: Sequence[Any], start_step: int) -> tuple[list[Any], int | None]:
-    """Turns the user's `StopAtStepHook`s into a last step; gives the other hooks and that step.
+    """Turns `StopAtStepHook`s into a last step; gives the other hooks and that step.
 
     As a hook, ``StopAtStepHook(num_steps=10)`` counts from wherever its process began: a run of 10 steps that is
     interrupted at 6 would end at 16.

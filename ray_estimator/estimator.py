@@ -68,7 +68,9 @@ class Estimator:
         check_model_fn(model_fn, params)
         self._model_fn = model_fn
         self._params = copy.deepcopy(dict(params or {}))
-        self._config = _with_model_dir(_checked_config(config), model_dir)
+        config = _checked_config(config)
+        self._model_dir_is_temporary = model_dir is None and config.model_dir is None
+        self._config = _with_model_dir(config, model_dir)
         self._warm_start = as_settings(warm_start_from)
         self._storage = Storage(self._config.storage_options)
         self._store = CheckpointStore(self.model_dir, self._storage)
@@ -195,7 +197,15 @@ class Estimator:
         runtime = self._runtime()
         rows, row_spec = self._rows(input_fn, ModeKeys.TRAIN)
         code = self._code(runtime, input_fn, hooks=hooks, saving_listeners=listeners)
-        job = TrainJob(code, self._config, self.model_dir, row_spec, self._warm_start, last_step=last_step)
+        job = TrainJob(
+            code,
+            self._config,
+            self.model_dir,
+            row_spec,
+            self._warm_start,
+            first_step=start_step,
+            last_step=last_step,
+        )
         result = runtime.train(job, rows)
         if result.steps_made == 0:
             logger.warning("Training with estimator made no steps. Perhaps input is empty or misspecified.")
@@ -359,7 +369,7 @@ class Estimator:
             return InlineRuntime(self._config)
         from ray_estimator._runtime.on_ray import RayRuntime
 
-        return RayRuntime(self._config)
+        return RayRuntime(self._config, model_dir_is_temporary=self._model_dir_is_temporary)
 
     def _code(self, runtime: Runtime, input_fn: InputFn | None, **parts: Any) -> Any:
         own = {"model_fn": self._model_fn, "params": self._params, "keras_settings": keras_settings_of_this_thread()}

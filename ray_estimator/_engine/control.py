@@ -74,7 +74,7 @@ def _read_before_the_step(reads: list[tf.Operation]) -> None:
     """Without an order, hooks find the global step as it was or as it will be, and each rank something else."""
     for op in v1.get_default_graph().get_operations():
         if writes_global_step(op):
-            internals.run_after(op, [read for read in reads if internals.same_frame(op, read)])
+            internals.run_after(op, [read for read in reads if not internals.in_v1_control_flow(read)])
 
 
 class StopTogether(v1.train.SessionRunHook):

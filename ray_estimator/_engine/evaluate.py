@@ -69,14 +69,15 @@ def run(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
         evaluation = build(job, code, tables)
         stop = [internals.stop_after(job.steps)] if job.steps is not None else []
         hooks = [*evaluation.feed.hooks, *made(code.hooks), *stop, *evaluation.spec.evaluation_hooks]
-        results = internals.evaluate_once(
-            checkpoint_path=prefix,
-            scaffold=_scaffold(evaluation),
-            eval_ops=evaluation.update_op,
-            final_ops=evaluation.values,
-            hooks=hooks,
-            config=job.config.resolved_session_config(),
-        )
+        with evaluation.feed.explaining_errors():
+            results = internals.evaluate_once(
+                checkpoint_path=prefix,
+                scaffold=_scaffold(evaluation),
+                eval_ops=evaluation.update_op,
+                final_ops=evaluation.values,
+                hooks=hooks,
+                config=job.config.resolved_session_config(),
+            )
     return _published(job, results)
 
 
@@ -150,7 +151,8 @@ class RangeEvaluator:
 
     def _update(self) -> bool:
         try:
-            self._session.run(self._evaluation.update_op)
+            with self._evaluation.feed.explaining_errors():
+                self._session.run(self._evaluation.update_op)
         except tf.errors.OutOfRangeError:
             return False
         return True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tensorflow as tf
@@ -31,6 +32,7 @@ class Feed:
         ends: Whether the input can come to an end by itself.
         advance: Takes the batch even if the model does not look at it, so that its input ends all the same; None for
             tensors.
+        errors: What was raised in Python while rows were fetched; TensorFlow tells only its text.
     """
 
     features: Any
@@ -40,6 +42,17 @@ class Feed:
     first_ready: tf.Tensor | None = None
     ends: bool = True
     advance: tf.Operation | None = None
+    errors: list[Exception] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def explaining_errors(self) -> Iterator[None]:
+        """Within it, TensorFlow's report of an error in fetching rows becomes the error itself."""
+        try:
+            yield
+        except tf.errors.OpError as report:
+            if self.errors:
+                raise self.errors[0] from report
+            raise
 
 
 def open_feed(
@@ -59,9 +72,10 @@ def open_feed(
         if job.rows is not None:
             if tables is None:
                 raise AssertionError("A job with rows needs tables.")
-            returned: Any = dataset_of_rows(tables, job.rows, code.map_fn, mode)
-        else:
-            returned = _call_input_fn(job, code, mode, rank, num_replicas)
+            errors: list[Exception] = []
+            dataset = dataset_of_rows(tables, job.rows, code.map_fn, mode, errors)
+            return replace(_feed_of_dataset(dataset, mode, look_ahead=num_replicas > 1), errors=errors)
+        returned = _call_input_fn(job, code, mode, rank, num_replicas)
         if isinstance(returned, tf.data.Dataset):
             return _feed_of_dataset(returned, mode, look_ahead=num_replicas > 1)
         features, labels = _features_and_labels(returned, mode)
@@ -149,14 +163,27 @@ class _IteratorStarter(v1.train.SessionRunHook):
 # Rows of a Ray Dataset
 
 
-def dataset_of_rows(tables: Tables, rows: RowSpec, map_fn: Callable[..., Any] | None, mode: str) -> tf.data.Dataset:
-    """Batches of (features, labels), crossing from Python once per table rather than once per batch."""
+def dataset_of_rows(
+    tables: Tables, rows: RowSpec, map_fn: Callable[..., Any] | None, mode: str, errors: list[Exception]
+) -> tf.data.Dataset:
+    """Batches of (features, labels), crossing from Python once per table rather than once per batch.
+
+    What is raised on the way is noted in `errors`, which each pass empties.
+    """
     keep_labels = bool(rows.labels) and mode != ModeKeys.PREDICT
     columns = rows.columns if keep_labels else dict(rows.features)
     ragged = any(column.ragged for column in columns.values())
     drop = rows.drop_remainder and mode == ModeKeys.TRAIN
 
     def arrays() -> Iterator[dict[str, Any]]:
+        errors.clear()
+        try:
+            yield from converted()
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    def converted() -> Iterator[dict[str, Any]]:
         for table in tables():
             # tf.data cannot rebatch ragged values: such tables cross batch by batch.
             step = rows.batch_size if ragged else max(table.num_rows, 1)
@@ -174,7 +201,7 @@ def dataset_of_rows(tables: Tables, rows: RowSpec, map_fn: Callable[..., Any] | 
 def _signature(column: ColumnSpec) -> tf.TypeSpec:
     dtype = tf.as_dtype(column.dtype)
     if column.ragged:
-        return tf.RaggedTensorSpec([None, None, *column.shape], dtype, ragged_rank=1, row_splits_dtype=tf.int64)
+        return tf.RaggedTensorSpec([None, *column.shape], dtype, ragged_rank=1, row_splits_dtype=tf.int64)
     return tf.TensorSpec([None, *column.shape], dtype)
 
 

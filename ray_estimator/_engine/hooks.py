@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -17,6 +18,7 @@ from ray_estimator._engine.feed import Feed, batch_dimension
 from ray_estimator._engine.model import Model, scaffold_of
 from ray_estimator._engine.saving import BuildSaver, CheckpointWriter, SaveCheckpoints, saver_of
 from ray_estimator._jobs import Pulse, TrainJob, UserCode, Worker
+from ray_estimator._targets import earliest, own_target
 
 _REPORT_SECS = 0.2
 
@@ -43,6 +45,21 @@ def made_listeners(listeners: Iterable[Any]) -> list[v1.train.CheckpointSaverLis
     return result
 
 
+@dataclass(frozen=True)
+class TrainingHooks:
+    """The hooks of one rank.
+
+    Attributes:
+        in_order: As the session calls them.
+        scaffold: What to make the session with.
+        last_step: Where every rank stops by itself; None if only the input or a hook's request ends the run.
+    """
+
+    in_order: list[v1.train.SessionRunHook]
+    scaffold: v1.train.Scaffold
+    last_step: int | None
+
+
 def training_hooks(
     job: TrainJob,
     code: UserCode,
@@ -53,16 +70,17 @@ def training_hooks(
     control: Control,
     distribution: Distribution,
     events_dir: str,
-) -> tuple[list[v1.train.SessionRunHook], v1.train.Scaffold]:
-    """Every hook of this rank, in order, and the Scaffold to make the session with."""
+) -> TrainingHooks:
+    """Every hook of this rank, in order."""
     scaffold = scaffold_of(model.spec)
     config, is_chief, together = job.config, worker.rank == 0, distribution.num_replicas > 1
-    users = made(code.hooks)
-    specs = [*model.spec.training_hooks]
-    chiefs = [*model.spec.training_chief_hooks] if is_chief else []
+    users, of_users = own_target(made(code.hooks), job.first_step)
+    specs, of_spec = own_target(model.spec.training_hooks, job.first_step)
+    chiefs, of_chiefs = own_target(model.spec.training_chief_hooks, job.first_step)
+    last_step = earliest(job.last_step, of_users, of_spec, of_chiefs)
     saving: list[v1.train.SessionRunHook] = []
     listeners = made_listeners(code.saving_listeners)
-    own_savers = [hook for hook in (*users, *specs, *model.spec.training_chief_hooks) if _is_saver(hook)]
+    own_savers = [hook for hook in (*users, *specs, *chiefs) if _is_saver(hook)]
     saver, writer = saver_of(scaffold, config), None
     wants_saving = config.save_checkpoints_secs or config.save_checkpoints_steps
     if wants_saving and not own_savers:
@@ -83,20 +101,20 @@ def training_hooks(
         _attach(listeners, own_savers)
     hooks = [
         *saving,
-        *chiefs,
+        *(chiefs if is_chief else []),
         *_step_counter(config.log_step_count_steps, events_dir, is_chief),
         *_summaries(config.save_summary_steps, events_dir, scaffold, control, is_chief),
         *feed.hooks,
         *users,
-        *([v1.train.StopAtStepHook(last_step=job.last_step)] if job.last_step is not None else []),
+        *([v1.train.StopAtStepHook(last_step=last_step)] if last_step is not None else []),
         v1.train.NanTensorHook(control.loss),
         *_loss_log(config.log_step_count_steps, control, is_chief),
         *specs,
         BuildSaver(saver, writer),
         KeepPulse(worker.pulse, control, feed.features, distribution.num_replicas),
-        *([StopTogether(control, job.last_step)] if together else []),
+        *([StopTogether(control, last_step)] if together else []),
     ]
-    return hooks, scaffold
+    return TrainingHooks(hooks, scaffold, last_step)
 
 
 def _is_saver(hook: Any) -> bool:

@@ -28,9 +28,9 @@ def run_after(op: tf.Operation, earlier: Iterable[tf.Operation]) -> None:
     op._add_control_inputs([e for e in earlier if e is not op])
 
 
-def same_frame(a: tf.Operation, b: tf.Operation) -> bool:
-    """Whether a control edge between the two is legal: both in the same v1 loop or branch, or in none."""
-    return a._get_control_flow_context() is b._get_control_flow_context()
+def in_v1_control_flow(op: tf.Operation) -> bool:
+    """Whether `op` belongs to a v1 loop or branch: control edges may enter one where it begins, but none may leave."""
+    return op._get_control_flow_context() is not None
 
 
 def keep_shape(assign: tf.Operation) -> None:
@@ -210,38 +210,67 @@ _thread = threading.local()
 
 
 @contextlib.contextmanager
-def naming_as_keras() -> Iterator[None]:
-    """Within it, in this thread, every scope of a Keras layer has the layer's name, however often it is entered.
+def keras_in_graph() -> Iterator[None]:
+    """Within it, in this thread, Keras names variables for a graph, and refuses what a graph would leave undone.
 
-    TensorFlow would number them: the second call of a layer takes the name that a later layer's variables would have
-    had, and a mode that makes that call has other variable names than one that does not.
+    Every scope of a layer has the layer's name, however often it is entered. TensorFlow would number them: the second
+    call of a layer takes the name that a later layer's variables would have had, and a mode that makes that call has
+    other variable names than one that does not.
+
+    Optimizers raise a ValueError where their updates would hang on a condition: they would never run.
     """
     if keras_3() is None:
         yield
         return
-    _patch_keras_scopes()
-    _thread.naming_as_keras = True
+    _patch_keras_for_graphs()
+    _thread.builds_graph = True
     try:
         yield
     finally:
-        _thread.naming_as_keras = False
+        _thread.builds_graph = False
 
 
 @functools.cache
-def _patch_keras_scopes() -> None:
+def _patch_keras_for_graphs() -> None:
     """Once in a process; without effect in threads that do not ask for it."""
     from keras.src.backend.tensorflow.core import name_scope
+    from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-    enter = name_scope.__enter__
+    enter, apply = name_scope.__enter__, BaseOptimizer.apply
 
+    @functools.wraps(enter)
     def enter_again(self: Any) -> Any:
-        if getattr(_thread, "naming_as_keras", False):
+        if getattr(_thread, "builds_graph", False):
             outer = v1.get_default_graph().get_name_scope()
             # With a slash at its end TensorFlow takes the scope's name as it is.
             self._tf_name_scope = tf.name_scope(f"{outer}/{self.name}/" if outer else f"{self.name}/")
         return enter(self)
 
-    name_scope.__enter__ = enter_again
+    @functools.wraps(apply)
+    def apply_if_it_runs(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(_thread, "builds_graph", False):
+            _require_unconditional(self)
+        return apply(self, *args, **kwargs)
+
+    name_scope.__enter__, BaseOptimizer.apply = enter_again, apply_if_it_runs
+
+
+def _require_unconditional(optimizer: Any) -> None:
+    graph = v1.get_default_graph()
+    for name in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+        if getattr(optimizer, name):
+            raise ValueError(
+                f"Keras optimizers in a graph expect {name}=None, but {optimizer.name} has {getattr(optimizer, name)}: "
+                "Keras compares its count in Python there, and would never act. Use a larger batch_size or a "
+                "tf.compat.v1 optimizer."
+            )
+    # A tf.function orders and runs its writes; branches and loops of a graph do not.
+    if graph.building_function and not graph._add_control_dependencies:
+        raise ValueError(
+            f"Keras optimizers in a graph expect to be applied outside tf.cond and tf.while_loop, but {optimizer.name} "
+            "is applied within one (LossScaleOptimizer does so): its updates would never run. Apply it "
+            "unconditionally, use mixed_bfloat16, which needs no loss scale, or use a tf.compat.v1 optimizer."
+        )
 
 
 def created_by_keras(depth: int = 16) -> bool:

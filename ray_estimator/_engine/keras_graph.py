@@ -44,7 +44,7 @@ class KerasState:
                 self.variables.append(variable)
             return variable
 
-        with internals.naming_as_keras(), tf.variable_creator_scope(creator):
+        with internals.keras_in_graph(), tf.variable_creator_scope(creator):
             yield
 
     def order(self) -> list[tf.Operation]:
@@ -61,12 +61,15 @@ class KerasState:
                 continue
             for name in {tensor.name for tensor in op.inputs if tensor.name in handles}:
                 if name in last_write:
-                    _follow(op, [last_write[name]])
+                    internals.run_after(op, [last_write[name]])
+                if internals.in_v1_control_flow(op):
+                    # What follows a loop or branch waits for its outcome at most, by the data.
+                    continue
                 if op.type in _READS:
                     reads[name].append(op)
                     continue
                 # An unknown operation with the handle, such as the While of an LSTM, may write.
-                _follow(op, reads.pop(name, []))
+                internals.run_after(op, reads.pop(name, []))
                 last_write[name] = op
                 if op.type in _WRITES:
                     writes.append(op)
@@ -77,10 +80,6 @@ def writes_of(variables: Sequence[tf.Variable], writes: Iterable[tf.Operation]) 
     """Those of `writes` that write one of `variables`."""
     handles = {handle.name for variable in variables for handle in _handles(variable)}
     return [op for op in writes if any(tensor.name in handles for tensor in op.inputs)]
-
-
-def _follow(op: tf.Operation, earlier: Iterable[tf.Operation]) -> None:
-    internals.run_after(op, [e for e in earlier if internals.same_frame(op, e)])
 
 
 def _components(variable: tf.Variable) -> Sequence[tf.Variable]:

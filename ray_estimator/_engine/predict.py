@@ -63,14 +63,15 @@ def stream(job: PredictJob, tables: Tables | None = None) -> Iterator[Any]:
     graph = tf.Graph()
     with contextlib.ExitStack() as places:
         with graph.as_default():
-            session, fetches = _open_monitored(job, tables, places)
+            session, fetches, feed = _open_monitored(job, tables, places)
         places.push(functools.partial(_leave, graph, session))
         while True:
             with graph.as_default():
                 if session.should_stop():
                     return
                 try:
-                    batch, _ = session.run(fetches)
+                    with feed.explaining_errors():
+                        batch, _ = session.run(fetches)
                 except (tf.errors.OutOfRangeError, StopIteration):
                     return
             yield batch
@@ -78,7 +79,7 @@ def stream(job: PredictJob, tables: Tables | None = None) -> Iterator[Any]:
 
 def _open_monitored(
     job: PredictJob, tables: Tables | None, places: contextlib.ExitStack
-) -> tuple[v1.train.SingularMonitoredSession, Any]:
+) -> tuple[v1.train.SingularMonitoredSession, Any, Feed]:
     code = open_user_code(job)
     prediction = build(job, code, tables)
     if not prediction.feed.ends:
@@ -96,7 +97,7 @@ def _open_monitored(
         config=job.config.resolved_session_config(),
         checkpoint_filename_with_path=prefix,
     )
-    return session, prediction.fetches
+    return session, prediction.fetches, prediction.feed
 
 
 def _leave(graph: tf.Graph, session: v1.train.SingularMonitoredSession, *error: Any) -> bool | None:
@@ -127,7 +128,9 @@ class RangePredictor:
     def _batches(self) -> Iterator[Any]:
         with contextlib.suppress(tf.errors.OutOfRangeError):
             while True:
-                yield self._session.run(self._prediction.fetches)[0]
+                with self._prediction.feed.explaining_errors():
+                    batch, _ = self._session.run(self._prediction.fetches)
+                yield batch
 
     def close(self) -> None:
         """Frees the session."""

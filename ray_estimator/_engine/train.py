@@ -52,17 +52,17 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         feed, model, control = build(job, code, worker, distribution)
         if start is None:
             stack.enter_context(warm_started(job, store))
-        hooks, scaffold = training_hooks(job, code, worker, store, model, feed, control, distribution, events_dir)
+        hooks = training_hooks(job, code, worker, store, model, feed, control, distribution, events_dir)
         _compare_graphs(worker, control)
         worker.pulse.enter("opening the session")
         session = v1.train.SingularMonitoredSession(
-            hooks=hooks,
-            scaffold=scaffold,
+            hooks=hooks.in_order,
+            scaffold=hooks.scaffold,
             master=distribution.master,
             config=distribution.session_config(job.config.resolved_session_config()),
             checkpoint_filename_with_path=stack.enter_context(fetched(store, start)),
         )
-        return _run_until_stopped(session, job, model, control, feed, worker)
+        return _run_until_stopped(session, hooks.last_step, model, control, feed, worker)
 
 
 def build(job: TrainJob, code: UserCode, worker: Worker, distribution: Distribution) -> tuple[Feed, Model, Control]:
@@ -91,7 +91,7 @@ def _compare_graphs(worker: Worker, control: Control) -> None:
 
 def _run_until_stopped(
     session: v1.train.SingularMonitoredSession,
-    job: TrainJob,
+    last_step: int | None,
     model: Model,
     control: Control,
     feed: Feed,
@@ -100,7 +100,7 @@ def _run_until_stopped(
     together = len(worker.addresses) > 1
     fetches = (model.train_op, control.loss, control.vector, control.step_after)
     step, loss, steps_made = worker.pulse.step, None, 0
-    with session:
+    with feed.explaining_errors(), session:
         if together and not _every_rank_has_a_batch(session, feed, worker):
             return _finished(worker, step, loss, steps_made)
         agreed = False
@@ -112,7 +112,7 @@ def _run_until_stopped(
                     raise InputEndedError(worker.rank) from None
                 raise
             steps_made += 1
-            agreed = control.read(vector).stop or (job.last_step is not None and step >= job.last_step)
+            agreed = control.read(vector).stop or (last_step is not None and step >= last_step)
         if together and not agreed:
             raise InputEndedError(worker.rank)
         worker.pulse.enter("ending (hooks, last checkpoint)")

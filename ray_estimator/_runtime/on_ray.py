@@ -29,8 +29,9 @@ from ray_estimator._progress import Progress
 from ray_estimator._rows import aligned_ranges
 from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, failure_in, run_worker
 from ray_estimator._runtime.monitor import RunMonitor
-from ray_estimator._runtime.resources import resources_per_worker
+from ray_estimator._runtime.resources import require_shared, resources_per_worker
 from ray_estimator._runtime.rows import BlockFeed, BlockRef, RowSource
+from ray_estimator._runtime.schema import ray_is_ready
 from ray_estimator._runtime.watch import StepWatch
 from ray_estimator._shipping import Packed, pack
 from ray_estimator.config import RunConfig
@@ -53,10 +54,11 @@ _LEGACY_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
 class RayRuntime:
     """Runs work on the Ray cluster that this process is connected to, or starts one here."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, *, model_dir_is_temporary: bool = False) -> None:
         self._config = config
-        if not ray.is_initialized():
-            ray.init()
+        ray_is_ready()
+        num_nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+        require_shared(str(config.model_dir), is_temporary=model_dir_is_temporary, num_nodes=num_nodes)
 
     def pack(self, parts: Mapping[str, Any]) -> Packed:
         """Pickles user code."""

@@ -39,3 +39,16 @@ def resources_per_worker(
         return None
     share = math.floor(max(cluster_cpus - _DATA_CPUS, 0.0) / num_workers * 100) / 100
     return {"CPU": max(share, 0.01)}
+
+
+def require_shared(model_dir: str, *, is_temporary: bool, num_nodes: int) -> None:
+    """Refuses a model_dir that nobody chose where other nodes could not see it.
+
+    Raises:
+        ValueError: `model_dir` is a temporary directory of this node, and the cluster has several.
+    """
+    if is_temporary and num_nodes > 1:
+        raise ValueError(
+            f"The cluster has {num_nodes} nodes, but model_dir is {model_dir}, a temporary directory of this one. Pass "
+            "Estimator(model_dir=...): a URL of an object store, or a directory that all nodes share."
+        )

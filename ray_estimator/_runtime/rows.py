@@ -114,6 +114,7 @@ def _blocks_in_order(dataset: Dataset, epoch: int) -> Iterator[BlockRef]:
     # Without it Ray Data hands out blocks as they finish: another order each time.
     ordered.context.execution_options.preserve_order = True
     ordered.context.enable_progress_bars = False
+    ordered.context.print_on_execution_start = False
     for bundle in ordered.iter_internal_ref_bundles():
         for entry, part in zip(bundle.blocks, bundle.slices, strict=True):
             start, stop = (0, entry.metadata.num_rows) if part is None else (part.start_offset, part.end_offset)

@@ -491,10 +491,15 @@ def test_a4_14_renamed_variables_start_from_their_old_names(trained: Any, warm: 
         assert np.array_equal(value(estimator, name), value(trained, old))
 
 
-def test_a4_14_a_model_that_is_trained_does_not_warm_start(trained: Any, warm: Make) -> None:
+def test_a4_14_a_model_that_is_trained_does_not_warm_start(
+    trained: Any, warm: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     warm(None).train(endless_input_fn, steps=1)
 
-    estimator = warm(trained.latest_checkpoint()).train(endless_input_fn, steps=1)
+    with caplog.at_level(logging.INFO):
+        estimator = warm(trained.latest_checkpoint()).train(endless_input_fn, steps=1)
+
+    assert not any("Warm-starting" in message for message in caplog.messages)
 
     assert value(estimator, "dense/kernel") == pytest.approx(np.ones((4, 1)))
     assert value(estimator, "global_step") == 2

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow.compat.v1 as v1
 from models import NUM_FEATURES, NUM_ROWS, WEIGHTS, X, linear_model_fn, one_pass_input_fn
 
 from ray_estimator import EstimatorNotTrainedError, EstimatorSpec
-
-v1 = tf.compat.v1
 
 MakeEstimator = Callable[..., Any]
 BATCH = 32
@@ -152,7 +150,7 @@ def test_a6_3_rows_need_predictions_of_one_length(in_process: MakeEstimator) -> 
 def test_a6_3_a_scalar_has_no_rows(in_process: MakeEstimator) -> None:
     model_fn = predicting(lambda features: {"x": features, "total": tf.reduce_sum(features)})
 
-    with pytest.raises(ValueError, match="total is a scalar.*yield_single_examples=False"):
+    with pytest.raises(ValueError, match=r"total is a scalar.*yield_single_examples=False"):
         next(predict(in_process(model_fn)))
 
 

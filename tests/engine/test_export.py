@@ -6,19 +6,18 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow.compat.v1 as v1
 from fsspec.implementations.memory import MemoryFileSystem
 from models import X, endless_input_fn, linear_model_fn
 
 from ray_estimator import EstimatorSpec, ModeKeys, ServingInputReceiver, TensorServingInputReceiver, export
 from ray_estimator._storage import Storage
-
-v1 = tf.compat.v1
 
 MakeEstimator = Callable[..., Any]
 
@@ -143,9 +142,9 @@ class RecordingFileSystem(MemoryFileSystem):
     """A store that notes the order in which files arrive."""
 
     protocol = "recording"
-    store: dict[str, Any] = {}
-    pseudo_dirs = [""]
-    arrived: list[str] = []
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    arrived: ClassVar[list[str]] = []
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -361,6 +360,18 @@ def test_a7_6_a_vocabulary_is_copied_and_its_table_initialised_at_load(
     assert served(str(moved), words=["three", "one", "four"])["ids"].tolist() == [2, 0, -1]
 
 
+def test_a7_6_serving_finds_the_table_initialised(in_process: MakeEstimator, tmp_path: Path) -> None:
+    vocabulary = tmp_path / "words.txt"
+    vocabulary.write_text("one\ntwo\n")
+    folder = exported(in_process, vocabulary_model_fn(vocabulary), WORDS, tmp_path)
+
+    with tf.Graph().as_default(), v1.Session() as session:
+        graph_def = v1.saved_model.loader.load(session, [tf.saved_model.SERVING], folder)
+        signature = graph_def.signature_def["serving_default"]
+        fed = {signature.inputs["words"].name: ["two", "one"]}
+        assert session.run(signature.outputs["ids"].name, fed).tolist() == [1, 0]
+
+
 def test_a7_6_extra_assets_are_copied_to_where_they_are_asked_for(trained: Any, tmp_path: Path) -> None:
     source = tmp_path / "notes.txt"
     source.write_text("local")
@@ -391,9 +402,7 @@ def test_a7_6_default_attributes_are_stripped_if_asked(trained: Any, tmp_path: P
 # 7. The Scaffold
 
 
-def test_a7_7_the_scaffolds_saver_chooses_what_is_restored_and_saved(
-    in_process: MakeEstimator, tmp_path: Path
-) -> None:
+def test_a7_7_the_scaffolds_saver_chooses_what_is_restored_and_saved(in_process: MakeEstimator, tmp_path: Path) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         saved = v1.get_variable("saved", [], initializer=v1.constant_initializer(3.0))
         if mode == ModeKeys.TRAIN:

@@ -61,24 +61,39 @@ def test_run_after_orders_existing_operations() -> None:
         assert [opened.run(read) for _ in range(3)] == [1.0, 2.0, 3.0]
 
 
-def test_same_frame_tells_branches_of_v1_control_flow_apart() -> None:
+def test_in_v1_control_flow_tells_loops_and_branches_from_the_graph() -> None:
     enabled = v1.control_flow_v2_enabled()
     inside: list[tf.Operation] = []
 
     def branch() -> tf.Tensor:
-        inside.extend(tf.add(1.0, number).op for number in (1.0, 2.0))
+        inside.append(tf.add(1.0, 2.0).op)
         return inside[0].outputs[0]
 
-    outside = tf.constant(0.0).op
+    def body(step: tf.Tensor) -> tf.Tensor:
+        inside.append(tf.add(step, 1).op)
+        return inside[-1].outputs[0]
+
     try:
         v1.disable_control_flow_v2()
         v1.cond(v1.placeholder_with_default(True, []), branch, lambda: tf.constant(0.0))
+        v1.while_loop(lambda step: step < 3, body, [tf.constant(0)])
     finally:
         if enabled:
             v1.enable_control_flow_v2()
-    assert internals.same_frame(inside[0], inside[1])
-    assert not internals.same_frame(inside[0], outside)
-    assert internals.same_frame(outside, tf.constant(1.0).op)
+    assert [internals.in_v1_control_flow(op) for op in inside] == [True, True]
+    assert not internals.in_v1_control_flow(tf.add(1.0, 2.0).op)
+
+
+def test_keep_shape_makes_an_assignment_of_another_shape_fail() -> None:
+    variable = v1.get_variable("variable", initializer=np.zeros(2, np.float32))
+    value = v1.placeholder(tf.float32)
+    assign = tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)
+    internals.keep_shape(assign)
+    with session() as opened:
+        opened.run(assign, {value: [1.0, 2.0]})
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            opened.run(assign, {value: [1.0, 2.0, 3.0]})
+        assert opened.run(variable).tolist() == [1.0, 2.0]
 
 
 def test_postpone_stop_takes_a_request_back() -> None:
@@ -108,6 +123,17 @@ def test_stop_after_ends_an_evaluation_after_so_many_batches() -> None:
     )
     v1.train.create_global_step()
     assert evaluated(batches.assign_add(1.0), batches.read_value(), [internals.stop_after(4)]) == 4.0
+
+
+def test_create_eval_step_makes_the_counter_that_stop_after_looks_at() -> None:
+    internals.create_eval_step()
+    (counter,) = v1.get_collection(v1.GraphKeys.EVAL_STEP)
+    internals.create_eval_step()
+    assert v1.get_collection(v1.GraphKeys.EVAL_STEP) == [counter]
+    hook = internals.stop_after(1)
+    hook._set_evals_completed_tensor(counter)
+    with session() as opened:
+        assert opened.run(counter) == 0
 
 
 def test_evaluate_once_runs_until_the_input_ends_and_then_reads_the_values_once() -> None:
@@ -183,6 +209,26 @@ def test_losses_are_summed_says_how_the_model_reduced_its_last_loss(two_replicas
 def test_session_config_and_the_local_read_of_the_global_step_of_a_worker() -> None:
     """`session_config` and `read_global_step_locally`, on the strategy that they are for."""
     in_a_process("group")
+
+
+def test_read_global_step_plainly_gives_hooks_a_plain_read() -> None:
+    step = v1.train.create_global_step()
+    internals.read_global_step_plainly(step)
+    (read,) = internals.global_step_reads()
+    hook = v1.train.StopAtStepHook(last_step=3)
+    operations = len(v1.get_default_graph().get_operations())
+    hook.begin()
+    assert len(v1.get_default_graph().get_operations()) == operations
+    with session() as opened:
+        opened.run(step.assign(5))
+        assert opened.run(read.outputs[0]) == 5
+
+
+def test_global_step_reads_are_what_hooks_fetch() -> None:
+    v1.train.create_global_step()
+    assert internals.global_step_reads() == []
+    v1.train.StopAtStepHook(last_step=3).begin()
+    assert len(internals.global_step_reads()) == 1
 
 
 def test_read_global_step_locally_gives_hooks_a_plain_read(two_replicas: tf.distribute.Strategy) -> None:
@@ -301,7 +347,7 @@ def test_averaging_keras_gradients_ends_with_its_block() -> None:
         assert TFOptimizer._all_reduce_sum_gradients is summing
 
 
-def test_naming_as_keras_gives_variables_the_path_that_keras_gives_them() -> None:
+def test_keras_in_graph_gives_variables_the_path_that_keras_gives_them() -> None:
     def built() -> list[tuple[str, str]]:
         shared, other = keras.layers.Dense(1, name="one"), keras.layers.Dense(1, name="one_1")
         for _ in range(3):
@@ -310,7 +356,7 @@ def test_naming_as_keras_gives_variables_the_path_that_keras_gives_them() -> Non
             other(tf.ones([1, 1]))
         return [(variable.value.name, variable.path) for layer in (shared, other) for variable in layer.variables]
 
-    with internals.naming_as_keras():
+    with internals.keras_in_graph():
         names = built()
         elsewhere = in_another_thread(_built_in_another_graph)
     assert names == [
@@ -327,6 +373,50 @@ def _built_in_another_graph() -> str:
         shared, other = keras.layers.Dense(1, name="one"), keras.layers.Dense(1, name="one_1")
         other(shared(tf.ones([1, 1])))
         return str(other.kernel.value.name)
+
+
+def accumulating(variable: Any) -> None:
+    keras.optimizers.SGD(gradient_accumulation_steps=2).apply_gradients([(tf.constant(1.0), variable)])
+
+
+def overwriting(variable: Any) -> None:
+    optimizer = keras.optimizers.SGD(use_ema=True, ema_overwrite_frequency=2)
+    optimizer.apply_gradients([(tf.constant(1.0), variable)])
+
+
+def scaling(variable: Any) -> None:
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
+    optimizer.apply_gradients([(v1.placeholder(tf.float32, []), variable)])
+
+
+@pytest.mark.parametrize(
+    ("train", "names"),
+    [
+        (accumulating, "gradient_accumulation_steps=None"),
+        (overwriting, "ema_overwrite_frequency=None"),
+        (scaling, "LossScaleOptimizer"),
+    ],
+)
+def test_keras_in_graph_refuses_updates_that_would_never_run(train: Callable[[Any], None], names: str) -> None:
+    variable = keras.Variable(1.0)
+    with internals.keras_in_graph(), pytest.raises(ValueError, match=names):
+        train(variable)
+
+
+def test_keras_in_graph_lets_a_tf_function_train() -> None:
+    variable = keras.Variable(1.0)
+    optimizer = keras.optimizers.SGD(0.5)
+    optimizer.build([variable])
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def step() -> Any:
+        optimizer.apply_gradients([(tf.constant(1.0), variable)])
+        return variable.value + 0.0
+
+    with internals.keras_in_graph():
+        trained = step()
+    with session() as opened:
+        assert [opened.run(trained) for _ in range(2)] == [0.5, 0.0]
 
 
 def test_created_by_keras_tells_keras_variables_from_others() -> None:

@@ -192,31 +192,50 @@ def test_an_adam_step_runs_once_and_in_order() -> None:
     assert count == 3
 
 
-@pytest.mark.parametrize("control_flow", ["v1", "v2"])
-def test_a_branch_may_read_what_keras_writes(control_flow: str) -> None:
-    """In v1 control flow an edge into a branch would be illegal; the data still decide."""
+@pytest.fixture(params=["v1", "v2"])
+def control_flow(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Loops and branches of either kind: `disable_v2_behavior` brings the old ones back."""
     enabled = v1.control_flow_v2_enabled()
-    try:
-        (v1.enable_control_flow_v2 if control_flow == "v2" else v1.disable_control_flow_v2)()
+    (v1.enable_control_flow_v2 if request.param == "v2" else v1.disable_control_flow_v2)()
+    yield
+    (v1.enable_control_flow_v2 if enabled else v1.disable_control_flow_v2)()
 
-        def build() -> Any:
-            variable = keras.Variable(2.0)
-            chosen = v1.placeholder_with_default(True, [])
-            branch = tf.cond(chosen, lambda: variable.value * 3.0, lambda: variable.value * 0.0)
-            variable.assign(branch)
-            total = tf.while_loop(lambda i, _: i < 3, lambda i, t: (i + 1, t + variable.value), (0, 0.0))[1]
-            variable.assign_add(1.0)
-            return variable, branch, total
 
-        (variable, branch, total), writes = ordered(build)
-        with session() as opened:
-            _, seen, after = opened.run([writes, branch, total])
-            assert seen == 6.0
-            if control_flow == "v2":
-                assert after == 18.0
-            assert opened.run(variable.value) == 7.0
-    finally:
-        (v1.enable_control_flow_v2 if enabled else v1.disable_control_flow_v2)()
+@pytest.mark.usefixtures("control_flow")
+def test_loops_and_branches_see_what_was_written_before_them() -> None:
+    def build() -> Any:
+        variable = keras.Variable(2.0)
+        slow = tf.linalg.trace(tf.linalg.expm(tf.zeros([60, 60]))) / 60  # 1.0, after a while
+        variable.assign(variable * 3.0 * slow)
+        chosen = v1.placeholder_with_default(True, [])
+        branch = tf.cond(chosen, lambda: variable.value * 10.0, lambda: variable.value * 0.0)
+        loop = tf.while_loop(lambda step, _: step < 3, lambda step, sum: (step + 1, sum + variable.value), (0, 0.0))
+        return branch, loop[1]
+
+    (branch, total), writes = ordered(build)
+    with session() as opened:
+        _, seen, summed = opened.run([writes, branch, total])
+    assert (seen, summed) == pytest.approx((60.0, 18.0))
+
+
+@pytest.mark.usefixtures("control_flow")
+def test_a_loop_or_branch_does_not_break_the_order_of_the_writes_around_it() -> None:
+    def build() -> Any:
+        variable = keras.Variable(2.0)
+        before = tf.identity(variable.value)
+        variable.assign(5.0)
+        chosen = v1.placeholder_with_default(True, [])
+        branch = tf.cond(chosen, lambda: variable.value * 3.0, lambda: variable.value * 0.0)
+        variable.assign_add(branch)
+        return variable, before, tf.while_loop(lambda step: step < variable.value, lambda step: step + 1.0, (0.0,))
+
+    (variable, before, steps), writes = ordered(build)
+    assert len(writes) == 2
+    assert runs_before(before.op.inputs[0].op, writes[0])
+    assert runs_before(*writes)
+    with session() as opened:
+        assert opened.run([before, writes, steps])[0] == 2.0
+        assert opened.run(variable.value) == 20.0
 
 
 def test_variables_that_are_made_in_a_function_belong_to_the_graph(graph: tf.Graph) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from models import endless_input_fn, linear_model_fn
+import tensorflow.compat.v1 as v1
+from models import X, Y, endless_input_fn, linear_model_fn
 
 from ray_estimator import EstimatorNotTrainedError, EstimatorSpec
-
-v1 = tf.compat.v1
 
 MakeEstimator = Callable[..., Any]
 
@@ -48,8 +47,6 @@ def test_a8_values_are_arrays_of_the_newest_checkpoint(in_process: MakeEstimator
 
 
 def test_a8_the_first_step_is_the_one_that_the_gradient_says(in_process: MakeEstimator) -> None:
-    from models import X, Y
-
     estimator = in_process(momentum_model_fn).train(endless_input_fn, steps=1)
 
     x, y, ones = X[:32], Y[:32], np.ones([4, 1], np.float32)
@@ -71,7 +68,7 @@ def test_a8_without_a_checkpoint_there_are_no_variables(in_process: MakeEstimato
 def test_a8_an_unknown_variable_is_named_beside_the_known_ones(in_process: MakeEstimator) -> None:
     estimator = in_process(momentum_model_fn).train(endless_input_fn, steps=1)
 
-    with pytest.raises(ValueError, match="no variable 'dense/bias'.*dense/kernel, dense/kernel/Momentum, global_step"):
+    with pytest.raises(ValueError, match=r"no variable 'dense/bias'.*dense/kernel, dense/kernel/Mom.*step"):
         estimator.get_variable_value("dense/bias")
 
 

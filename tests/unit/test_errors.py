@@ -90,7 +90,9 @@ def test_a_message_says_what_was_found_and_what_to_do(error: RayEstimatorError, 
 
 
 def test_a_silent_group_is_told_from_one_that_waits() -> None:
-    assert "Ranks that wait: none. Ranks that do not answer: rank 0: for 5 s." in str(StepTimeoutError(1, 5, {}, {0: 5}))
+    assert "Ranks that wait: none. Ranks that do not answer: rank 0: for 5 s." in str(
+        StepTimeoutError(1, 5, {}, {0: 5})
+    )
 
 
 @pytest.mark.parametrize(

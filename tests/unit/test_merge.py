@@ -28,7 +28,9 @@ def test_increments_add_up_and_initial_values_count_once() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8"])
 def test_the_dtype_of_a_variable_stays(dtype: str) -> None:
-    result = merged([state(np.array([5], dtype), np.array([1], dtype)), state(np.array([7], dtype), np.array([1], dtype))])
+    result = merged(
+        [state(np.array([5], dtype), np.array([1], dtype)), state(np.array([7], dtype), np.array([1], dtype))]
+    )
 
     assert result.values["v"].dtype == dtype
     assert result.values["v"].tolist() == [11]

@@ -1,0 +1,192 @@
+"""Rows as features and labels: dtypes, ragged lists, map_fn, and errors on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+
+from ray_estimator import EstimatorSpec, InputTimeoutError, ModeKeys, RunConfig
+from ray_estimator._columns import column_specs
+from ray_estimator._engine.feed import Feed, batch_dimension, open_feed
+from ray_estimator._jobs import EvaluateJob, PredictJob, RowSpec, TrainJob, UserCode
+from ray_estimator._runtime.inline import OwnProcess
+from ray_estimator._shipping import InPlace
+from ray_estimator import _entry
+
+v1 = tf.compat.v1
+
+
+def row_spec(table: pa.Table, labels: tuple[str, ...] = (), **options: Any) -> RowSpec:
+    features = [name for name in table.schema.names if name not in labels]
+    return RowSpec(
+        column_specs(table.schema, features),
+        column_specs(table.schema, labels),
+        single_label=len(labels) == 1,
+        **{"batch_size": 2, **options},
+    )
+
+
+def batches(
+    table: pa.Table, mode: str = ModeKeys.TRAIN, labels: tuple[str, ...] = (), map_fn: Any = None, **options: Any
+) -> list[tuple[Any, Any]]:
+    """Every (features, labels) that the graph of `mode` sees."""
+    job = TrainJob(InPlace({}), RunConfig(), "unused", row_spec(table, labels, **options))
+    seen = []
+    with tf.Graph().as_default(), v1.Session() as session:
+        feed = open_feed(job, UserCode(None, map_fn=map_fn), mode, lambda: iter([table.slice(0, 4), table.slice(4)]))
+        for hook in feed.hooks:
+            hook.after_create_session(session, None)
+        fetches = feed.features if feed.labels is None else (feed.features, feed.labels)
+        with feed.explaining_errors():
+            while True:
+                try:
+                    values = session.run(fetches)
+                except tf.errors.OutOfRangeError:
+                    return seen
+                seen.append(values if feed.labels is not None else (values, None))
+
+
+@pytest.fixture
+def table() -> pa.Table:
+    return pa.table(
+        {
+            "number": pa.array([1, 2, 3, 4, 5], pa.int32()),
+            "half": np.arange(5, dtype=np.float16),
+            "text": ["a", "bé", "", "d", "e"],
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(10, dtype=np.float32)), 2),
+            "words": pa.array([[1], [], [2, 3], [4], [5, 6, 7]], pa.list_(pa.int64())),
+            "y": np.arange(5, dtype=np.float64),
+            "z": [True, False, True, False, True],
+        }
+    )
+
+
+def test_columns_keep_their_dtypes_and_shapes(table: pa.Table) -> None:
+    plain = table.drop_columns(["words"])
+    (features, labels), second, third = batches(plain, labels=("y",))
+    assert features["number"].tolist() == [1, 2]
+    assert features["number"].dtype == np.int32
+    assert features["half"].dtype == np.float16
+    assert features["text"].tolist() == [b"a", "bé".encode()]
+    assert features["vector"].tolist() == [[0, 1], [2, 3]]
+    assert features["z"].tolist() == [True, False]
+    assert labels.tolist() == [0, 1]
+    assert second[0]["number"].tolist() == [3, 4]
+    assert third[0]["number"].tolist() == [5]
+
+
+def test_lists_of_unequal_length_are_ragged(table: pa.Table) -> None:
+    seen = [features["words"].to_list() for features, _ in batches(table.select(["words", "number"]))]
+    assert seen == [[[1], []], [[2, 3], [4]], [[5, 6, 7]]]
+
+
+def test_several_labels_are_a_dict_and_predict_has_none(table: pa.Table) -> None:
+    plain = table.drop_columns(["words"])
+    _, labels = batches(plain, labels=("y", "z"))[0]
+    assert labels["y"].tolist() == [0, 1]
+    assert labels["z"].tolist() == [True, False]
+    assert batches(plain, ModeKeys.PREDICT, labels=("y", "z"))[0][1] is None
+
+
+def test_map_fn_parses_examples(table: pa.Table) -> None:
+    examples = [
+        tf.train.Example(
+            features=tf.train.Features(
+                feature={
+                    "x": tf.train.Feature(float_list=tf.train.FloatList(value=[number, 2 * number])),
+                    "y": tf.train.Feature(int64_list=tf.train.Int64List(value=[number])),
+                }
+            )
+        ).SerializeToString()
+        for number in range(5)
+    ]
+
+    def parse(features: Any, labels: Any) -> Any:
+        assert labels is None
+        spec = {"x": tf.io.FixedLenFeature([2], tf.float32), "y": tf.io.FixedLenFeature([], tf.int64)}
+        parsed = tf.io.parse_example(features["bytes"], spec)
+        return parsed, parsed.pop("y")
+
+    seen = batches(pa.table({"bytes": pa.array(examples, pa.binary())}), map_fn=parse)
+    assert [labels.tolist() for _, labels in seen] == [[0, 1], [2, 3], [4]]
+    assert seen[1][0]["x"].tolist() == [[2, 4], [3, 6]]
+
+
+def test_drop_remainder_acts_in_train_only(table: pa.Table) -> None:
+    plain = table.select(["number"])
+    assert len(batches(plain, drop_remainder=True)) == 2
+    assert len(batches(plain, ModeKeys.EVAL, drop_remainder=True)) == 3
+
+
+def test_the_memory_of_a_block_is_never_written_to(table: pa.Table) -> None:
+    values = np.arange(4, dtype=np.float32)
+    values.flags.writeable = False
+    shared = pa.table({"x": pa.array(values)})
+
+    def square(features: Any, labels: Any) -> Any:
+        return {"x": tf.square(features["x"]) + 1}
+
+    batches(shared, map_fn=square, batch_size=4)
+    assert values.tolist() == [0, 1, 2, 3]
+
+
+def test_the_batch_dimension_is_found_in_any_feature() -> None:
+    with tf.Graph().as_default():
+        assert batch_dimension({"a": tf.zeros([]), "b": tf.zeros([7, 2])}) == 7
+        unknown = batch_dimension(v1.placeholder(tf.float32, [None, 2]))
+        assert isinstance(unknown, tf.Tensor)
+        assert batch_dimension({"a": tf.zeros([])}) is None
+
+
+# Errors
+
+
+def mean_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
+    weight = v1.get_variable("weight", [], initializer=v1.zeros_initializer())
+    prediction = weight + tf.cast(features["x"], tf.float32)
+    if mode == ModeKeys.PREDICT:
+        return EstimatorSpec(mode, predictions={"p": prediction})
+    loss = tf.reduce_mean(tf.square(prediction))
+    train_op = v1.train.GradientDescentOptimizer(0.1).minimize(loss, v1.train.get_global_step())
+    return EstimatorSpec(mode, loss=loss, train_op=train_op)
+
+
+def with_nulls() -> Iterator[pa.Table]:
+    yield pa.table({"x": [1, 2]})
+    yield pa.table({"x": [3, None]})
+
+
+def too_late() -> Iterator[pa.Table]:
+    yield pa.table({"x": [1, 2]})
+    raise InputTimeoutError("Ray Data", 3.0)
+
+
+CASES = [(with_nulls, ValueError, "'x'.*1 null|1 null.*'x'"), (too_late, InputTimeoutError, "input_timeout_secs=3")]
+
+
+@pytest.mark.parametrize(("tables", "kind", "text"), CASES, ids=["nulls", "timeout"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "evaluate_range", "predict_range"])
+def test_an_error_in_fetching_rows_arrives_as_itself(
+    tmp_path: Path, tables: Callable[[], Any], kind: type[Exception], text: str, verb: str
+) -> None:
+    common = (InPlace({"model_fn": mean_model_fn}), RunConfig(), str(tmp_path), row_spec(pa.table({"x": [1, 2]})))
+    run = {
+        "train": lambda: _entry.train(TrainJob(*common), OwnProcess(tables)),
+        "evaluate": lambda: _entry.evaluate(EvaluateJob(*common), tables),
+        "predict": lambda: list(_entry.predict(PredictJob(*common), tables)),
+        "evaluate_range": lambda: _entry.evaluate_range(EvaluateJob(*common), tables, True),
+        "predict_range": lambda: _entry.predict_range(PredictJob(*common), tables),
+    }
+    with pytest.raises(kind, match=text):
+        run[verb]()
+
+
+def test_without_an_error_of_its_own_tensorflows_report_stays() -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError), Feed(None, None).explaining_errors():
+        raise tf.errors.InvalidArgumentError(None, None, "from a kernel")
