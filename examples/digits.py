@@ -70,6 +70,7 @@ def load_scans() -> tuple[ray.data.Dataset, ray.data.Dataset]:
 def main(model_dir: str) -> None:
     """Trains, evaluates, predicts, exports and serves."""
     ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     train, test = load_scans()
     estimator = Estimator(
         model_fn,

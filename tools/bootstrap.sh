@@ -20,7 +20,7 @@ has_pip() { "$1" -m pip --version >/dev/null 2>&1; }
 short_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
 
 find_python() {
-    for candidate in python3.13 python3.12 python3.11 python3 python; do
+    for candidate in python3.11 python3.12 python3.13 python3 python; do
         if fits "$candidate"; then
             echo "$candidate"
             return
