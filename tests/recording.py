@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+import tensorflow.compat.v1 as v1
 
 from ray_estimator import EstimatorSpec
-
-v1 = tf.compat.v1
 
 Calls = list[tuple[str, str]]
 

@@ -43,20 +43,23 @@ class Control:
         step_after: int64 scalar, the global step once the training step has ended; the same on every rank.
         stop: Feed 1.0 on any rank to stop all.
         save: Feed 1.0 on the chief to save on all.
-        vector: float32 `[4]`, summed over the ranks.
+        vector: float32 `[4]`, summed over the ranks; of a rank alone, which has nobody to agree with, its loss.
         collectives: The collectives of a step, in the one order in which every rank runs them.
         loss: The loss to report: float scalar, mean over the ranks (or sum, if the model sums).
     """
 
     def __init__(self, model: Model, feed: Feed, distribution: Distribution) -> None:
-        loss = tf.cast(model.loss, tf.float32)
         self._alone = distribution.num_replicas == 1
         self._scale = 1.0 if model.loss_is_summed else 1.0 / distribution.num_replicas
         self.stop = v1.placeholder_with_default(np.float32(0), [], name="control/stop")
         self.save = v1.placeholder_with_default(np.float32(0), [], name="control/save")
-        missing = feed.next_missing if feed.next_missing is not None else tf.constant(0.0)
-        self.vector = distribution.sum(tf.stack([loss, self.stop, self.save, missing]))
-        self.loss = model.loss if self._alone else tf.multiply(self.vector[0], self._scale, name="control/loss")
+        if self._alone:
+            self.vector = self.loss = model.loss
+        else:
+            missing = feed.next_missing if feed.next_missing is not None else tf.constant(0.0)
+            loss = tf.cast(model.loss, tf.float32)
+            self.vector = distribution.sum(tf.stack([loss, self.stop, self.save, missing]))
+            self.loss = tf.multiply(self.vector[0], self._scale, name="control/loss")
         local_step = distribution.localize(v1.train.get_global_step())
         self.global_step = local_step.read_value()
         _read_before_the_step([self.global_step.op, *internals.global_step_reads()])
@@ -66,6 +69,8 @@ class Control:
 
     def read(self, vector: np.ndarray) -> Verdict:
         """What a fetched `vector` means."""
+        if self._alone:
+            return Verdict(float(vector), stop=False, save=False)
         loss, stop, save, missing = (float(value) for value in vector)
         return Verdict(loss * self._scale, stop > 0 or missing > 0, save > 0)
 

@@ -41,7 +41,7 @@ def keep_shape(assign: tf.Operation) -> None:
     handle, value = assign.inputs
     if handle.op.type != "VarHandleOp":
         return
-    with v1.colocate_with(value.op), tf.control_dependencies(None):
+    with tf.device(value.device), tf.control_dependencies(None):
         assign._update_input(1, tf.ensure_shape(value, handle.op.get_attr("shape")))
 
 

@@ -98,7 +98,8 @@ def _run_until_stopped(
     worker: Worker,
 ) -> TrainResult:
     together = len(worker.addresses) > 1
-    fetches = (model.train_op, control.loss, control.vector, control.step_after)
+    # Few, and those of our hooks: each fetch costs Python some microseconds a step.
+    fetches = (model.train_op, control.vector, control.step_after)
     step, loss, steps_made = worker.pulse.step, None, 0
     with feed.explaining_errors(), session:
         if together and not _every_rank_has_a_batch(session, feed, worker):
@@ -106,13 +107,15 @@ def _run_until_stopped(
         agreed = False
         while not session.should_stop():
             try:
-                _, loss, vector, step = session.run(fetches)
+                _, vector, step = session.run(fetches)
             except (tf.errors.OutOfRangeError, StopIteration):
                 if together:
                     raise InputEndedError(worker.rank) from None
                 raise
             steps_made += 1
-            agreed = control.read(vector).stop or (last_step is not None and step >= last_step)
+            verdict = control.read(vector)
+            loss = verdict.loss
+            agreed = verdict.stop or (last_step is not None and step >= last_step)
         if together and not agreed:
             raise InputEndedError(worker.rank)
         worker.pulse.enter("ending (hooks, last checkpoint)")

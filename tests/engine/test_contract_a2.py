@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow.compat.v1 as v1
 from models import X, Y, endless_input_fn, linear_model_fn, one_pass_input_fn
 from recording import scalars
 
 from ray_estimator import EstimatorSpec, ModeKeys, RunConfig, ServingInputReceiver
-
-v1 = tf.compat.v1
 
 Make = Callable[..., Any]
 
@@ -49,7 +48,7 @@ def run_every_verb(estimator: Any, input_fn: Callable[..., Any]) -> None:
 
 
 def test_a2_1_model_fn_gets_its_arguments_by_keyword(in_process: Make) -> None:
-    given = {}
+    given: dict[str, Any] = {}
 
     def model_fn(*, model_dir: str, labels: Any, config: RunConfig, params: Any, mode: str, features: Any) -> Any:
         given.update(model_dir=model_dir, config=config, params=params, mode=mode)
@@ -97,7 +96,8 @@ def test_a2_1_model_fn_must_return_an_estimator_spec(in_process: Make, returned:
 
 
 def test_a2_1_a_spec_of_another_class_with_the_same_fields_will_do(in_process: Make) -> None:
-    other_spec = collections.namedtuple("OtherSpec", EstimatorSpec._fields)
+    names: Any = EstimatorSpec._fields
+    other_spec = collections.namedtuple("OtherSpec", names)
 
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> Any:
         return other_spec(**linear_model_fn(features, labels, mode, params)._asdict())

@@ -17,12 +17,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow.compat.v1 as v1
 from models import NUM_ROWS, X, endless_input_fn, linear_model_fn, one_pass_input_fn
 from recording import RecordingHook, RecordingListener, saved_steps, with_spec
 
 from ray_estimator import EstimatorSpec, RunConfig
-
-v1 = tf.compat.v1
 
 Make = Callable[..., Any]
 

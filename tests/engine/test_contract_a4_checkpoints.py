@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow.compat.v1 as v1
 from models import endless_input_fn, linear_model_fn, one_pass_input_fn
 from recording import RecordingHook, RecordingListener, published_steps, saved_steps, with_spec
 
 from ray_estimator import Estimator, EstimatorSpec, RunConfig, WarmStartSettings
-
-v1 = tf.compat.v1
 
 Make = Callable[..., Any]
 
@@ -181,7 +180,7 @@ def test_a4_10_a_saver_hook_of_the_users_takes_the_place_of_the_default_one(in_p
 @pytest.mark.parametrize("field", ["training_hooks", "training_chief_hooks"])
 def test_a4_10_a_saver_hook_of_the_spec_takes_the_place_of_the_default_one(in_process: Make, field: str) -> None:
     model_fn = with_spec(linear_model_fn, **{field: lambda: [own_saver(estimator)]})
-    estimator = in_process(model_fn, params={}, save_checkpoints_steps=1)
+    estimator: Any = in_process(model_fn, params={}, save_checkpoints_steps=1)
 
     estimator.train(endless_input_fn, steps=5)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow.compat.v1 as v1
 from models import NUM_ROWS, endless_input_fn, linear_model_fn, one_pass_input_fn
 from recording import (
     Calls,
@@ -28,8 +29,6 @@ from tensorflow.python.training import training_util
 
 from ray_estimator import EstimatorSpec
 from ray_estimator._engine.saving import SaveCheckpoints
-
-v1 = tf.compat.v1
 
 Make = Callable[..., Any]
 

@@ -438,9 +438,8 @@ def test_a5_7_ranges_give_the_numbers_of_a_single_pass(
 
 
 def test_a5_7_the_rows_stay_what_they_are(tmp_path: Path) -> None:
-    table = TABLE.take(
-        pa.array(range(TABLE.num_rows))
-    )  # in Arrow's own memory, aligned as TensorFlow likes to share it
+    # In memory of Arrow's own, aligned so that TensorFlow shares it.
+    table = TABLE.take(pa.array(range(TABLE.num_rows)))
     before = table.to_pydict()
 
     evaluate.run(job_of(v1_metrics_model_fn, tmp_path), lambda: iter([table]))

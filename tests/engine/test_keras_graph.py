@@ -226,8 +226,9 @@ def test_a_loop_or_branch_does_not_break_the_order_of_the_writes_around_it() -> 
         variable.assign(5.0)
         chosen = v1.placeholder_with_default(True, [])
         branch = tf.cond(chosen, lambda: variable.value * 3.0, lambda: variable.value * 0.0)
+        loop = tf.while_loop(lambda step: step < variable.value, lambda step: step + 1.0, (0.0,))
         variable.assign_add(branch)
-        return variable, before, tf.while_loop(lambda step: step < variable.value, lambda step: step + 1.0, (0.0,))
+        return variable, before, loop
 
     (variable, before, steps), writes = ordered(build)
     assert len(writes) == 2
