@@ -53,12 +53,13 @@ class Control:
         self._scale = 1.0 if model.loss_is_summed else 1.0 / distribution.num_replicas
         self.stop = v1.placeholder_with_default(np.float32(0), [], name="control/stop")
         self.save = v1.placeholder_with_default(np.float32(0), [], name="control/save")
+        loss: Any = model.loss
         if self._alone:
-            self.vector = self.loss = model.loss
+            self.vector = self.loss = loss
         else:
             missing = feed.next_missing if feed.next_missing is not None else tf.constant(0.0)
-            loss = tf.cast(model.loss, tf.float32)
-            self.vector = distribution.sum(tf.stack([loss, self.stop, self.save, missing]))
+            signals = [tf.cast(loss, tf.float32), self.stop, self.save, missing]
+            self.vector = distribution.sum(tf.stack(signals))
             self.loss = tf.multiply(self.vector[0], self._scale, name="control/loss")
         local_step = distribution.localize(v1.train.get_global_step())
         self.global_step = local_step.read_value()
