@@ -31,7 +31,7 @@ from ray_estimator import Estimator, EstimatorSpec, RunConfig
 
 FIRST, LAST = 200, 1200
 HEAVY_FIRST, HEAVY_LAST = 10, 50
-HEAVY_ROWS, HEAVY_UNITS, HEAVY_LAYERS = 2048, 256, 12
+HEAVY_ROWS, HEAVY_UNITS, HEAVY_LAYERS = 2048, 256, 30
 HEAVY_MIN_SECS = 0.05
 
 
@@ -52,9 +52,7 @@ def tiny_model_fn(features: tf.Tensor, labels: tf.Tensor, mode: str) -> Estimato
 def tiny_step_of_train() -> float:
     """Milliseconds a step of `Estimator.train` on two workers."""
     with tempfile.TemporaryDirectory() as folder:
-        estimator = Estimator(
-            tiny_model_fn, f"{folder}/model", RunConfig(scaling_config=ScalingConfig(num_workers=2))
-        )
+        estimator = Estimator(tiny_model_fn, f"{folder}/model", RunConfig(scaling_config=ScalingConfig(num_workers=2)))
         estimator.train(tiny_input_fn, steps=LAST, hooks=[StepTimer(folder, FIRST, LAST)])
         return 1e3 * seconds_per_step(folder)
 

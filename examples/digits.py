@@ -40,7 +40,9 @@ def model_fn(features: dict[str, tf.Tensor], labels: tf.Tensor | None, mode: str
 
     loss = tf.compat.v1.losses.sparse_softmax_cross_entropy(labels, logits)
     if mode == ModeKeys.EVAL:
-        return EstimatorSpec(mode, loss=loss, eval_metric_ops={"accuracy": tf.compat.v1.metrics.accuracy(labels, digit)})
+        return EstimatorSpec(
+            mode, loss=loss, eval_metric_ops={"accuracy": tf.compat.v1.metrics.accuracy(labels, digit)}
+        )
 
     optimizer = tf.compat.v1.train.AdamOptimizer(params["learning_rate"])
     train_op = optimizer.minimize(loss, global_step=tf.compat.v1.train.get_global_step())

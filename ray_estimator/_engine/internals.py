@@ -45,6 +45,36 @@ def keep_shape(assign: tf.Operation) -> None:
         assign._update_input(1, tf.ensure_shape(value, handle.op.get_attr("shape")))
 
 
+_WRITES = {"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "Assign", "AssignAdd", "CountUpTo"}
+
+
+def writes_input(op: tf.Operation, number: int) -> bool:
+    """Whether `op` assigns to the variable that its input `number` is, by itself or in a branch, loop or function."""
+    return _writes(op.graph, op.node_def, len(op.inputs), number)
+
+
+def _writes(graph: tf.Graph, node: Any, num_inputs: int, number: int) -> bool:
+    if node.op in _WRITES:
+        return number == 0
+    names = [name for value in node.attr.values() for name in (value.func.name, *(f.name for f in value.list.func))]
+    return any(_body_writes(graph, name, num_inputs, number) for name in names if name)
+
+
+def _body_writes(graph: tf.Graph, name: str, num_inputs: int, number: int) -> bool:
+    body = graph._get_function(name).cached_definition
+    arguments = body.signature.input_arg
+    # The predicate of a branch comes before what its bodies get.
+    position = number - (num_inputs - len(arguments))
+    if not 0 <= position < len(arguments):
+        return False
+    argument = arguments[position].name
+    for node in body.node_def:
+        inputs = [each for each in node.input if not each.startswith("^")]
+        if any(each == argument and _writes(graph, node, len(inputs), n) for n, each in enumerate(inputs)):
+            return True
+    return False
+
+
 def postpone_stop(run_context: v1.train.SessionRunContext) -> None:
     """Takes back a hook's `request_stop`, so that the loop goes on."""
     run_context._stop_requested = False

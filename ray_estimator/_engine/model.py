@@ -117,13 +117,14 @@ def _operation(returned: Any) -> tf.Operation:
 
 def writes_global_step(op: tf.Operation) -> bool:
     """Whether `op`, of the default graph, changes the global step; its initializer does not count."""
-    if op.type not in {"AssignVariableOp", "AssignAddVariableOp", "Assign", "AssignAdd", "ScatterAdd", "CountUpTo"}:
-        return False
     step = v1.train.get_global_step()
     components = getattr(step, "values", None) or [step]
-    initializers = {o for c in components for o in (c.initializer, *c.initializer.control_inputs)}
     targets = {c.handle.name if hasattr(c, "handle") else c.name for c in components}
-    return op not in initializers and op.inputs[0].name in targets
+    positions = [number for number, tensor in enumerate(op.inputs) if tensor.name in targets]
+    if not positions:
+        return False
+    initializers = {o for c in components for o in (c.initializer, *c.initializer.control_inputs)}
+    return op not in initializers and any(internals.writes_input(op, number) for number in positions)
 
 
 def _metrics(eval_metric_ops: Mapping[str, Any], keras_writes: list[tf.Operation]) -> dict[str, tuple[Any, Any]]:

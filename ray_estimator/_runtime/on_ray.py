@@ -47,6 +47,7 @@ R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 _LOOK_SECS = 0.25
+_ABANDON_SECS = 60.0
 _RANGE_ROWS = 16_384
 _LEGACY_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
 
@@ -286,6 +287,8 @@ class _Fit:
         self._result: TrainResult | None = None
         self._error: BaseException | None = None
         self._hung: StepTimeoutError | None = None
+        # Not `Thread.join`: interrupted in it, CPython 3.11 takes the thread for ended.
+        self._ended = threading.Event()
 
     def result(self) -> TrainResult:
         """Waits for the end of the run; gives the chief's result, or raises the one error that explains it."""
@@ -293,9 +296,9 @@ class _Fit:
         with _train_settings(self._config.start_timeout_secs):
             thread.start()
             try:
-                self._watch(thread)
+                self._watch()
             except BaseException as stop:
-                self._abandon(thread, f"the driver stopped waiting: {type(stop).__name__}")
+                self._abandon(f"the driver stopped waiting: {type(stop).__name__}")
                 raise
         if self._error is not None:
             raise self._explained(self._error)
@@ -307,11 +310,13 @@ class _Fit:
             self._result = self._trainer.fit().return_value
         except BaseException as error:
             self._error = error
+        finally:
+            self._ended.set()
 
-    def _watch(self, thread: threading.Thread) -> None:
+    def _watch(self) -> None:
         watch = StepWatch(self._config.step_timeout_secs, time.monotonic())
-        while thread.is_alive():
-            thread.join(_LOOK_SECS)
+        while not self._ended.is_set():
+            self._ended.wait(_LOOK_SECS)
             view = self._view()
             if view is None:
                 continue
@@ -329,14 +334,14 @@ class _Fit:
             return None
         return view
 
-    def _abandon(self, thread: threading.Thread, why: str) -> None:
+    def _abandon(self, why: str) -> None:
         """Ends the run: the workers of now are killed, those of a next attempt turn back at the monitor."""
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self._monitor.end.remote(why), timeout=10)
         view = self._view()
         if view is not None:
             _kill(view)
-        thread.join(timeout=60)
+        self._ended.wait(_ABANDON_SECS)
 
     def _explained(self, error: BaseException) -> BaseException:
         failure = failure_in(error) or _first_failure(error)

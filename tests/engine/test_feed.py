@@ -11,13 +11,12 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
-from ray_estimator import EstimatorSpec, InputTimeoutError, ModeKeys, RunConfig
+from ray_estimator import EstimatorSpec, InputTimeoutError, ModeKeys, RunConfig, _entry
 from ray_estimator._columns import column_specs
 from ray_estimator._engine.feed import Feed, batch_dimension, open_feed
 from ray_estimator._jobs import EvaluateJob, PredictJob, RowSpec, TrainJob, UserCode
 from ray_estimator._runtime.inline import OwnProcess
 from ray_estimator._shipping import InPlace
-from ray_estimator import _entry
 
 v1 = tf.compat.v1
 

@@ -452,3 +452,28 @@ def test_is_keras_variable() -> None:
     assert internals.is_keras_variable(keras.optimizers.SGD().iterations)
     assert not internals.is_keras_variable(variable.value)
     assert not internals.is_keras_variable(tf.no_op())
+
+
+def test_writes_input_looks_into_branches_and_loops() -> None:
+    with tf.Graph().as_default() as graph:
+        step = v1.train.create_global_step()
+        other = v1.placeholder(tf.bool, [])
+
+        def count() -> tf.Tensor:
+            return tf.identity(v1.assign_add(step, 1))
+
+        def look() -> tf.Tensor:
+            return tf.identity(step)
+
+        tf.cond(other, count, look, name="counts")
+        tf.cond(other, look, lambda: look() + 1, name="looks")
+        tf.cond(other, lambda: tf.cond(other, count, look), look, name="counts_within")
+
+        def writes(name: str) -> bool:
+            op = graph.get_operation_by_name(name)
+            number = [tensor.name for tensor in op.inputs].index(step.handle.name)
+            return internals.writes_input(op, number)
+
+        assert writes("counts")
+        assert writes("counts_within")
+        assert not writes("looks")

@@ -422,3 +422,19 @@ def test_legacy_keras_in_a_process_with_keras_3_is_refused(
     ):
         with pytest.raises(ValueError, match=r"TF_USE_LEGACY_KERAS.*before TensorFlow is imported.*os\.environ"):
             verb()
+
+
+def test_a_global_step_that_model_fn_counts_in_a_branch_is_not_counted_twice(in_process: Callable[..., Any]) -> None:
+    def every_other_step(features: Any, labels: Any, mode: str) -> EstimatorSpec:
+        weight = v1.get_variable("weight", [], initializer=v1.zeros_initializer())
+        calls = v1.get_variable("calls", [], tf.int64, initializer=v1.zeros_initializer(), trainable=False)
+        step = v1.train.get_global_step()
+        with tf.control_dependencies([v1.assign_add(calls, 1)]):
+            is_second = tf.equal(calls.read_value() % 2, 0)
+        count = tf.cond(is_second, lambda: tf.identity(v1.assign_add(step, 1)), lambda: tf.identity(step))
+        return EstimatorSpec(mode, loss=tf.square(weight), train_op=count.op)
+
+    estimator = in_process(every_other_step)
+    estimator.train(lambda: tf.data.Dataset.from_tensors((0.0, 0.0)).repeat(10))
+    assert estimator.get_variable_value("calls") == 10
+    assert estimator.get_variable_value("global_step") == 5

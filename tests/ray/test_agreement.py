@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-
 from models import X, Y, endless_input_fn, linear_model_fn
 from probes import AtStep, note, notes
+
 from ray_estimator import EstimatorSpec, dataset_input_fn
 
 v1 = tf.compat.v1

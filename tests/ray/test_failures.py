@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -11,9 +13,9 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
-
 from models import X, Y, endless_input_fn, linear_model_fn
 from probes import AtStep, note, notes
+
 from ray_estimator import (
     EstimatorSpec,
     ModuleNotShippedError,
@@ -137,6 +139,31 @@ def test_a_frozen_worker_is_named_after_step_timeout_secs(on_ray: Callable[..., 
     assert set(caught.value.silent) == {1}
     assert set(caught.value.waiting) == {0}
     assert "in a step" in caught.value.waiting[0]
+
+
+def test_an_interrupt_ends_the_run_and_frees_what_it_held(
+    cluster: Any, on_ray: Callable[..., Any], tmp_path: Path
+) -> None:
+    estimator = on_ray(linear_model_fn, params={}, max_failures=3)
+
+    def interrupt() -> None:
+        wait_until(lambda: len(notes(tmp_path, "steps").get(0, [])) > 5)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        estimator.train(endless_input_fn, hooks=[partial(AtStep, str(tmp_path), "never", -1, 0)])
+    thread.join()
+    wait_until(lambda: cluster.available_resources().get("CPU") == 4.0)
+    assert estimator.latest_checkpoint().endswith("-0")
+
+
+def wait_until(condition: Callable[[], bool], timeout_secs: float = 60) -> None:
+    deadline = time.monotonic() + timeout_secs
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
 
 
 def test_a_module_that_workers_cannot_import_is_named(

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-
 from probes import note, notes
+
 from ray_estimator import EstimatorSpec, ModeKeys, dataset_input_fn, export
 
 v1 = tf.compat.v1
@@ -83,7 +83,9 @@ def test_a5_7_merged_ranges_give_the_numbers_of_one_pass(
     assert list((tmp_path / "model" / "eval_merged").glob("events*"))
 
 
-def test_a5_1_steps_are_the_first_batches(trained: Callable[..., Any], in_process: Callable[..., Any], dataset: Any) -> None:
+def test_a5_1_steps_are_the_first_batches(
+    trained: Callable[..., Any], in_process: Callable[..., Any], dataset: Any
+) -> None:
     estimator = trained()
     input_fn = dataset_input_fn(dataset, batch_size=BATCH, label_columns="y")
     local = in_process(model_fn, params={}, model_dir=estimator.model_dir)

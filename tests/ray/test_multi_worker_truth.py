@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-
 from probes import NoteLosses, NoteOrder, note, notes
+
 from ray_estimator import EstimatorSpec, dataset_input_fn
 
 v1 = tf.compat.v1
@@ -67,9 +67,7 @@ def towers_model_fn(features: Any, labels: Any, mode: str, config: Any, params: 
         train_ops.append(make().minimize(loss, var_list=v1.trainable_variables(name)))
     losses += [keras_tower(features, labels, make()) for make in KERAS_OPTIMIZERS.values()]
     chief_hooks = [NoteLosses(params["folder"] + "/chief")]
-    return EstimatorSpec(
-        mode, loss=tf.add_n(losses), train_op=tf.group(*train_ops), training_chief_hooks=chief_hooks
-    )
+    return EstimatorSpec(mode, loss=tf.add_n(losses), train_op=tf.group(*train_ops), training_chief_hooks=chief_hooks)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-
 import worlds
 from probes import NoteLosses, note, notes
 

@@ -19,7 +19,9 @@ def shown(last_step: int | None, views: list[tuple[float, GroupView]], **console
     return out.getvalue()
 
 
-def view(step: int, loss: float | None, rate: float | None = None, number: int = 1, failures: tuple[str, ...] = ()) -> GroupView:
+def view(
+    step: int, loss: float | None, rate: float | None = None, number: int = 1, failures: tuple[str, ...] = ()
+) -> GroupView:
     return GroupView("a", number, {0: Vitals("in a step", 0.1, step, loss, rate)}, {}, {}, failures)
 
 
