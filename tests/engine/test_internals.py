@@ -54,9 +54,10 @@ def in_a_process(what: str) -> None:
 def test_run_after_orders_existing_operations() -> None:
     counter = v1.get_variable("counter", [], initializer=v1.zeros_initializer())
     read = counter.read_value()
+    look = read.op.inputs[0].op  # `read` is only an identity of what is read
     write = counter.assign_add(1.0, read_value=False)
-    internals.run_after(read.op, [write, read.op])
-    assert list(read.op.control_inputs) == [write]
+    internals.run_after(look, [write, look])
+    assert list(look.control_inputs) == [write]
     with session() as opened:
         assert [opened.run(read) for _ in range(3)] == [1.0, 2.0, 3.0]
 

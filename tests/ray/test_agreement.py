@@ -112,8 +112,9 @@ def test_each_row_once_an_epoch_and_the_last_batch_shared(
         dataset_input_fn(dataset, batch_size=12 // num_workers, label_columns="y", num_epochs=2, shuffle=True, seed=5)
     )
     by_rank = notes(tmp_path, "rows")
-    batches = [sum(parts, []) for parts in zip(*(by_rank[rank] for rank in range(num_workers)), strict=True)]
-    rows = sum(batches, [])
+    steps = zip(*(by_rank[rank] for rank in range(num_workers)), strict=True)
+    batches = [[row for part in parts for row in part] for parts in steps]
+    rows = [row for batch in batches for row in batch]
     assert sorted(rows[:50]) == list(range(50))
     assert sorted(rows[50:]) == list(range(50))
     assert rows[:50] != rows[50:]

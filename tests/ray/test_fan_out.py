@@ -155,5 +155,5 @@ def test_an_export_runs_as_a_task_and_loads(trained: Callable[..., Any], tmp_pat
 
 def test_a_column_that_does_not_exist_is_an_error_before_any_work(trained: Callable[..., Any], dataset: Any) -> None:
     estimator = trained()
-    with pytest.raises(ValueError, match="nothing.*id.*x.*y"):
+    with pytest.raises(ValueError, match=r"nothing.*id.*x.*y"):
         estimator.evaluate(dataset_input_fn(dataset, batch_size=BATCH, label_columns="nothing"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from rich.console import Console
 
@@ -10,12 +11,13 @@ from ray_estimator._jobs import GroupView, Vitals
 from ray_estimator._progress import Progress
 
 
-def shown(last_step: int | None, views: list[tuple[float, GroupView]], **console: object) -> str:
+def shown(last_step: int | None, views: list[tuple[float, GroupView]], **console: Any) -> str:
     out = io.StringIO()
-    now = 0.0
-    with Progress(last_step, Console(file=out, width=200, **console), clock=lambda: now) as progress:  # type: ignore[arg-type]
-        for now, view in views:
-            progress.show(view)
+    clock = 0.0
+    with Progress(last_step, Console(file=out, width=200, **console), clock=lambda: clock) as progress:
+        for moment, seen in views:
+            clock = moment
+            progress.show(seen)
     return out.getvalue()
 
 
