@@ -70,6 +70,8 @@ def build(job: TrainJob, code: UserCode, worker: Worker, distribution: Distribut
     distribution.prepare_global_step(begin_graph(job))
     feed = open_feed(job, code, ModeKeys.TRAIN, worker.tables, rank=worker.rank, num_replicas=distribution.num_replicas)
     model = call_model_fn(job, code, feed.features, feed.labels, ModeKeys.TRAIN, distribution)
+    if feed.advance is not None:
+        model.train_op = tf.group(model.train_op, feed.advance)
     control = Control(model, feed, distribution)
     v1.add_to_collection(v1.GraphKeys.LOSSES, control.loss)
     if not any(summary.op.name == "loss" for summary in v1.get_collection(v1.GraphKeys.SUMMARIES)):

@@ -378,3 +378,15 @@ def test_in_process_generators_of_the_caller_feed_training(in_process: Make) -> 
 
     assert step_of(estimator) == 3
     assert drawn == [0, 32, 64]
+
+
+def test_a4_4_a_model_that_does_not_look_at_its_input_ends_with_it(in_process: Callable[..., Any]) -> None:
+    def blind(features: Any, labels: Any, mode: str) -> EstimatorSpec:
+        weight = v1.get_variable("weight", [], initializer=v1.ones_initializer())
+        loss = tf.square(weight)
+        step = v1.train.get_global_step()
+        return EstimatorSpec(mode, loss=loss, train_op=v1.train.GradientDescentOptimizer(0.1).minimize(loss, step))
+
+    estimator = in_process(blind)
+    estimator.train(lambda: tf.data.Dataset.from_tensors((0.0, 0.0)).repeat(3))
+    assert estimator.latest_checkpoint() is not None
