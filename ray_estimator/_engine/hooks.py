@@ -78,27 +78,10 @@ def training_hooks(
     specs, of_spec = own_target(model.spec.training_hooks, job.first_step)
     chiefs, of_chiefs = own_target(model.spec.training_chief_hooks, job.first_step)
     last_step = earliest(job.last_step, of_users, of_spec, of_chiefs)
-    saving: list[v1.train.SessionRunHook] = []
-    listeners = made_listeners(code.saving_listeners)
-    own_savers = [hook for hook in (*users, *specs, *chiefs) if _is_saver(hook)]
-    saver, writer = saver_of(scaffold, config), None
-    wants_saving = config.save_checkpoints_secs or config.save_checkpoints_steps
-    if wants_saving and not own_savers:
-        writer = CheckpointWriter(store, config, scaffold, is_chief=is_chief)
-        saving.append(
-            SaveCheckpoints(
-                writer,
-                control,
-                every_secs=config.save_checkpoints_secs or None,
-                every_steps=config.save_checkpoints_steps or None,
-                listeners=listeners,
-                is_chief=is_chief,
-                together=together,
-                pulse=worker.pulse,
-            )
-        )
-    elif listeners:
-        _attach(listeners, own_savers)
+    saving, build_saver = _saving(job, code, worker, store, scaffold, control, [*users, *specs, *chiefs])
+    if not is_chief:
+        # What a user's own saver hook writes, it writes once.
+        users, specs = ([hook for hook in hooks if not _is_saver(hook)] for hooks in (users, specs))
     hooks = [
         *saving,
         *(chiefs if is_chief else []),
@@ -110,11 +93,44 @@ def training_hooks(
         v1.train.NanTensorHook(control.loss),
         *_loss_log(config.log_step_count_steps, control, is_chief),
         *specs,
-        BuildSaver(saver, writer),
+        build_saver,
         KeepPulse(worker.pulse, control, feed.features, distribution.num_replicas),
         *([StopTogether(control, last_step)] if together else []),
     ]
     return TrainingHooks(hooks, scaffold, last_step)
+
+
+def _saving(
+    job: TrainJob,
+    code: UserCode,
+    worker: Worker,
+    store: CheckpointStore,
+    scaffold: v1.train.Scaffold,
+    control: Control,
+    others: Sequence[v1.train.SessionRunHook],
+) -> tuple[list[v1.train.SessionRunHook], BuildSaver]:
+    """The hook that saves, unless the user brings one or turned saving off; and the hook that builds the saver."""
+    config, is_chief, together = job.config, worker.rank == 0, len(worker.addresses) > 1
+    saver = saver_of(scaffold, config)
+    listeners = made_listeners(code.saving_listeners)
+    own_savers = [hook for hook in others if _is_saver(hook)]
+    wants_saving = config.save_checkpoints_secs or config.save_checkpoints_steps
+    if own_savers or not wants_saving:
+        if listeners:
+            _attach(listeners, own_savers)
+        return [], BuildSaver(saver, None, on_chief_alone=together and bool(own_savers))
+    writer = CheckpointWriter(store, config, scaffold, is_chief=is_chief)
+    hook = SaveCheckpoints(
+        writer,
+        control,
+        every_secs=config.save_checkpoints_secs or None,
+        every_steps=config.save_checkpoints_steps or None,
+        listeners=listeners,
+        is_chief=is_chief,
+        together=together,
+        pulse=worker.pulse,
+    )
+    return [hook], BuildSaver(saver, writer, on_chief_alone=False)
 
 
 def _is_saver(hook: Any) -> bool:

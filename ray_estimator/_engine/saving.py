@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints import CheckpointStore, Retention
 from ray_estimator._engine import internals
-from ray_estimator._engine.collectives import ancestors, chain
+from ray_estimator._engine.collectives import ancestors, chain, collectives_of
 from ray_estimator._engine.control import Control
 from ray_estimator._jobs import Pulse
 from ray_estimator.config import RunConfig
@@ -94,11 +94,18 @@ def saver_of(scaffold: v1.train.Scaffold, config: RunConfig) -> Any:
 
 
 class BuildSaver(v1.train.SessionRunHook):
-    """Builds the saver when every hook before it has begun. Runs on every rank."""
+    """Builds the saver when every hook before it has begun. Runs on every rank.
 
-    def __init__(self, saver: Any, writer: CheckpointWriter | None) -> None:
+    Args:
+        saver: The saver.
+        writer: Who saves with it; None if it only restores, or saves in a hook of the user's.
+        on_chief_alone: Whether a hook of the user's saves with it on the chief of several ranks, alone.
+    """
+
+    def __init__(self, saver: Any, writer: CheckpointWriter | None, *, on_chief_alone: bool) -> None:
         self._saver = saver
         self._writer = writer
+        self._on_chief_alone = on_chief_alone
 
     def begin(self) -> None:
         if isinstance(self._saver, v1.train.Saver):
@@ -109,8 +116,21 @@ class BuildSaver(v1.train.SessionRunHook):
             for op in ancestors([restore_op]):
                 if op.type == "AssignVariableOp":
                     internals.keep_shape(op)
+            if self._on_chief_alone:
+                _require_no_collectives(saver_def)
         if self._writer is not None:
             self._writer.prepare(saver_def)
+
+
+def _require_no_collectives(saver_def: Any) -> None:
+    save_op = v1.get_default_graph().as_graph_element(saver_def.save_tensor_name).op
+    collectives = collectives_of([save_op])
+    if collectives:
+        raise ValueError(
+            f"A CheckpointSaverHook saves on the chief alone, but saving reads {collectives[0].name!r} from every "
+            "worker (a variable with VariableSynchronization.ON_READ). Set RunConfig.save_checkpoints_steps or "
+            "save_checkpoints_secs instead of the hook: then all workers take part."
+        )
 
 
 class SaveCheckpoints(v1.train.SessionRunHook):
