@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import sys
@@ -42,7 +43,7 @@ def input_fn() -> tf.data.Dataset:
 
 def loss_and_train_op(features: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Operation]:
     values = features
-    for number, (inputs, outputs) in enumerate(zip(UNITS, UNITS[1:], strict=False)):
+    for number, (inputs, outputs) in enumerate(itertools.pairwise(UNITS)):
         with v1.variable_scope(f"layer_{number}"):
             kernel = v1.get_variable("kernel", [inputs, outputs])
             bias = v1.get_variable("bias", [outputs], initializer=v1.zeros_initializer())
