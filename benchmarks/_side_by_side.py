@@ -1,7 +1,7 @@
-"""Two programs side by side in one run: alternated rounds, medians, a ratio, and the row of a table.
+"""Two programs side by side in one run: rounds, medians, a ratio, and the row of a table.
 
-Other work on the machine changes every time that is measured. Rounds that alternate see the same machine, so it is the
-ratio of the two of a round that counts; the figure is the median of these ratios.
+Other work on the machine changes every time that is measured. The two measures of a round see nearly the same machine,
+so it is their ratio that counts; the figure is the median of these ratios.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,69 +18,112 @@ from typing import Any
 
 import tensorflow.compat.v1 as v1
 
-Program = Callable[[], float]
-"""Runs once and gives what was measured."""
-
-Lap = Callable[[], None]
-"""Ends a stretch of a program and waits until its next one may begin."""
+# Programs that are short: one whole run after the other
 
 
-def alternated(rounds: int, *programs: Program) -> list[list[float]]:
-    """What each program measured in each round. Every second round runs them in the opposite order."""
-    measured: list[list[float]] = [[] for _ in programs]
+def alternated(rounds: int, *programs: Callable[[], Any]) -> list[list[float]]:
+    """Seconds of each program in each round. Every second round runs them in the opposite order."""
+    seconds: list[list[float]] = [[] for _ in programs]
     for number in range(rounds):
         order = range(len(programs))
         for index in order if number % 2 == 0 else reversed(order):
-            measured[index].append(programs[index]())
-        print(f"round {number + 1} of {rounds}: " + "  ".join(f"{values[-1]:.4g}" for values in measured), flush=True)
-    return measured
-
-
-def seconds_of(run: Callable[[], Any]) -> float:
-    """How long `run` takes."""
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
-
-
-def in_turns(*programs: Callable[[Lap], None]) -> list[list[float]]:
-    """The seconds of each program's stretches, the first of which hold its set-up.
-
-    The programs run in this process, in a thread each, but only one of them goes on at any time: a stretch of one
-    after a stretch of another, round after round. A program calls its lap at the end of each of its stretches.
-    """
-    ring = deque(range(len(programs)))
-    passed = threading.Condition()
-    seconds: list[list[float]] = [[] for _ in programs]
-
-    def run(number: int) -> None:
-        began = 0.0
-
-        def take_turn() -> None:
-            nonlocal began
-            with passed:
-                passed.wait_for(lambda: ring[0] == number)
             began = time.perf_counter()
-
-        def lap() -> None:
-            seconds[number].append(time.perf_counter() - began)
-            with passed:
-                ring.rotate(-1)
-                passed.notify_all()
-            take_turn()
-
-        take_turn()
-        try:
-            programs[number](lap)
-        finally:
-            with passed:
-                ring.remove(number)
-                passed.notify_all()
-
-    with ThreadPoolExecutor(len(programs)) as threads:
-        for running in [threads.submit(run, number) for number in range(len(programs))]:
-            running.result()
+            programs[index]()
+            seconds[index].append(time.perf_counter() - began)
+        print(f"round {number + 1} of {rounds}: " + "  ".join(f"{each[-1]:.2f} s" for each in seconds), flush=True)
     return seconds
+
+
+# Programs that make steps: a stretch of one after a stretch of the other
+
+
+@dataclass
+class Turn:
+    """A program's turn among programs of one machine that go on one at a time, for a stretch of steps each.
+
+    They may be threads, processes or groups of processes: a file says whose turn it is. Every process of a group waits
+    for the group's turn; the one that leads passes it on and notes how long the stretch took.
+
+    Attributes:
+        folder: Where the files are; the same for all programs.
+        place: Position of this program in a round, from 0.
+        programs: How many programs there are.
+        rounds: How many stretches each one makes.
+        leads: Whether this process passes the turn on.
+    """
+
+    folder: str
+    place: int
+    programs: int
+    rounds: int
+    leads: bool = True
+    _round: int = -1
+    _began: float = 0.0
+
+    def lap(self) -> None:
+        """Ends a stretch, and returns when the next may begin. What came before the first call was set-up."""
+        if self._round >= 0 and self.leads:
+            self._pass_on(time.perf_counter() - self._began)
+        self._round += 1
+        if self._round < self.rounds:
+            self._wait()
+        self._began = time.perf_counter()
+
+    def _pass_on(self, seconds: float) -> None:
+        with _seconds_file(self.folder, self.place).open("a") as file:
+            file.write(f"{seconds!r}\n")
+        passed = Path(self.folder, f"passed_{self.place}")
+        passed.write_text(str(self._number + 1))
+        passed.replace(Path(self.folder, "turn"))
+
+    def _wait(self, timeout_secs: float = 120.0) -> None:
+        deadline = time.monotonic() + timeout_secs
+        while _whose_turn(self.folder) < self._number:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Program {self.place} waited {timeout_secs:.0f} s for its turn.")
+            time.sleep(0.005)
+
+    @property
+    def _number(self) -> int:
+        return self._round * self.programs + self.place
+
+
+def _whose_turn(folder: str) -> int:
+    file = Path(folder, "turn")
+    return int(file.read_text()) if file.exists() else 0
+
+
+def _seconds_file(folder: str, place: int) -> Path:
+    return Path(folder, f"seconds_{place}")
+
+
+def seconds_of(folder: str, place: int, *, warm_up: int) -> list[float]:
+    """The seconds of a program's stretches, without those in which somebody still warmed up."""
+    return [float(line) for line in _seconds_file(folder, place).read_text().split()][warm_up:]
+
+
+class LapEveryStretch(v1.train.SessionRunHook):  # type: ignore[misc]
+    """Ends a stretch after so many steps."""
+
+    def __init__(self, turn: Turn, steps: int) -> None:
+        self._turn = turn
+        self._steps = steps
+        self._steps_made = 0
+
+    def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
+        self._steps_made += 1
+        if self._steps_made % self._steps == 0:
+            self._turn.lap()
+
+
+def together(*programs: Callable[[], Any]) -> None:
+    """Runs programs in a thread each; raises what the first of them raises."""
+    with ThreadPoolExecutor(len(programs)) as threads:
+        for running in [threads.submit(program) for program in programs]:
+            running.result()
+
+
+# The table
 
 
 @dataclass(frozen=True)
@@ -130,11 +171,14 @@ class Comparison:
 
 
 def _span(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+    median, low, high = statistics.median(values), min(values), max(values)
+    digits = 0 if median >= 100 else 2
+    return f"{median:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
 
 
 def report(comparisons: Sequence[Comparison], *, check: bool) -> int:
     """Prints the table; gives the exit status, which is not 0 if goals are checked and one is missed."""
+    print(f"\n{len(comparisons[0].ours)} rounds; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
     print("\n| median (min to max) | ours | peer | ours / peer | goal | |\n|---|---|---|---|---|---|")
     for comparison in comparisons:
         print(comparison.row())
@@ -144,33 +188,7 @@ def report(comparisons: Sequence[Comparison], *, check: bool) -> int:
 def arguments(description: str | None, *, rounds: int) -> argparse.Namespace:
     """The command line of a benchmark; `rounds` is the default."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=rounds, help="alternated rounds (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=rounds, help="rounds that count (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="exit with status 1 if a goal is missed")
     options: argparse.Namespace = parser.parse_args()
     return options
-
-
-class StepTimer(v1.train.SessionRunHook):  # type: ignore[misc]
-    """Takes the time from the end of one step to the end of another; start and end of training do not count.
-
-    It leaves a file for each process that trained in `folder`, since copies of hooks do not come back from workers.
-    """
-
-    def __init__(self, folder: str, first: int, last: int) -> None:
-        self._folder = folder
-        self._first = first
-        self._last = last
-        self._steps_made = 0
-
-    def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
-        self._steps_made += 1
-        if self._steps_made == self._first:
-            self._began = time.perf_counter()
-        elif self._steps_made == self._last:
-            seconds = (time.perf_counter() - self._began) / (self._last - self._first)
-            Path(self._folder, f"{os.getpid()}.seconds-per-step").write_text(repr(seconds))
-
-
-def seconds_per_step(folder: str) -> float:
-    """What the `StepTimer`s of a run found; of several workers, the slowest."""
-    return max(float(file.read_text()) for file in Path(folder).glob("*.seconds-per-step"))

@@ -1,23 +1,22 @@
 """A worker of the peer in `two_workers.py`: MultiWorkerMirroredStrategy in a tf.function, one step a call.
 
-A plain process, started with TF_CONFIG. Prints the seconds a step takes between two steps.
+A plain process of a pair, started with TF_CONFIG; takes turns with the other program.
 
-    TF_CONFIG=... python _tf_function_worker.py FIRST LAST THREADS
+    TF_CONFIG=... python _tf_function_worker.py FOLDER PLACE PROGRAMS ROUNDS STRETCH
 """
 
 from __future__ import annotations
 
 import sys
-import time
 
 import tensorflow as tf
+from _side_by_side import Turn
 
 
-def main(first: int, last: int, threads: int) -> None:
-    if threads:
-        # As many as Ray's one CPU gives to ours.
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(max(2, threads))
+def main(folder: str, place: int, programs: int, rounds: int, stretch: int) -> None:
+    # As many threads as Ray's one CPU gives to our workers.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(2)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     with strategy.scope():
         weight = tf.Variable(0.0)
@@ -38,12 +37,13 @@ def main(first: int, last: int, threads: int) -> None:
         losses = strategy.run(replica_step, args=next(batches))
         return strategy.reduce(tf.distribute.ReduceOp.MEAN, losses, axis=None)
 
-    for number in range(1, last + 1):
-        float(step())
-        if number == first:
-            began = time.perf_counter()
-    print((time.perf_counter() - began) / (last - first))
+    leads = strategy.cluster_resolver.task_id == 0
+    turn = Turn(folder, place, programs, rounds, leads=leads)
+    for _ in range(1 + rounds):
+        for _ in range(stretch):
+            float(step())
+        turn.lap()
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    main(sys.argv[1], *(int(argument) for argument in sys.argv[2:]))

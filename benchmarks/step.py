@@ -22,13 +22,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
-from _side_by_side import Comparison, Lap, arguments, in_turns, report
+from _side_by_side import Comparison, LapEveryStretch, Turn, arguments, report, seconds_of, together
 from ray.train import ScalingConfig
 
 from ray_estimator import Estimator, EstimatorSpec, RunConfig
 
 STRETCH = 200
-WARM_UP = 4
+WARM_UP = 3
 BATCH_SIZE = 128
 UNITS = [20, 64, 64, 1]
 
@@ -59,27 +59,14 @@ def model_fn(features: tf.Tensor, labels: tf.Tensor, mode: str) -> EstimatorSpec
     return EstimatorSpec(mode, loss=loss, train_op=train_op)
 
 
-class LapEveryStretch(v1.train.SessionRunHook):  # type: ignore[misc]
-    """Ends a stretch after so many steps."""
-
-    def __init__(self, lap: Lap) -> None:
-        self._lap = lap
-        self._steps_made = 0
-
-    def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
-        self._steps_made += 1
-        if self._steps_made % STRETCH == 0:
-            self._lap()
-
-
-def train(lap: Lap, steps: int) -> None:
+def train(turn: Turn) -> None:
     """`Estimator.train` as it is."""
     with tempfile.TemporaryDirectory() as folder:
         estimator = Estimator(model_fn, folder, RunConfig(scaling_config=ScalingConfig(num_workers=0)))
-        estimator.train(input_fn, steps=steps, hooks=[LapEveryStretch(lap)])
+        estimator.train(input_fn, steps=STRETCH * turn.rounds, hooks=[LapEveryStretch(turn, STRETCH)])
 
 
-def bare_session(lap: Lap, steps: int) -> None:
+def bare_session(turn: Turn) -> None:
     """A MonitoredSession with the hooks that `train` has by default."""
     with tempfile.TemporaryDirectory() as folder, tf.Graph().as_default():
         iterator = v1.data.make_initializable_iterator(input_fn())
@@ -90,8 +77,8 @@ def bare_session(lap: Lap, steps: int) -> None:
             v1.train.CheckpointSaverHook(folder, save_secs=600),
             v1.train.StepCounterHook(every_n_steps=100, output_dir=folder),
             v1.train.SummarySaverHook(save_steps=100, output_dir=folder, summary_op=v1.summary.merge_all()),
-            LapEveryStretch(lap),
-            v1.train.StopAtStepHook(last_step=steps),
+            LapEveryStretch(turn, STRETCH),
+            v1.train.StopAtStepHook(last_step=STRETCH * turn.rounds),
             v1.train.NanTensorHook(loss),
             v1.train.LoggingTensorHook({"loss": loss, "step": v1.train.get_global_step()}, every_n_iter=100),
         ]
@@ -103,32 +90,43 @@ def bare_session(lap: Lap, steps: int) -> None:
 class LapEveryEpoch(keras.callbacks.Callback):  # type: ignore[misc]
     """Ends a stretch after each epoch."""
 
-    def __init__(self, lap: Lap) -> None:
+    def __init__(self, turn: Turn) -> None:
         super().__init__()
-        self._lap = lap
+        self._turn = turn
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._lap()
+        self._turn.lap()
 
 
-def keras_fit(lap: Lap, steps: int, **options: Any) -> None:
+def keras_fit(turn: Turn) -> None:
     """Keras `fit`; an epoch is a stretch."""
     layers = [keras.layers.Dense(units, activation="relu" if units > 1 else None) for units in UNITS[1:]]
     model = keras.Sequential([keras.Input([UNITS[0]]), *layers])
     model.compile("adam", "mse")
-    model.fit(input_fn(), steps_per_epoch=STRETCH, epochs=steps // STRETCH, callbacks=[LapEveryEpoch(lap)], **options)
+    model.fit(input_fn(), steps_per_epoch=STRETCH, epochs=turn.rounds, callbacks=[LapEveryEpoch(turn)])
 
 
 def main() -> int:
     options = arguments(__doc__, rounds=60)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    steps = STRETCH * (WARM_UP + options.rounds)
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        seconds = in_turns(*(functools.partial(program, steps=steps) for program in (train, bare_session, keras_fit)))
-    ours, bare, fit = ([1e6 * each / STRETCH for each in stretches[WARM_UP:]] for stretches in seconds)
+    programs = (train, bare_session, keras_fit)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+
+        def run(place: int) -> None:
+            turn = Turn(folder, place, len(programs), WARM_UP + options.rounds)
+            turn.lap()
+            programs[place](turn)
+
+        together(*(functools.partial(run, place) for place in range(len(programs))))
+        seconds = [seconds_of(folder, place, warm_up=WARM_UP) for place in range(len(programs))]
+    ours, bare, fit = ([1e6 * each / STRETCH for each in stretches] for stretches in seconds)
     comparisons = [
-        Comparison("a step, against a bare MonitoredSession with the same hooks", ours, bare, "µs", 1.05),
-        Comparison("a step, against Keras `fit`", ours, fit, "µs", 0.45),
+        Comparison("a step, against a bare MonitoredSession with the same hooks", ours, bare, unit="µs", goal=1.05),
+        Comparison("a step, against Keras `fit`", ours, fit, unit="µs", goal=0.45),
     ]
     return report(comparisons, check=options.check)
 

@@ -1,11 +1,13 @@
 """Two workers: what a step costs over the same strategy in a tf.function, and how much faster two are than one.
 
 The first part takes a step of next to nothing, which leaves what the ranks say to each other. The second takes a step
-that only computes, with each worker's threads held to one CPU.
+that only computes, with each worker's threads held to one CPU. Both sides of a part train at the same time, in turns.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import logging
 import os
@@ -13,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,31 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import ray
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
-from _side_by_side import Comparison, StepTimer, alternated, arguments, report, seconds_per_step
+from _side_by_side import Comparison, LapEveryStretch, Turn, arguments, report, seconds_of, together
 from ray.train import ScalingConfig
 
 from ray_estimator import Estimator, EstimatorSpec, RunConfig
 
-FIRST, LAST = 200, 1200
-HEAVY_FIRST, HEAVY_LAST = 10, 50
-HEAVY_ROWS, HEAVY_UNITS, HEAVY_LAYERS = 2048, 256, 30
+OURS, PEER = 0, 1
+WARM_UP = 3
+TINY_STRETCH = 100
+HEAVY_STRETCH = 5
+HEAVY_ROWS, HEAVY_UNITS, HEAVY_LAYERS = 2048, 256, 24
 HEAVY_MIN_SECS = 0.05
+
+
+def trained(model_fn: Any, input_fn: Any, turn: Turn, stretch: int, num_workers: int) -> None:
+    """Trains for every stretch of `turn`, and one before them that starts the workers."""
+    with tempfile.TemporaryDirectory() as model_dir:
+        config = RunConfig(scaling_config=ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 1}))
+        estimator = Estimator(model_fn, model_dir, config, params={"turn": turn, "stretch": stretch})
+        estimator.train(input_fn, steps=stretch * (1 + turn.rounds))
+
+
+def lap_hook(params: dict[str, Any], config: RunConfig) -> LapEveryStretch:
+    turn: Turn = params["turn"]
+    turn.leads = config.is_chief
+    return LapEveryStretch(turn, params["stretch"])
 
 
 # A step of next to nothing
@@ -42,38 +61,33 @@ def tiny_input_fn() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensors(([1.0], [2.0])).repeat()
 
 
-def tiny_model_fn(features: tf.Tensor, labels: tf.Tensor, mode: str) -> EstimatorSpec:
+def tiny_model_fn(
+    features: tf.Tensor, labels: tf.Tensor, mode: str, params: dict[str, Any], config: RunConfig
+) -> EstimatorSpec:
     weight = v1.get_variable("weight", [], initializer=v1.zeros_initializer())
     loss = tf.reduce_mean(tf.square(features * weight - labels))
-    optimizer = v1.train.GradientDescentOptimizer(1e-3)
-    return EstimatorSpec(mode, loss=loss, train_op=optimizer.minimize(loss, v1.train.get_global_step()))
+    train_op = v1.train.GradientDescentOptimizer(1e-3).minimize(loss, v1.train.get_global_step())
+    return EstimatorSpec(mode, loss=loss, train_op=train_op, training_hooks=[lap_hook(params, config)])
 
 
-def tiny_step_of_train() -> float:
-    """Milliseconds a step of `Estimator.train` on two workers."""
-    with tempfile.TemporaryDirectory() as folder:
-        estimator = Estimator(tiny_model_fn, f"{folder}/model", RunConfig(scaling_config=ScalingConfig(num_workers=2)))
-        estimator.train(tiny_input_fn, steps=LAST, hooks=[StepTimer(folder, FIRST, LAST)])
-        return 1e3 * seconds_per_step(folder)
-
-
-def tiny_step_of_tf_function() -> float:
-    """Milliseconds a step of the same strategy in a tf.function loop, in two plain processes with as many threads."""
-    addresses = _free_addresses(2)
+@contextlib.contextmanager
+def tf_function_pair(turn: Turn) -> Iterator[None]:
+    """Two plain processes that make the same step in a tf.function, for every stretch of `turn`."""
     script = Path(__file__).with_name("_tf_function_worker.py")
+    numbers = (turn.place, turn.programs, turn.rounds, TINY_STRETCH)
+    command = [sys.executable, str(script), turn.folder, *map(str, numbers)]
+    addresses = _free_addresses(2)
     workers = []
     for rank in range(2):
         cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
-        workers.append(
-            subprocess.Popen(
-                [sys.executable, script, str(FIRST), str(LAST), "1"],
-                env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-        )
-    return 1e3 * max(float(worker.communicate(timeout=300)[0]) for worker in workers)
+        workers.append(subprocess.Popen(command, env={**os.environ, "TF_CONFIG": json.dumps(cluster)}))
+    try:
+        yield
+        for worker in workers:
+            worker.wait(timeout=60)
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 def _free_addresses(count: int) -> list[str]:
@@ -84,11 +98,23 @@ def _free_addresses(count: int) -> list[str]:
     return addresses
 
 
+def compare_tiny_steps(rounds: int) -> Comparison:
+    with tempfile.TemporaryDirectory() as folder:
+        ours, peer = (Turn(folder, place, 2, WARM_UP + rounds) for place in (OURS, PEER))
+        with tf_function_pair(peer):
+            trained(tiny_model_fn, tiny_input_fn, ours, TINY_STRETCH, num_workers=2)
+        millis = [
+            [1e3 * each / TINY_STRETCH for each in seconds_of(folder, place, warm_up=WARM_UP)] for place in (OURS, PEER)
+        ]
+    what = "a tiny step on 2 workers, against the same strategy in a tf.function loop"
+    return Comparison(what, *millis, unit="ms", goal=0.7)
+
+
 # A step that computes
 
 
 class OneCpu(v1.train.SessionRunHook):  # type: ignore[misc]
-    """Holds every thread of a worker to the CPU of its rank: TensorFlow's pools do not count the work they share."""
+    """Holds every thread of a worker to the CPU of its rank: TensorFlow's thread pools add up to more than one."""
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
@@ -98,15 +124,16 @@ class OneCpu(v1.train.SessionRunHook):  # type: ignore[misc]
         self._hold()
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
-        # The first steps start threads of their own.
+        # The first step starts threads of its own.
         self._steps_made += 1
-        if self._steps_made == HEAVY_FIRST // 2:
+        if self._steps_made == 1:
             self._hold()
 
     def _hold(self) -> None:
         cpus = sorted(os.sched_getaffinity(os.getppid()))
         for thread in os.listdir("/proc/self/task"):
-            os.sched_setaffinity(int(thread), {cpus[self._rank % len(cpus)]})
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread), {cpus[self._rank % len(cpus)]})
 
 
 def heavy_input_fn() -> tf.data.Dataset:
@@ -114,7 +141,7 @@ def heavy_input_fn() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensors(rows).cache().repeat()
 
 
-def heavy_model_fn(features: tf.Tensor, labels: None, mode: str, config: RunConfig) -> EstimatorSpec:
+def heavy_model_fn(features: tf.Tensor, mode: str, params: dict[str, Any], config: RunConfig) -> EstimatorSpec:
     """Many products with one small matrix: much to compute, little to reduce."""
     matrix = v1.get_variable("matrix", [HEAVY_UNITS, HEAVY_UNITS])
     values = features
@@ -122,32 +149,40 @@ def heavy_model_fn(features: tf.Tensor, labels: None, mode: str, config: RunConf
         values = tf.tanh(tf.matmul(values, matrix))
     loss = tf.reduce_mean(tf.square(values))
     train_op = v1.train.GradientDescentOptimizer(1e-3).minimize(loss, v1.train.get_global_step())
-    return EstimatorSpec(mode, loss=loss, train_op=train_op, training_hooks=[OneCpu(config.task_id)])
+    hooks = [OneCpu(config.task_id), lap_hook(params, config)]
+    return EstimatorSpec(mode, loss=loss, train_op=train_op, training_hooks=hooks)
 
 
-def heavy_rows_per_second(num_workers: int) -> float:
-    """Rows a second, of all workers, with one CPU each."""
+def compare_two_with_one(rounds: int) -> Comparison:
     with tempfile.TemporaryDirectory() as folder:
-        scaling = ScalingConfig(num_workers=num_workers, resources_per_worker={"CPU": 1})
-        estimator = Estimator(heavy_model_fn, f"{folder}/model", RunConfig(scaling_config=scaling))
-        estimator.train(heavy_input_fn, steps=HEAVY_LAST, hooks=[StepTimer(folder, HEAVY_FIRST, HEAVY_LAST)])
-        seconds = seconds_per_step(folder)
-    print(f"{num_workers} workers: {1e3 * seconds:.0f} ms a step")
-    if seconds < HEAVY_MIN_SECS:
-        raise SystemExit(f"The step took {1e3 * seconds:.0f} ms; raise HEAVY_LAYERS until it takes 50 ms or more.")
-    return HEAVY_ROWS * num_workers / seconds
+        together(
+            *(
+                functools.partial(
+                    trained,
+                    heavy_model_fn,
+                    heavy_input_fn,
+                    Turn(folder, place, 2, WARM_UP + rounds),
+                    HEAVY_STRETCH,
+                    num_workers,
+                )
+                for place, num_workers in ((OURS, 2), (PEER, 1))
+            )
+        )
+        two, one = (
+            [each / HEAVY_STRETCH for each in seconds_of(folder, place, warm_up=WARM_UP)] for place in (OURS, PEER)
+        )
+    if min(one) < HEAVY_MIN_SECS:
+        raise SystemExit(f"A step took {1e3 * min(one):.0f} ms; raise HEAVY_LAYERS until it takes 50 ms or more.")
+    what = "2 workers against 1, one CPU each, same batch for each"
+    ours, peer = [2 * HEAVY_ROWS / each for each in two], [HEAVY_ROWS / each for each in one]
+    return Comparison(what, ours, peer, unit="rows/s", goal=1.7, at_least=True)
 
 
 def main() -> int:
-    options = arguments(__doc__, rounds=3)
+    options = arguments(__doc__, rounds=30)
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-    tiny = alternated(options.rounds, tiny_step_of_train, tiny_step_of_tf_function)
-    heavy = alternated(options.rounds, lambda: heavy_rows_per_second(2), lambda: heavy_rows_per_second(1))
+    comparisons = [compare_tiny_steps(options.rounds), compare_two_with_one(options.rounds)]
     ray.shutdown()
-    comparisons = [
-        Comparison("a tiny step on 2 workers, against the same strategy in a tf.function loop", *tiny, "ms", 0.7),
-        Comparison("2 workers against 1, one CPU each", *heavy, "rows/s", 1.7, at_least=True),
-    ]
     return report(comparisons, check=options.check)
 
 

@@ -37,11 +37,11 @@ def evaluate(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
     return evaluate.run(job, tables)
 
 
-def evaluate_range(job: EvaluateJob, tables: Tables, prove: bool) -> MetricState:
+def evaluate_range(job: EvaluateJob, tables: Tables) -> MetricState:
     """The metric state of one range of rows."""
     from ray_estimator._engine import evaluate
 
-    return evaluate.accumulate(job, tables, prove=prove)
+    return evaluate.accumulate(job, tables)
 
 
 def finish_evaluation(job: EvaluateJob, state: MetricState) -> dict[str, Any]:

@@ -29,11 +29,17 @@ class RemoteFailure:
     peers_lost: bool
 
     @classmethod
-    def of(cls, error: BaseException, where: str) -> RemoteFailure:
-        """Packs `error`. Runs where it was raised."""
+    def of(cls, error: BaseException, where: str, *, has_peers: bool = False) -> RemoteFailure:
+        """Packs `error`. Runs where it was raised.
+
+        Args:
+            error: What was raised.
+            where: Where, in words.
+            has_peers: Whether this process works together with others, whose loss could be the cause.
+        """
         trace = "".join(traceback.format_exception(error))
         kind = type(error).__qualname__
-        return cls(where, _pickled(error), kind, str(error), trace, _says_peers_are_lost(error))
+        return cls(where, _pickled(error), kind, str(error), trace, has_peers and _says_peers_are_lost(error))
 
     def error(self) -> BaseException:
         """The exception, to be raised on the driver."""

@@ -65,7 +65,7 @@ class RunConfig:
         legacy_keras: Whether workers run tf_keras, which `tf.compat.v1.layers` needs.
         start_timeout_secs: Seconds that workers may take to find a place in the cluster and start. None: for ever.
         step_timeout_secs: Seconds that one step (or one save) may take. None: for ever.
-        input_timeout_secs: Seconds that the input may take for its next data. None: for ever.
+        input_timeout_secs: Seconds that each of several training workers waits for its next rows. None: for ever.
         task_resources: Ray resources of one evaluate or predict task, for example `{"CPU": 2, "GPU": 1}`.
         max_tasks_in_flight: How many evaluate or predict tasks run at a time. None: as many as fit.
         predict_batch_size: Rows that predict gives to the model at a time. None: the input's batch size.

@@ -151,10 +151,10 @@ class Estimator:
         On each worker, in one process each, which all make the same steps:
 
             create the strategy; restore the newest checkpoint, or initialise
-            hooks.begin(); hooks.after_create_session(); save
+            hooks.begin(); save; hooks.after_create_session()
             until the target, the end of the input, or a hook's request to stop:
-                hooks.before_run(); one step; hooks.after_run(); save if it is time
-            hooks.end(); save the last step
+                hooks.before_run(); one step; save if it is time; hooks.after_run()
+            save the last step; hooks.end()
 
         A worker that dies takes its group down; Ray Train starts the group again, which goes on from the newest
         checkpoint to the same last step. Errors of user code and NaN losses are not tried again.
@@ -207,7 +207,7 @@ class Estimator:
             last_step=last_step,
         )
         result = runtime.train(job, rows)
-        if result.steps_made == 0:
+        if result.step == start_step:
             logger.warning("Training with estimator made no steps. Perhaps input is empty or misspecified.")
         logger.info("Loss for final step: %s.", result.loss)
         return self

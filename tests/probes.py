@@ -40,7 +40,10 @@ class NoteLosses(v1.train.SessionRunHook):
         self._folder = folder
 
     def before_run(self, run_context: Any) -> Any:
-        _, loss, _, step = run_context.original_args.fetches
+        _, vector, step = run_context.original_args.fetches
+        names = [op.name for op in run_context.session.graph.get_operations()]
+        # A rank alone has nobody to agree with: its loss is what it reports.
+        loss = run_context.session.graph.get_tensor_by_name("control/loss:0") if "control/loss" in names else vector
         return v1.train.SessionRunArgs((loss, step))
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
@@ -67,7 +70,7 @@ class NoteOrder(v1.train.SessionRunHook):
             return
         from ray_estimator._engine.collectives import ancestors, collectives_of
 
-        train_op, _, vector, _ = run_context.original_args.fetches
+        train_op, vector, _ = run_context.original_args.fetches
         ordered = collectives_of([train_op, vector.op])
         follows = [ordered[i] in ancestors([ordered[i + 1]]) for i in range(len(ordered) - 1)]
         note(self._folder, "order", {"types": [op.type for op in ordered], "follows": follows})

@@ -111,24 +111,20 @@ class RangeEvaluator:
             self._refusal = self._reason_against_merging()
             self._session = warm.open_session(job, scaffold, stack)
 
-    def accumulate(self, tables: Tables, *, prove: bool) -> MetricState:
-        """The metric state after the rows of `tables`.
-
-        Args:
-            tables: The rows.
-            prove: Whether to show on the first two batches that states add up.
-        """
+    def accumulate(self, tables: Tables) -> MetricState:
+        """The metric state after the rows of `tables`; shows on their first two batches that states add up."""
         if self._refusal is not None:
             return MetricState({}, {}, self._refusal, 0)
-        initial = self._start(tables)
-        after: list[Mapping[str, Any]] = []
-        num_batches = 0
-        while self._update():
-            num_batches += 1
-            if prove and num_batches <= 2:
-                after.append(self._read())
-        values = self._read()
-        refusal = self._difference(tables, initial, *after) if len(after) == 2 else None
+        with self._source.reading(tables):
+            initial = self._start()
+            after: list[Mapping[str, Any]] = []
+            num_batches = 0
+            while self._update():
+                num_batches += 1
+                if num_batches <= 2:
+                    after.append(self._read())
+            values = self._read()
+            refusal = self._difference(initial, *after) if len(after) == 2 else None
         return MetricState(values, initial, refusal, num_batches)
 
     def compute(self, state: MetricState) -> dict[str, Any]:
@@ -142,8 +138,7 @@ class RangeEvaluator:
         """Frees the session."""
         self._session.close()
 
-    def _start(self, tables: Tables) -> dict[str, Any]:
-        self._source.tables = tables
+    def _start(self) -> dict[str, Any]:
         for hook in self._evaluation.feed.hooks:
             hook.after_create_session(self._session, None)
         self._session.run(self._reset)
@@ -160,10 +155,8 @@ class RangeEvaluator:
     def _read(self) -> dict[str, Any]:
         return dict(self._session.run({variable.name: variable for variable in self._state}))
 
-    def _difference(
-        self, tables: Tables, initial: Mapping[str, Any], first: Mapping[str, Any], both: Mapping[str, Any]
-    ) -> str | None:
-        self._start(tables)
+    def _difference(self, initial: Mapping[str, Any], first: Mapping[str, Any], both: Mapping[str, Any]) -> str | None:
+        self._start()
         self._session.run(self._evaluation.feed.advance)
         self._update()
         second = self._read()
@@ -208,10 +201,10 @@ def _operations(value: Any) -> Iterable[tf.Operation]:
         yield part if isinstance(part, tf.Operation) else tf.convert_to_tensor(part).op
 
 
-def accumulate(job: EvaluateJob, tables: Tables, *, prove: bool) -> MetricState:
+def accumulate(job: EvaluateJob, tables: Tables) -> MetricState:
     """The metric state after a range of rows, on this process's warm graph. Runs as a task."""
     with warm.model(job, ModeKeys.EVAL, RangeEvaluator) as evaluator:
-        return evaluator.accumulate(tables, prove=prove)
+        return evaluator.accumulate(tables)
 
 
 def finish(job: EvaluateJob, state: MetricState) -> dict[str, Any]:

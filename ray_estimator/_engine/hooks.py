@@ -165,7 +165,7 @@ def _summaries(
     reads_together = bool(chain_after(control.collectives, [summary_op.op]))
     if is_chief:
         return [v1.train.SummarySaverHook(save_steps=every_steps, output_dir=events_dir, summary_op=summary_op)]
-    return [FetchEvery(every_steps, summary_op)] if reads_together else []
+    return [FetchEvery(every_steps, summary_op, control.global_step)] if reads_together else []
 
 
 def _loss_log(every_steps: int | None, control: Control, is_chief: bool) -> list[v1.train.SessionRunHook]:
@@ -177,14 +177,15 @@ def _loss_log(every_steps: int | None, control: Control, is_chief: bool) -> list
 class FetchEvery(v1.train.SessionRunHook):
     """Runs a tensor at the steps at which the chief's summary hook does, and throws its value away."""
 
-    def __init__(self, every_steps: int, tensor: tf.Tensor) -> None:
+    def __init__(self, every_steps: int, tensor: tf.Tensor, global_step: tf.Tensor) -> None:
         self._timer = v1.train.SecondOrStepTimer(every_steps=every_steps)
         self._tensor = tensor
+        self._global_step = global_step
         self._next_step: int | None = None
 
     def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs:
         due = self._next_step is None or self._timer.should_trigger_for_step(self._next_step)
-        fetches = {"global_step": v1.train.get_global_step()}
+        fetches = {"global_step": self._global_step}
         self._due = due
         return v1.train.SessionRunArgs({**fetches, "tensor": self._tensor} if due else fetches)
 

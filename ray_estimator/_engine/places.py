@@ -45,10 +45,16 @@ def local_events(storage: Storage, url: str, *, writes: bool = True) -> Iterator
     with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
         try:
             yield folder
-        finally:
+        except BaseException:
             v1.summary.FileWriterCache.clear()
+            # What ended the run is what its caller must hear of, not what an upload has to say after it.
             if writes:
-                storage.put_dir(folder, url)
+                with contextlib.suppress(Exception):
+                    storage.put_dir(folder, url)
+            raise
+        v1.summary.FileWriterCache.clear()
+        if writes:
+            storage.put_dir(folder, url)
 
 
 @contextlib.contextmanager

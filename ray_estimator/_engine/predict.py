@@ -120,10 +120,10 @@ class RangePredictor:
         """The batches of `tables`, in order."""
         if self._prediction.spec.prediction_hooks:
             return PredictedRange((), "model_fn returned prediction_hooks")
-        self._source.tables = tables
-        for hook in self._prediction.feed.hooks:
-            hook.after_create_session(self._session, None)
-        return PredictedRange(list(self._batches()))
+        with self._source.reading(tables):
+            for hook in self._prediction.feed.hooks:
+                hook.after_create_session(self._session, None)
+            return PredictedRange(list(self._batches()))
 
     def _batches(self) -> Iterator[Any]:
         with contextlib.suppress(tf.errors.OutOfRangeError):

@@ -30,10 +30,10 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
     agree on the newest published checkpoint
     build: global step, input_fn, model_fn, hooks
     compare graphs with the other ranks
-    open the session: initialise or restore, hooks.after_create_session(), save
+    open the session: initialise or restore, save, hooks.after_create_session()
     until a hook asks to stop, or an input cannot fill the next step:
-        hooks.before_run(); session.run(train_op); hooks.after_run()
-    hooks.end(): save the last step
+        hooks.before_run(); session.run(train_op); save if it is time; hooks.after_run()
+    save the last step; hooks.end()
     """
     worker.pulse.enter("joining the group")
     distribution = open_distribution(worker)

@@ -80,9 +80,18 @@ class Source:
     """Rows that are named when a range starts, behind an iterator that was built before."""
 
     def __init__(self) -> None:
-        self.tables: Tables | None = None
+        self._tables: Tables | None = None
+
+    @contextlib.contextmanager
+    def reading(self, tables: Tables) -> Iterator[None]:
+        """Names the rows; lets go of them at the end, and so of the blocks that they lie in."""
+        self._tables = tables
+        try:
+            yield
+        finally:
+            self._tables = None
 
     def __call__(self) -> Iterator[pa.Table]:
-        if self.tables is None:
+        if self._tables is None:
             raise AssertionError("A range was started without rows.")
-        return self.tables()
+        return self._tables()

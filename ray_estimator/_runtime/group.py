@@ -173,15 +173,24 @@ def run_worker(config: dict[str, GroupWork]) -> TrainResult:
     work = config["work"]
     assert _group is not None, "The backend names the group before training starts."
     worker = GroupWorker(ray.train.get_context().get_world_rank(), _group, work)
-    actor = ray.get_runtime_context().current_actor
-    over = ray.get(work.monitor.join.remote(_group.attempt, worker.rank, actor))
     try:
-        if over is not None:
-            raise KeyboardInterrupt(over)
+        _join(worker)
         with _beating(worker):
             return _entry.train(work.job, worker)
     except BaseException as error:
-        raise WorkerFailed(RemoteFailure.of(error, f"rank {worker.rank}")) from None
+        has_peers = len(worker.addresses) > 1
+        raise WorkerFailed(RemoteFailure.of(error, f"rank {worker.rank}", has_peers=has_peers)) from None
+
+
+def _join(worker: GroupWorker) -> None:
+    """Tells the monitor that this rank is there. Raises if the driver gave the run up meanwhile."""
+    actor = ray.get_runtime_context().current_actor
+    try:
+        over = ray.get(worker.work.monitor.join.remote(worker.group.attempt, worker.rank, actor))
+    except ray.exceptions.RayActorError:
+        over = "the driver is gone"
+    if over is not None:
+        raise KeyboardInterrupt(over)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 import ray
 import ray.train
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_estimator import _entry
 from ray_estimator._failures import RemoteFailure
@@ -30,7 +31,7 @@ from ray_estimator._rows import aligned_ranges
 from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, failure_in, run_worker
 from ray_estimator._runtime.monitor import RunMonitor
 from ray_estimator._runtime.resources import require_shared, resources_per_worker
-from ray_estimator._runtime.rows import BlockFeed, BlockRef, RowSource
+from ray_estimator._runtime.rows import BlockFeed, BlockRef, RangeOfRows, RowSource
 from ray_estimator._runtime.schema import ray_is_ready
 from ray_estimator._runtime.watch import StepWatch
 from ray_estimator._shipping import Packed, pack
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 _LOOK_SECS = 0.25
 _ABANDON_SECS = 60.0
 _RANGE_ROWS = 16_384
+_RANGE_BATCHES = 16
 _LEGACY_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
 
 
@@ -71,10 +73,10 @@ class RayRuntime:
         """Trains on a Ray Train group that restarts by itself; gives the chief's result."""
         config, num_workers = self._config, self._config.num_workers
         resources = self._resources_per_worker(reads_rows=rows is not None)
-        monitor = ray.remote(num_cpus=0)(RunMonitor).remote(num_workers)
+        monitor = _beside_the_driver(RunMonitor).remote(num_workers)
         feed = None
         if rows is not None and num_workers > 1:
-            feed = ray.remote(num_cpus=0)(BlockFeed).remote(rows, num_workers)
+            feed = _beside_the_driver(BlockFeed).remote(rows, num_workers)
         cpus = (resources or {}).get("CPU", None if self._uses_gpu else 1)
         work = GroupWork(job, monitor, None if cpus is None else math.ceil(cpus), rows, feed)
         run_dir = tempfile.mkdtemp(prefix="ray-estimator-run-")
@@ -140,8 +142,7 @@ class RayRuntime:
 
     def _task(self, fn: Callable[..., Any], **options: Any) -> Any:
         resources = dict(self._config.task_resources or {})
-        options["num_cpus"] = resources.pop("CPU", 1)
-        options["num_gpus"] = resources.pop("GPU", 0)
+        options = {"num_cpus": resources.pop("CPU", 1), "num_gpus": resources.pop("GPU", 0), **options}
         if resources:
             options["resources"] = resources
         env = dict(self._config.worker_runtime_env or {})
@@ -151,6 +152,10 @@ class RayRuntime:
             options["runtime_env"] = env
         # num_gpus in the decorator would end the process after each call; in the options it stays warm.
         return ray.remote(fn).options(**options)
+
+    def _task_over(self, rows: RowSource | None, fn: Callable[..., Any], **options: Any) -> Any:
+        """A task that drives Ray Data itself holds no CPU, since Ray Data may need it."""
+        return self._task(fn, **options, **({} if rows is None else {"num_cpus": 0}))
 
     def _tasks_in_flight(self) -> int:
         if self._config.max_tasks_in_flight is not None:
@@ -167,7 +172,7 @@ class RayRuntime:
                 return self.run(_entry.finish_evaluation, job, merged(states))
             if because is not None:
                 logger.warning("Evaluating in one task, since %s.", because)
-        results: dict[str, Any] = _outcome(ray.get(self._task(_evaluate_all).remote(job, rows)))
+        results: dict[str, Any] = _outcome(ray.get(self._task_over(rows, _evaluate_all).remote(job, rows)))
         return results
 
     def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Iterator[Any]:
@@ -187,7 +192,7 @@ class RayRuntime:
 
     def _predict_in_one_task(self, job: PredictJob, rows: RowSource | None) -> Iterator[Any]:
         options = {"num_returns": "streaming", "_generator_backpressure_num_objects": 8}
-        refs = self._task(_predict_all, **options).remote(job, rows)
+        refs = self._task_over(rows, _predict_all, **options).remote(job, rows)
         try:
             for ref in refs:
                 yield _outcome(ray.get(ref))
@@ -201,8 +206,8 @@ class RayRuntime:
         task, sent_job = self._task(fn), ray.put(job)
         running: deque[Any] = deque()
         try:
-            for number, pieces in enumerate(_ranges(rows, steps)):
-                running.append(task.remote(sent_job, pieces, rows.columns, number == 0))
+            for pieces in _ranges(rows, steps):
+                running.append(task.remote(sent_job, RangeOfRows(tuple(pieces), rows.columns, rows.batch_size)))
                 if len(running) >= self._tasks_in_flight():
                     yield _outcome(ray.get(running.popleft()))
             while running:
@@ -212,8 +217,14 @@ class RayRuntime:
                 ray.cancel(ref, force=False)
 
 
+def _beside_the_driver(actor: type) -> Any:
+    """An actor class that takes no CPU and lives on the driver's node: it is lost only together with the driver."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(actor)
+
+
 def _ranges(rows: RowSource, steps: int | None) -> Iterator[list[BlockRef]]:
-    """Consecutive row ranges of at least two whole batches each, so that each can be checked by itself."""
+    """Consecutive row ranges of many whole batches each: what each shows of itself on two of them stays cheap."""
     seen: dict[int, BlockRef] = {}
 
     def lengths() -> Iterator[int]:
@@ -226,7 +237,7 @@ def _ranges(rows: RowSource, steps: int | None) -> Iterator[list[BlockRef]]:
         return BlockRef(0, block.ref, block.start + start, block.start + stop)
 
     limit = None if steps is None else steps * rows.batch_size
-    target = max(_RANGE_ROWS, 2 * rows.batch_size)
+    target = max(_RANGE_ROWS, _RANGE_BATCHES * rows.batch_size)
     for pieces in aligned_ranges(lengths(), rows.batch_size, target, limit):
         yield [piece(*each) for each in pieces]
         # Blocks behind the range are free to go.
@@ -246,16 +257,16 @@ def _call(
         return None, RemoteFailure.of(error, "a task")
 
 
-def _evaluate_range(job: EvaluateJob, pieces: list[BlockRef], columns: Sequence[str], first: bool) -> Any:
-    return _call(_entry.evaluate_range, (job, lambda: (piece.load(columns) for piece in pieces), first), {})
+def _evaluate_range(job: EvaluateJob, rows: RangeOfRows) -> Any:
+    return _call(_entry.evaluate_range, (job, rows.tables), {})
 
 
 def _evaluate_all(job: EvaluateJob, rows: RowSource | None) -> Any:
     return _call(_entry.evaluate, (job, None if rows is None else rows.tables), {})
 
 
-def _predict_range(job: PredictJob, pieces: list[BlockRef], columns: Sequence[str], first: bool) -> Any:
-    return _call(_entry.predict_range, (job, lambda: (piece.load(columns) for piece in pieces)), {})
+def _predict_range(job: PredictJob, rows: RangeOfRows) -> Any:
+    return _call(_entry.predict_range, (job, rows.tables), {})
 
 
 def _predict_all(job: PredictJob, rows: RowSource | None) -> Iterator[Any]:
@@ -286,7 +297,7 @@ class _Fit:
         self._progress = progress
         self._result: TrainResult | None = None
         self._error: BaseException | None = None
-        self._hung: StepTimeoutError | None = None
+        self._hung: tuple[str | None, StepTimeoutError] | None = None
         # Not `Thread.join`: interrupted in it, CPython 3.11 takes the thread for ended.
         self._ended = threading.Event()
 
@@ -307,11 +318,19 @@ class _Fit:
 
     def _fit(self) -> None:
         try:
-            self._result = self._trainer.fit().return_value
-        except BaseException as error:
-            self._error = error
+            for _ in range(1 + max(self._config.max_failures, 0)):
+                self._error = self._fit_once()
+                if not _says_start_failed(self._error):
+                    return
         finally:
             self._ended.set()
+
+    def _fit_once(self) -> BaseException | None:
+        try:
+            self._result = self._trainer.fit().return_value
+        except BaseException as error:
+            return error
+        return None
 
     def _watch(self) -> None:
         watch = StepWatch(self._config.step_timeout_secs, time.monotonic())
@@ -321,16 +340,18 @@ class _Fit:
             if view is None:
                 continue
             self._progress.show(view)
+            if self._hung is not None and self._hung[0] != view.attempt:
+                self._hung = None
             overdue = watch.overdue(view, time.monotonic())
             if overdue is not None:
                 logger.error("%s The group is ended.", overdue)
-                self._hung = overdue
+                self._hung = (view.attempt, overdue)
                 _kill(view)
 
     def _view(self) -> GroupView | None:
         try:
             view: GroupView = ray.get(self._monitor.view.remote(), timeout=10)
-        except ray.exceptions.GetTimeoutError:
+        except ray.exceptions.RayError:
             return None
         return view
 
@@ -339,9 +360,9 @@ class _Fit:
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(self._monitor.end.remote(why), timeout=10)
         view = self._view()
-        if view is not None:
+        if view is not None and view.actors:
             _kill(view)
-        self._ended.wait(_ABANDON_SECS)
+            self._ended.wait(_ABANDON_SECS)
 
     def _explained(self, error: BaseException) -> BaseException:
         failure = failure_in(error) or _first_failure(error)
@@ -350,7 +371,12 @@ class _Fit:
         if isinstance(error, ray.train.ControllerError) and _says_no_place(error):
             return self._no_place()
         if isinstance(error, ray.train.WorkerGroupError):
-            return self._hung or WorkersLostError(self._config.max_failures, _last_words(error))
+            if self._hung is not None:
+                return self._hung[1]
+            lost = WorkersLostError(self._config.max_failures, _last_words(error))
+            if failure is not None:
+                lost.add_note(f"Seen on {failure.where}:\n{failure.trace}")
+            return lost
         return TrainingError(f"Ray Train could not go on: {error}")
 
     def _no_place(self) -> ResourcesTimeoutError:
@@ -371,7 +397,13 @@ def _first_failure(error: BaseException) -> RemoteFailure | None:
 
 
 def _says_no_place(error: Any) -> bool:
-    return "WorkerGroupStartup" in type(error.controller_failure).__name__
+    return type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError"
+
+
+def _says_start_failed(error: BaseException | None) -> bool:
+    """Whether a worker was lost while its group was starting, which Ray Train does not count as a worker's failure."""
+    cause = getattr(error, "controller_failure", None)
+    return type(cause).__name__ == "WorkerGroupStartupFailedError"
 
 
 def _last_words(error: Any) -> str:
@@ -399,10 +431,12 @@ def _train_settings(start_timeout_secs: float | None) -> Iterator[None]:
         "RAY_TRAIN_METRICS_ENABLED": "0",
     }
     before = {name: os.environ.get(name) for name in settings}
-    os.environ.update({name: value for name, value in settings.items() if before[name] is None})
+    os.environ.update(settings)
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -122,6 +122,26 @@ def _blocks_in_order(dataset: Dataset, epoch: int) -> Iterator[BlockRef]:
                 yield BlockRef(epoch, entry.ref, start, stop)
 
 
+@dataclass(frozen=True)
+class RangeOfRows:
+    """Consecutive rows, a whole number of batches but at the end. Travels to the task that reads them.
+
+    Attributes:
+        pieces: Where the rows lie.
+        columns: The columns that are used.
+        batch_size: Rows of a batch.
+    """
+
+    pieces: tuple[BlockRef, ...]
+    columns: tuple[str, ...]
+    batch_size: int
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows in tables of whole batches."""
+        blocks = (Block(0, piece.num_rows, functools.partial(piece.load, self.columns)) for piece in self.pieces)
+        return rank_tables(blocks, Sharding(0, 1, self.batch_size))
+
+
 class BlockFeed:
     """Hands every rank of a group the same sequence of blocks. An actor; it touches no rows.
 

@@ -18,15 +18,18 @@ class StepWatch:
         self._timeout_secs = timeout_secs
         self._seen: object = None
         self._changed_at = now
+        self._given_up: str | None = None
 
     def overdue(self, view: GroupView, now: float) -> StepTimeoutError | None:
         """The error to end the group with, if nothing has moved for `timeout_secs`."""
-        state = (view.attempt, {rank: _place(vitals.phase, vitals.step) for rank, vitals in view.vitals.items()})
+        if view.attempt is None or view.attempt == self._given_up:
+            return None
+        state = (view.attempt, {rank: (vitals.phase, vitals.step) for rank, vitals in view.vitals.items()})
         if state != self._seen:
             self._seen, self._changed_at = state, now
-        if self._timeout_secs is None or not view.actors or now - self._changed_at < self._timeout_secs:
+        if self._timeout_secs is None or now - self._changed_at < self._timeout_secs:
             return None
-        self._changed_at = now
+        self._given_up = view.attempt
         silent = {rank: secs for rank, secs in view.silent_secs.items() if secs >= _SILENT_SECS}
         waiting = {
             rank: f"{vitals.phase} for {vitals.secs_in_phase:.0f} s"
@@ -35,7 +38,3 @@ class StepWatch:
         }
         step = max((vitals.step for vitals in view.vitals.values()), default=-1)
         return StepTimeoutError(step, self._timeout_secs, waiting, silent)
-
-
-def _place(phase: str, step: int) -> tuple[str, int]:
-    return phase, step

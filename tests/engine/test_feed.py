@@ -179,7 +179,7 @@ def test_an_error_in_fetching_rows_arrives_as_itself(
         "train": lambda: _entry.train(TrainJob(*common), OwnProcess(tables)),
         "evaluate": lambda: _entry.evaluate(EvaluateJob(*common), tables),
         "predict": lambda: list(_entry.predict(PredictJob(*common), tables)),
-        "evaluate_range": lambda: _entry.evaluate_range(EvaluateJob(*common), tables, True),
+        "evaluate_range": lambda: _entry.evaluate_range(EvaluateJob(*common), tables),
         "predict_range": lambda: _entry.predict_range(PredictJob(*common), tables),
     }
     with pytest.raises(kind, match=text):

@@ -73,5 +73,6 @@ def test_only_the_loss_of_peers_may_be_tried_again(name: str, text: str, lost: b
     import tensorflow as tf
 
     error = getattr(tf.errors, name)(None, None, text)
-    assert RemoteFailure.of(error, "rank 0").peers_lost is lost
-    assert RemoteFailure.of(ValueError(text), "rank 0").peers_lost is False
+    assert RemoteFailure.of(error, "rank 0", has_peers=True).peers_lost is lost
+    assert RemoteFailure.of(error, "rank 0").peers_lost is False
+    assert RemoteFailure.of(ValueError(text), "rank 0", has_peers=True).peers_lost is False

@@ -48,3 +48,14 @@ def test_no_deadline_means_no_error() -> None:
 def test_a_run_whose_workers_have_not_joined_is_not_overdue() -> None:
     watch = StepWatch(10, now=0)
     assert watch.overdue(GroupView(None, 0, {}, {}, {}, ()), now=1000) is None
+
+
+def test_a_group_that_was_given_up_is_not_reported_again_and_the_next_one_is_watched() -> None:
+    watch = StepWatch(10, now=0)
+    stuck = view(at_step(5))
+    assert watch.overdue(stuck, now=1) is None
+    assert watch.overdue(stuck, now=20) is not None
+    assert watch.overdue(stuck, now=1000) is None
+    second = GroupView("second", 2, {0: at_step(5)}, {0: 0.1}, {0: None}, ())
+    assert watch.overdue(second, now=1000) is None
+    assert watch.overdue(second, now=1011) is not None
