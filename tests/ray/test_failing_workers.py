@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 from models import X, Y, endless_input_fn, linear_model_fn
@@ -23,6 +24,7 @@ from ray_estimator import (
     ResourcesTimeoutError,
     StepTimeoutError,
     WorkersLostError,
+    dataset_input_fn,
 )
 
 v1 = tf.compat.v1
@@ -73,6 +75,18 @@ def test_a_killed_worker_costs_a_restart_and_no_step(
     # Step 17 ended on rank 0 as well or not, then the group went on from the checkpoint of step 15.
     assert steps[:16] == list(range(1, 17))
     assert steps[-15:] == list(range(16, 31))
+
+
+def test_a_restarted_group_reads_its_dataset_from_the_start(
+    cluster: Any, on_ray: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = pa.table({"x": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 4), "y": list(Y)})
+    dataset = cluster.data.from_arrow(rows).repartition(5)
+    estimator = on_ray(linear_model_fn, params={}, max_failures=1, save_checkpoints_steps=4)
+    input_fn = dataset_input_fn(dataset, batch_size=16, label_columns="y", shuffle=True)
+    estimator.train(input_fn, max_steps=20, hooks=[partial(AtStep, str(tmp_path), "kill", 9, 1)])
+    assert estimator.latest_checkpoint().endswith("-20")
+    assert notes(tmp_path, "steps")[0][-12:] == list(range(9, 21))
 
 
 def test_more_deaths_than_allowed_are_an_error(on_ray: Callable[..., Any], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from probes import note, notes
 
 from ray_estimator import EstimatorSpec, ModeKeys, dataset_input_fn, export
+from ray_estimator._runtime.rows import BlockRef, RangeOfRows
 
 v1 = tf.compat.v1
 pytestmark = pytest.mark.ray
@@ -157,3 +158,12 @@ def test_a_column_that_does_not_exist_is_an_error_before_any_work(trained: Calla
     estimator = trained()
     with pytest.raises(ValueError, match=r"nothing.*id.*x.*y"):
         estimator.evaluate(dataset_input_fn(dataset, batch_size=BATCH, label_columns="nothing"))
+
+
+def test_a_range_hands_on_whole_batches_across_its_blocks(cluster: Any) -> None:
+    blocks = [pa.table({"id": range(start, start + 7), "unused": range(7)}) for start in (0, 7, 14)]
+    pieces = tuple(BlockRef(0, cluster.put(block), 0, 7) for block in blocks)
+    tables = list(RangeOfRows(pieces, ("id",), batch_size=5).tables())
+    assert [table.num_rows % 5 for table in tables[:-1]] == [0] * (len(tables) - 1)
+    assert [row for table in tables for row in table.column("id").to_pylist()] == list(range(21))
+    assert tables[0].column_names == ["id"]
