@@ -102,7 +102,7 @@ def seconds_of(folder: str, place: int, *, warm_up: int) -> list[float]:
     return [float(line) for line in _seconds_file(folder, place).read_text().split()][warm_up:]
 
 
-class LapEveryStretch(v1.train.SessionRunHook):  # type: ignore[misc]
+class LapEveryStretch(v1.train.SessionRunHook):
     """Ends a stretch after so many steps."""
 
     def __init__(self, turn: Turn, steps: int) -> None:

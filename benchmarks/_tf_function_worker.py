@@ -32,7 +32,7 @@ def main(folder: str, place: int, programs: int, rounds: int, stretch: int) -> N
         global_step.assign_add(1)
         return loss
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def step() -> tf.Tensor:
         losses = strategy.run(replica_step, args=next(batches))
         return strategy.reduce(tf.distribute.ReduceOp.MEAN, losses, axis=None)

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import tempfile
+from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -25,14 +26,14 @@ from ray_estimator import Estimator, EstimatorSpec, RunConfig
 NUM_FEATURES = 20
 
 
-def input_fn():  # type: ignore[no-untyped-def]
+def input_fn() -> Any:
     import tensorflow as tf
 
     rows = tf.random.stateless_normal([512, NUM_FEATURES], seed=[1, 2])
     return tf.data.Dataset.from_tensor_slices((rows, rows[:, :1])).repeat().batch(32)
 
 
-def loss_and_train_op(features, labels):  # type: ignore[no-untyped-def]
+def loss_and_train_op(features: Any, labels: Any) -> Any:
     import tensorflow as tf
     import tensorflow.compat.v1 as v1
 
@@ -42,7 +43,7 @@ def loss_and_train_op(features, labels):  # type: ignore[no-untyped-def]
     return loss, v1.train.AdamOptimizer(0.05).minimize(loss, global_step=v1.train.get_global_step())
 
 
-def model_fn(features, labels, mode):  # type: ignore[no-untyped-def]
+def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
     loss, train_op = loss_and_train_op(features, labels)
     return EstimatorSpec(mode, loss=loss, train_op=train_op)
 
@@ -53,7 +54,7 @@ def ours() -> None:
         Estimator(model_fn, model_dir, config).train(input_fn, steps=1)
 
 
-def train_loop(config):  # type: ignore[no-untyped-def]
+def train_loop(config: dict[str, Any]) -> None:
     """What a user of TensorflowTrainer writes to train a v1 graph under the strategy."""
     import json
 

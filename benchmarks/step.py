@@ -87,7 +87,7 @@ def bare_session(turn: Turn) -> None:
                 session.run([train_op, loss])
 
 
-class LapEveryEpoch(keras.callbacks.Callback):  # type: ignore[misc]
+class LapEveryEpoch(keras.callbacks.Callback):
     """Ends a stretch after each epoch."""
 
     def __init__(self, turn: Turn) -> None:
