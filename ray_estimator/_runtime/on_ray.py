@@ -318,9 +318,10 @@ class _Fit:
 
     def _fit(self) -> None:
         try:
-            for _ in range(1 + max(self._config.max_failures, 0)):
+            for attempt in itertools.count():
                 self._error = self._fit_once()
-                if not _says_start_failed(self._error):
+                out_of_tries = 0 <= self._config.max_failures <= attempt
+                if out_of_tries or not _says_start_failed(self._error):
                     return
         finally:
             self._ended.set()
