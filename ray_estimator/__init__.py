@@ -6,6 +6,7 @@
     inputs.py          dataset_input_fn                                              what to read
     export.py          ServingInputReceiver and its builders                         what to serve
     errors.py          the errors, drawn as a tree
+    _install.py _tf_estimator.py   the names of tf.estimator, put back by install()
 
     _jobs.py           what travels: frozen values
     _shipping.py       user code as opaque bytes
@@ -18,7 +19,8 @@
 Importing the package imports neither TensorFlow nor Ray.
 """
 
-from ray_estimator import errors, export
+from ray_estimator import errors, export, inputs
+from ray_estimator._install import install
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import (
     CheckpointNotFoundError,
@@ -64,4 +66,6 @@ __all__ = [
     "dataset_input_fn",
     "errors",
     "export",
+    "inputs",
+    "install",
 ]

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Generic, Protocol, TypeVar
 
+from ray_estimator._install import install, is_installed
 from ray_estimator.errors import ModuleNotShippedError, ShippingError
 
 logger = logging.getLogger(__name__)
@@ -101,12 +102,14 @@ class Packed:
         what: The names of the parts, for error messages.
         v2_switches: TensorFlow's v2 switches on the driver, to be replayed before `open`; None if the driver
             has not imported TensorFlow.
+        needs_names: Whether the driver has installed the names of tf.estimator, which user code may use then.
     """
 
     payload: bytes = field(repr=False)
     key: str
     what: str
     v2_switches: V2Switches | None = None
+    needs_names: bool = False
 
     def open(self) -> Any:
         """Return the parts by name, newly unpickled. Imports the user's modules.
@@ -116,6 +119,8 @@ class Packed:
         """
         from ray import cloudpickle
 
+        if self.needs_names:
+            install()
         try:
             return cloudpickle.loads(self.payload)
         except ImportError as error:
@@ -156,7 +161,9 @@ def pack(parts: Mapping[str, Any]) -> Packed:
         raise _shipping_error(parts, error) from error
     if len(payload) >= _LARGE_BYTES:
         _warn_of_size(parts, len(payload))
-    return Packed(payload, hashlib.sha256(payload).hexdigest(), ", ".join(parts), V2Switches.of_this_process())
+    return Packed(
+        payload, hashlib.sha256(payload).hexdigest(), ", ".join(parts), V2Switches.of_this_process(), is_installed()
+    )
 
 
 def _shipping_error(parts: Mapping[str, Any], error: Exception) -> ShippingError:

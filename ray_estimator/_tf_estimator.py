@@ -1,0 +1,297 @@
+"""tf.estimator's modules and names, and where each is found today.
+
+A table says it as ``module:attribute``; a module of names looks there when it is asked, so that nothing is imported
+before it is used. Importing this module imports neither TensorFlow nor Ray.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from importlib.machinery import PathFinder
+from types import ModuleType
+from typing import Any
+
+PACKAGE = "tensorflow_estimator"
+INTERNALS = f"{PACKAGE}.python.estimator"
+"""Where the package tensorflow-estimator keeps its code."""
+
+GET_PACKAGE = (
+    "install the package tensorflow-estimator, whose heads and canned estimators run here: "
+    "pip install tensorflow-estimator==2.15.0"
+)
+
+_INTERNAL_ROOTS = (INTERNALS, "tensorflow.python.estimator")
+
+Table = Mapping[str, str]
+
+
+def _all_in(home: str, names: Iterable[str]) -> dict[str, str]:
+    return {name: f"{home}:{name}" for name in names}
+
+
+_HOOKS = (
+    "CheckpointSaverHook",
+    "CheckpointSaverListener",
+    "FeedFnHook",
+    "FinalOpsHook",
+    "GlobalStepWaiterHook",
+    "LoggingTensorHook",
+    "NanLossDuringTrainingError",
+    "NanTensorHook",
+    "ProfilerHook",
+    "SecondOrStepTimer",
+    "SessionRunArgs",
+    "SessionRunContext",
+    "SessionRunHook",
+    "SessionRunValues",
+    "StepCounterHook",
+    "StopAtStepHook",
+    "SummarySaverHook",
+)
+_EXPORTERS = ("BestExporter", "Exporter", "FinalExporter", "LatestExporter")
+_TRAINING = ("EvalSpec", "TrainSpec", "train_and_evaluate")
+_EARLY_STOPPING = (
+    "make_early_stopping_hook",
+    "stop_if_higher_hook",
+    "stop_if_lower_hook",
+    "stop_if_no_decrease_hook",
+    "stop_if_no_increase_hook",
+)
+
+_CORE = {
+    **_all_in("ray_estimator", ("Estimator", "EstimatorSpec", "ModeKeys", "RunConfig")),
+    **_all_in("ray_estimator", ("VocabInfo", "WarmStartSettings", "add_metrics")),
+    **_all_in("ray_estimator", _TRAINING + _EXPORTERS),
+    **_all_in("tensorflow.compat.v1.train", _HOOKS),
+}
+_HEADS = {
+    "BinaryClassHead": f"{INTERNALS}.head.binary_class_head:BinaryClassHead",
+    "Head": f"{INTERNALS}.head.base_head:Head",
+    "LogisticRegressionHead": f"{INTERNALS}.head.regression_head:LogisticRegressionHead",
+    "MultiClassHead": f"{INTERNALS}.head.multi_class_head:MultiClassHead",
+    "MultiHead": f"{INTERNALS}.head.multi_head:MultiHead",
+    "MultiLabelHead": f"{INTERNALS}.head.multi_label_head:MultiLabelHead",
+    "PoissonRegressionHead": f"{INTERNALS}.head.regression_head:PoissonRegressionHead",
+    "RegressionHead": f"{INTERNALS}.head.regression_head:RegressionHead",
+}
+_CANNED_MODULES = {
+    "Baseline": "baseline",
+    "DNN": "dnn",
+    "DNNLinearCombined": "dnn_linear_combined",
+    "Linear": "linear",
+}
+
+
+def _canned(version: str) -> dict[str, str]:
+    """The canned estimators: tf.compat.v1's take v1 optimizers and heads, tf's own those of Keras."""
+    table = {
+        f"{family}{kind}": f"{INTERNALS}.canned.{module}:{family}{kind}{version}"
+        for family, module in _CANNED_MODULES.items()
+        for kind in ("Classifier", "Estimator", "Regressor")
+    }
+    specs = ("classifier_parse_example_spec", "regressor_parse_example_spec")
+    ending = "_v2" if version else ""
+    return table | {name: f"{INTERNALS}.canned.parsing_utils:{name}{ending}" for name in specs}
+
+
+_V1 = {**_CORE, **_HEADS, **_canned("")}
+_V2 = {**_CORE, **_HEADS, **_canned("V2")}
+
+_EXPORT = _all_in(
+    "ray_estimator.export",
+    (
+        "ClassificationOutput",
+        "EvalOutput",
+        "ExportOutput",
+        "PredictOutput",
+        "RegressionOutput",
+        "ServingInputReceiver",
+        "TensorServingInputReceiver",
+        "build_parsing_serving_input_receiver_fn",
+        "build_raw_serving_input_receiver_fn",
+    ),
+)
+_INPUTS = _all_in("ray_estimator.inputs", ("numpy_input_fn", "pandas_input_fn"))
+_EXPERIMENTAL = _all_in(
+    "ray_estimator.experimental",
+    (
+        *_EARLY_STOPPING,
+        "InMemoryEvaluatorHook",
+        "build_raw_supervised_input_receiver_fn",
+        "call_logit_fn",
+        "make_stop_at_checkpoint_step_hook",
+    ),
+)
+_GROUPS: Mapping[str, Table] = {"export": _EXPORT, "experimental": _EXPERIMENTAL, "inputs": _INPUTS, "tpu": {}}
+
+_ROOTS: Mapping[str, Table] = {
+    "tensorflow.estimator": _V2,
+    "tensorflow.compat.v1.estimator": _V1,
+    "tensorflow.compat.v2.estimator": _V2,
+    # TensorFlow imports its compat modules twice, under two names.
+    "tensorflow._api.v2.compat.v1.estimator": _V1,
+    "tensorflow._api.v2.compat.v2.estimator": _V2,
+    f"{PACKAGE}.estimator": _V1,
+    f"{PACKAGE}._api.v1.estimator": _V1,
+    f"{PACKAGE}._api.v2.estimator": _V2,
+}
+PARENTS = frozenset(root.rpartition(".")[0] for root in _ROOTS)
+"""The modules that have an attribute `estimator`."""
+
+_STAND_INS: Mapping[str, Table] = {
+    "early_stopping": _all_in("ray_estimator.experimental", _EARLY_STOPPING),
+    "estimator": {
+        **_all_in("ray_estimator", ("Estimator", "VocabInfo", "WarmStartSettings")),
+        "EstimatorV2": "ray_estimator:Estimator",
+        "_canned_estimator_api_gauge": f"{__name__}:Uncounted",
+    },
+    "estimator_export": {"estimator_export": f"{__name__}:Unregistered"},
+    "exporter": _all_in("ray_estimator", _EXPORTERS),
+    "extenders": _all_in("ray_estimator", ("add_metrics",)),
+    "run_config": _all_in("ray_estimator", ("RunConfig",)),
+    "training": _all_in("ray_estimator", _TRAINING),
+}
+"""Private modules that are ours even where the package is installed: its own ones do not import on this TensorFlow,
+or lead to an Estimator that is not ours."""
+
+_WITHOUT_PACKAGE: Mapping[str, Table] = {
+    "": {},
+    "export": {},
+    "export.export": _EXPORT,
+    "export.export_lib": _EXPORT,
+    "export.export_output": _EXPORT,
+    "inputs": _INPUTS,
+    "inputs.inputs": _INPUTS,
+    "inputs.numpy_io": _INPUTS,
+    "inputs.pandas_io": _INPUTS,
+    "mode_keys": _all_in("ray_estimator", ("ModeKeys",)),
+    "model_fn": _all_in("ray_estimator", ("EstimatorSpec", "ModeKeys")),
+}
+
+_INSTEAD = {
+    "BoostedTrees": "Train boosted trees with ray.train.xgboost or ray.train.lightgbm.",
+    "KMeans": "Write a model_fn, or use scikit-learn's KMeans.",
+    "RNN": "Write a model_fn with the layer that you need.",
+    "LinearSDCA": "Use a LinearClassifier or LinearRegressor with tf.compat.v1.train.FtrlOptimizer.",
+    "SavedModelEstimator": "Load the SavedModel in a model_fn, or warm-start from its variables.",
+    "model_to_estimator": "Build the Keras model inside a model_fn.",
+    "dnn_logit_fn_builder": "Build the layers inside a model_fn.",
+    "linear_logit_fn_builder": "Use tf.compat.v1.feature_column.linear_model inside a model_fn.",
+}
+_NO_TPU = (
+    "Parameter servers and TPUs are not supported. Use Estimator with "
+    "RunConfig(scaling_config=ray.train.ScalingConfig(num_workers=..., use_gpu=...))."
+)
+
+
+class Unregistered:
+    """What the package's modules declare their public names with: those are in the tables here."""
+
+    def __init__(self, *names: str, **names_by_version: Any) -> None:
+        """Nothing to remember."""
+
+    def __call__(self, declared: Any) -> Any:
+        """Gives the declared thing as it is."""
+        return declared
+
+
+class Uncounted:
+    """What canned estimators report their use to: nobody."""
+
+    @classmethod
+    def get_cell(cls, *labels: str) -> type[Uncounted]:
+        """Where to report."""
+        return cls
+
+    @staticmethod
+    def set(value: str) -> None:
+        """Reports nothing."""
+
+
+class Names(ModuleType):
+    """A module of tf.estimator's: its names are looked up when they are asked for."""
+
+    def __init__(self, name: str, table: Table, groups: Iterable[str] = ()) -> None:
+        super().__init__(name, f"The names of {name}, as ray_estimator has them.")
+        self._table = table
+        self._groups = tuple(groups)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # Python's own questions to a module
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        if name in self._groups:
+            return importlib.import_module(f"{self.__name__}.{name}")
+        if name not in self._table:
+            raise self._missing(name, _cure(self.__name__, name))
+        home, _, attribute = self._table[name].partition(":")
+        try:
+            return getattr(importlib.import_module(home), attribute)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != PACKAGE:
+                raise
+            raise self._missing(name, f"To use it, {GET_PACKAGE}.") from error
+        except AttributeError as error:
+            if not home.startswith("ray_estimator"):
+                raise
+            raise self._missing(name, _cure(self.__name__, name)) from error
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._table, *self._groups})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, (self.__name__,)
+
+    def _missing(self, name: str, cure: str) -> AttributeError:
+        text = f"module {self.__name__!r} has no attribute {name!r}: ray_estimator does not have it. {cure}"
+        return AttributeError(text.rstrip(), name=name, obj=self)
+
+
+def _cure(module: str, name: str) -> str:
+    if module.endswith(".tpu") or name.startswith("TPU"):
+        return _NO_TPU
+    return next((cure for start, cure in _INSTEAD.items() if name.startswith(start)), "")
+
+
+def names_of(module: str) -> Names | None:
+    """The module of names that stands for `module` here; None if there is none."""
+    root, _, group = module.rpartition(".")
+    if module in _ROOTS:
+        return Names(module, _ROOTS[module], _GROUPS)
+    if root in _ROOTS and group in _GROUPS:
+        return Names(module, _GROUPS[group])
+    below = _below_internals(module)
+    if below is None:
+        return None
+    if below in _STAND_INS:
+        return Names(module, _STAND_INS[below])
+    if below in _WITHOUT_PACKAGE and not has_package():
+        groups = [name for name in (*_STAND_INS, *_WITHOUT_PACKAGE) if name and "." not in name]
+        return Names(module, _WITHOUT_PACKAGE[below], () if below else groups)
+    return None
+
+
+def alias_of(module: str) -> str | None:
+    """The name under which the package tensorflow-estimator has what TensorFlow once had as `module`."""
+    below = _below_internals(module)
+    if below is None or module.startswith(PACKAGE):
+        return None
+    return f"{INTERNALS}.{below}" if below else INTERNALS
+
+
+def _below_internals(module: str) -> str | None:
+    for root in _INTERNAL_ROOTS:
+        if module == root or module.startswith(f"{root}."):
+            return module[len(root) + 1 :]
+    return None
+
+
+def package_path() -> list[str] | None:
+    """Where the package tensorflow-estimator is; None if it is not installed."""
+    spec = PathFinder.find_spec(PACKAGE)
+    return None if spec is None else list(spec.submodule_search_locations or ())
+
+
+def has_package() -> bool:
+    """Whether the package tensorflow-estimator is installed."""
+    return package_path() is not None

@@ -1,0 +1,185 @@
+"""`install()`: which names of tf.estimator are there, where they lead, and what the missing ones say.
+
+Each test has a process of its own: what is installed stays, and TensorFlow is imported once.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+WITHOUT_PACKAGE = """
+import importlib.machinery
+find = importlib.machinery.PathFinder.find_spec
+importlib.machinery.PathFinder.find_spec = lambda name, *where: (
+    None if name.startswith("tensorflow_estimator") else find(name, *where)
+)
+"""
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+def error(code: str, *, without_package: bool = False) -> str:
+    """The message of the AttributeError or ImportError that `code` ends with."""
+    head = f"{WITHOUT_PACKAGE if without_package else ''}\nimport ray_estimator\nray_estimator.install()\n"
+    lines = "\n".join(f"    {line}" for line in code.splitlines())
+    shown = run(f"{head}try:\n{lines}\nexcept (AttributeError, ImportError) as error:\n    print(error)")
+    assert shown, "nothing was raised"
+    return shown
+
+
+def test_install_imports_neither_tensorflow_nor_ray() -> None:
+    code = "import sys, ray_estimator; ray_estimator.install(); print({'tensorflow', 'ray'} & set(sys.modules))"
+    assert run(code) == "set()"
+
+
+@pytest.mark.parametrize("imported", ["before", "after"])
+def test_every_way_to_name_an_estimator_leads_here(imported: str) -> None:
+    tensorflow = "import tensorflow as tf, tensorflow.compat.v1 as v1\n"
+    install = "import ray_estimator\nray_estimator.install()\nray_estimator.install()\n"
+    ways = """
+from tensorflow import estimator as a
+from tensorflow.compat.v1 import estimator as b
+from tensorflow_estimator import estimator as c
+import tensorflow.estimator
+import tensorflow.compat.v1.estimator
+import tensorflow_estimator
+import tensorflow_estimator.python.estimator.estimator as d
+from tensorflow.python.estimator import estimator as e
+for names in (tf.estimator, tf.compat.v1.estimator, v1.estimator, tf.compat.v2.estimator, a, b, c, d, e):
+    assert names.Estimator is ray_estimator.Estimator, names
+assert tensorflow_estimator.estimator is c
+assert a is tf.estimator
+print("all")
+"""
+    parts = [tensorflow, install] if imported == "before" else [install, tensorflow]
+    assert run("".join([*parts, ways])) == "all"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from tensorflow import estimator",
+        "from tensorflow.compat.v1 import estimator",
+        "from tensorflow_estimator import estimator",
+        "import tensorflow.compat.v1.estimator as estimator",
+        "import tensorflow.compat.v1 as tf; estimator = tf.estimator",
+        "import tensorflow as tf; estimator = tf.compat.v1.estimator",
+        "import tensorflow_estimator as te; estimator = te.estimator",
+    ],
+)
+def test_each_way_works_as_the_first_import(statement: str) -> None:
+    code = f"""
+import ray_estimator
+ray_estimator.install()
+{statement}
+print(estimator.EstimatorSpec.__module__, estimator.export.ServingInputReceiver.__module__)
+"""
+    assert run(code) == "ray_estimator.spec ray_estimator.export"
+
+
+def test_core_names_are_those_of_the_package_or_of_tensorflow() -> None:
+    code = """
+import ray_estimator
+ray_estimator.install()
+import tensorflow as tf
+for name in ("Estimator", "EstimatorSpec", "ModeKeys", "RunConfig", "WarmStartSettings"):
+    assert getattr(tf.estimator, name) is getattr(ray_estimator, name), name
+for name in ("SessionRunHook", "StopAtStepHook", "LoggingTensorHook", "CheckpointSaverListener", "NanTensorHook"):
+    assert getattr(tf.estimator, name) is getattr(tf.compat.v1.train, name), name
+for name in ("PredictOutput", "ClassificationOutput", "ServingInputReceiver", "build_raw_serving_input_receiver_fn"):
+    assert getattr(tf.estimator.export, name) is getattr(ray_estimator.export, name), name
+assert {"Estimator", "DNNClassifier", "export", "inputs"} <= set(dir(tf.estimator))
+print("all")
+"""
+    assert run(code) == "all"
+
+
+def test_the_private_modules_that_programs_import_are_there() -> None:
+    code = """
+import ray_estimator
+ray_estimator.install()
+from tensorflow.python.estimator import model_fn, run_config
+from tensorflow.python.estimator.canned import head, metric_keys, optimizers, prediction_keys
+from tensorflow_estimator.python.estimator.canned import head as same_head
+from tensorflow_estimator.python.estimator import estimator
+assert head is same_head
+assert run_config.RunConfig is ray_estimator.RunConfig
+assert estimator.EstimatorV2 is ray_estimator.Estimator
+print(head.__name__, model_fn.EstimatorSpec.__name__, metric_keys.MetricKeys.AUC)
+"""
+    assert run(code) == "tensorflow_estimator.python.estimator.canned.head EstimatorSpec auc"
+
+
+def test_without_the_package_core_names_are_there_all_the_same() -> None:
+    code = f"""
+{WITHOUT_PACKAGE}
+import ray_estimator
+ray_estimator.install()
+from tensorflow_estimator import estimator
+from tensorflow.python.estimator import model_fn
+from tensorflow.python.estimator.run_config import RunConfig
+import tensorflow.compat.v1 as tf
+assert estimator.Estimator is tf.estimator.Estimator is ray_estimator.Estimator
+assert model_fn.EstimatorSpec is ray_estimator.EstimatorSpec
+assert RunConfig is ray_estimator.RunConfig
+print("all")
+"""
+    assert run(code) == "all"
+
+
+@pytest.mark.parametrize("name", ["BinaryClassHead", "DNNClassifier", "LinearRegressor", "MultiHead"])
+def test_without_the_package_heads_and_canned_estimators_say_what_to_install(name: str) -> None:
+    shown = error(f"import tensorflow as tf; tf.estimator.{name}", without_package=True)
+    assert f"has no attribute '{name}'" in shown
+    assert "pip install tensorflow-estimator==2.15.0" in shown
+
+
+def test_without_the_package_private_modules_say_what_to_install() -> None:
+    shown = error("from tensorflow.python.estimator.canned import head", without_package=True)
+    assert "tensorflow.python.estimator.canned" in shown
+    assert "pip install tensorflow-estimator==2.15.0" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("tf.estimator.BoostedTreesClassifier", "ray.train.xgboost"),
+        ("tf.estimator.NoSuchName", "ray_estimator does not have it"),
+        ("tf.compat.v1.estimator.tpu.TPUEstimator", "TPUs are not supported"),
+        ("tf.compat.v1.estimator.tpu.RunConfig", "scaling_config"),
+        ("tf.estimator.experimental.RNNClassifier", "model_fn"),
+        ("tf.estimator.inputs.no_such_input_fn", "ray_estimator does not have it"),
+    ],
+)
+def test_a_missing_name_says_that_it_is_missing_and_what_to_use(name: str, cure: str) -> None:
+    shown = error(f"import tensorflow as tf; {name}")
+    assert f"has no attribute '{name.rpartition('.')[2]}'" in shown
+    assert cure in shown
+
+
+def test_a_name_that_is_missing_here_can_be_asked_for() -> None:
+    code = """
+import ray_estimator
+ray_estimator.install()
+import inspect, tensorflow as tf
+print(hasattr(tf.estimator, "NoSuchName"), hasattr(tf.estimator, "Estimator"), inspect.getmodule(len).__name__)
+"""
+    assert run(code) == "False True builtins"
+
+
+def test_tensorflow_keeps_its_own_loader() -> None:
+    code = """
+import ray_estimator
+ray_estimator.install()
+import importlib.resources, tensorflow as tf
+assert tf.__spec__.loader.get_source("tensorflow")
+print((importlib.resources.files("tensorflow") / "__init__.py").is_file())
+"""
+    assert run(code) == "True"
