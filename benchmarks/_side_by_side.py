@@ -7,6 +7,7 @@ so it is their ratio that counts; the figure is the median of these ratios.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import time
@@ -46,7 +47,7 @@ class Turn:
 
     Attributes:
         folder: Where the files are; the same for all programs.
-        place: Position of this program in a round, from 0.
+        place: Number of this program, from 0.
         programs: How many programs there are.
         rounds: How many stretches each one makes.
         leads: Whether this process passes the turn on.
@@ -85,7 +86,9 @@ class Turn:
 
     @property
     def _number(self) -> int:
-        return self._round * self.programs + self.place
+        # Who has just stopped still works behind the scenes: each program follows each other one equally often.
+        orders = list(itertools.permutations(range(self.programs)))
+        return self._round * self.programs + orders[self._round % len(orders)].index(self.place)
 
 
 def _whose_turn(folder: str) -> int:

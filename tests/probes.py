@@ -40,11 +40,7 @@ class NoteLosses(v1.train.SessionRunHook):
         self._folder = folder
 
     def before_run(self, run_context: Any) -> Any:
-        _, vector, step = run_context.original_args.fetches
-        names = [op.name for op in run_context.session.graph.get_operations()]
-        # A rank alone has nobody to agree with: its loss is what it reports.
-        loss = run_context.session.graph.get_tensor_by_name("control/loss:0") if "control/loss" in names else vector
-        return v1.train.SessionRunArgs((loss, step))
+        return v1.train.SessionRunArgs(("control/loss:0", "control/step_after:0"))
 
     def after_run(self, run_context: Any, run_values: Any) -> None:
         loss, step = run_values.results
@@ -70,10 +66,12 @@ class NoteOrder(v1.train.SessionRunHook):
             return
         from ray_estimator._engine.collectives import ancestors, collectives_of
 
-        train_op, vector, _ = run_context.original_args.fetches
-        ordered = collectives_of([train_op, vector.op])
+        ordered = collectives_of(
+            [run_context.original_args.fetches, v1.get_default_graph().get_operation_by_name("control/loss")]
+        )
         follows = [ordered[i] in ancestors([ordered[i + 1]]) for i in range(len(ordered) - 1)]
-        note(self._folder, "order", {"types": [op.type for op in ordered], "follows": follows})
+        sizes = [op.inputs[0].shape.num_elements() for op in ordered if "Reduce" in op.type]
+        note(self._folder, "order", {"types": [op.type for op in ordered], "follows": follows, "reduced": sizes})
         self._noted = True
 
 

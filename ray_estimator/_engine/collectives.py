@@ -41,6 +41,15 @@ def _communicates(op: tf.Operation) -> bool:
     return op.type not in {"CollectiveInitializeCommunicator", "CollectiveAssignGroupV2"}
 
 
+def seat_for(vector: tf.Tensor, train_op: tf.Operation, seats: Iterable[internals.Seat]) -> internals.Seat | None:
+    """The last seat in a step's all-reduces that has to wait for none that `vector` does not wait for; None if none."""
+    position = {op: number for number, op in enumerate(v1.get_default_graph().get_operations())}
+    run = ancestors([train_op])
+    needed = max((position[op] for op in collectives_of([vector.op])), default=-1)
+    fitting = [seat for seat in seats if seat.op in run and position[seat.op] > needed]
+    return fitting[-1] if fitting else None
+
+
 def chain(targets: Iterable[tf.Operation]) -> list[tf.Operation]:
     """Makes the collectives of a run of `targets` follow one another; gives them in their order.
 

@@ -23,16 +23,16 @@ from ray_estimator._engine.model import Model, writes_global_step
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the ranks agreed on in a step."""
+    """What the ranks agreed on in a step; `loss` is None before the first."""
 
-    loss: float
+    loss: float | None
     stop: bool
     save: bool
 
     @property
     def loss_is_nan(self) -> bool:
         """Whether any rank's loss is not a number."""
-        return math.isnan(self.loss)
+        return self.loss is not None and math.isnan(self.loss)
 
 
 class Control:
@@ -40,40 +40,48 @@ class Control:
 
     Attributes:
         global_step: int64 scalar, this worker's copy, as it is before the step.
-        step_after: int64 scalar, the global step once the training step has ended; the same on every rank.
         stop: Feed 1.0 on any rank to stop all.
         save: Feed 1.0 on the chief to save on all.
-        vector: float32 `[4]`, summed over the ranks; of a rank alone, which has nobody to agree with, its loss.
         collectives: The collectives of a step, in the one order in which every rank runs them.
         loss: The loss to report: float scalar, mean over the ranks (or sum, if the model sums).
+        fetches: What a step fetches for all who act on it: the control vector (float32 `[4]`, summed over the ranks;
+            of a rank alone, which has nobody to agree with, its loss), and the global step once the training step has
+            ended, the same on every rank.
+        step: The global step after the last step; `ReadControl` keeps it.
+        verdict: What the ranks agreed on in the last step; `ReadControl` keeps it.
     """
 
     def __init__(self, model: Model, feed: Feed, distribution: Distribution) -> None:
         self._alone = distribution.num_replicas == 1
         self._scale = 1.0 if model.loss_is_summed else 1.0 / distribution.num_replicas
+        self.step = 0
+        self.verdict = Verdict(loss=None, stop=False, save=False)
         self.stop = v1.placeholder_with_default(np.float32(0), [], name="control/stop")
         self.save = v1.placeholder_with_default(np.float32(0), [], name="control/save")
         loss: Any = model.loss
         if self._alone:
-            self.vector = self.loss = loss
+            vector = self.loss = tf.identity(loss, name="control/loss")
         else:
             missing = feed.next_missing if feed.next_missing is not None else tf.constant(0.0)
             signals = [tf.cast(loss, tf.float32), self.stop, self.save, missing]
-            self.vector = distribution.sum(tf.stack(signals))
-            self.loss = tf.multiply(self.vector[0], self._scale, name="control/loss")
+            vector = distribution.sum_in_step(tf.stack(signals), model.train_op)
+            self.loss = tf.multiply(vector[0], self._scale, name="control/loss")
         local_step = distribution.localize(v1.train.get_global_step())
         self.global_step = local_step.read_value()
         _read_before_the_step([self.global_step.op, *internals.global_step_reads()])
         with tf.control_dependencies([model.train_op]):
-            self.step_after = local_step.read_value()
-        self.collectives = chain([model.train_op, self.vector.op])
+            step_after = tf.identity(local_step.read_value(), name="control/step_after")
+        self.fetches = (vector, step_after)
+        self.collectives = chain([model.train_op, vector.op])
 
-    def read(self, vector: np.ndarray) -> Verdict:
-        """What a fetched `vector` means."""
+    def hear(self, vector: np.ndarray, step_after: np.ndarray) -> None:
+        """Takes what a step fetched."""
+        self.step = int(step_after)
         if self._alone:
-            return Verdict(float(vector), stop=False, save=False)
+            self.verdict = Verdict(float(vector), stop=False, save=False)
+            return
         loss, stop, save, missing = (float(value) for value in vector)
-        return Verdict(loss * self._scale, stop > 0 or missing > 0, save > 0)
+        self.verdict = Verdict(loss * self._scale, stop > 0 or missing > 0, save > 0)
 
 
 def _read_before_the_step(reads: list[tf.Operation]) -> None:
@@ -81,6 +89,20 @@ def _read_before_the_step(reads: list[tf.Operation]) -> None:
     for op in v1.get_default_graph().get_operations():
         if writes_global_step(op):
             internals.run_after(op, [read for read in reads if not internals.in_v1_control_flow(read)])
+
+
+class ReadControl(v1.train.SessionRunHook):
+    """Fetches what the ranks agreed on in a step, once for all who act on it. It must be the first hook."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._args = v1.train.SessionRunArgs(control.fetches)
+
+    def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs:
+        return self._args
+
+    def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
+        self._control.hear(*run_values.results)
 
 
 class StopTogether(v1.train.SessionRunHook):
@@ -95,14 +117,13 @@ class StopTogether(v1.train.SessionRunHook):
         self._last_step = last_step
         self._wants_stop = False
 
-    def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs:
-        feed = {self._control.stop: np.float32(1)} if self._wants_stop else None
-        return v1.train.SessionRunArgs((self._control.vector, self._control.step_after), feed)
+    def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs | None:
+        return v1.train.SessionRunArgs(None, {self._control.stop: np.float32(1)}) if self._wants_stop else None
 
     def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
-        vector, step = run_values.results
-        if self._control.read(vector).stop:
+        at_target = self._last_step is not None and self._control.step >= self._last_step
+        if self._control.verdict.stop:
             run_context.request_stop()
-        elif run_context.stop_requested and not (self._last_step is not None and step >= self._last_step):
+        elif run_context.stop_requested and not at_target:
             internals.postpone_stop(run_context)
             self._wants_stop = True

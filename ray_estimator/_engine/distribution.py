@@ -17,7 +17,11 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine import internals
+from ray_estimator._engine.collectives import seat_for
 from ray_estimator._jobs import Worker
+
+CONTROL_SIZE = 4
+"""How many elements the control vector of a step has."""
 
 T = TypeVar("T")
 
@@ -37,8 +41,8 @@ class Distribution(Protocol):
     def run_replica(self, build: Callable[[], T]) -> T:
         """Calls `build` in a thread of its own, as the replica of this process."""
 
-    def sum(self, tensor: tf.Tensor) -> tf.Tensor:
-        """The sum of `tensor` over all replicas; a collective when there are several."""
+    def sum_in_step(self, vector: tf.Tensor, train_op: tf.Operation) -> tf.Tensor:
+        """The sum of a small float32 `vector` over all replicas, in each run of `train_op`."""
 
     def localize(self, variable: tf.Variable) -> tf.Variable:
         """This process's copy of a variable."""
@@ -72,9 +76,9 @@ class Alone:
 
         return _in_fresh_thread(in_graph)
 
-    def sum(self, tensor: tf.Tensor) -> tf.Tensor:
-        """The tensor itself."""
-        return tensor
+    def sum_in_step(self, vector: tf.Tensor, train_op: tf.Operation) -> tf.Tensor:
+        """The vector itself."""
+        return vector
 
     def localize(self, variable: tf.Variable) -> tf.Variable:
         """The variable itself."""
@@ -95,6 +99,7 @@ class MultiWorker:
         self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
         self.num_replicas = self._strategy.num_replicas_in_sync
         self.master = f"grpc://{worker.addresses[worker.rank]}"
+        self._seats: list[internals.Seat] = []
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
@@ -116,12 +121,16 @@ class MultiWorker:
         results: list[T] = []
         # AutoGraph would rewrite model_fn, and its errors with it.
         replica = tf.autograph.experimental.do_not_convert(lambda: results.append(build()))
-        self._strategy.extended.call_for_each_replica(replica)
+        with internals.seats_in_all_reduces(CONTROL_SIZE) as self._seats:
+            self._strategy.extended.call_for_each_replica(replica)
         return results[0]
 
-    def sum(self, tensor: tf.Tensor) -> tf.Tensor:
-        """An all-reduce over the workers."""
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, tensor, axis=None)
+    def sum_in_step(self, vector: tf.Tensor, train_op: tf.Operation) -> tf.Tensor:
+        """A seat in an all-reduce of gradients, which costs nothing; else an all-reduce of its own."""
+        seat = seat_for(vector, train_op, self._seats)
+        if seat is not None:
+            return seat.take(vector)
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, vector, axis=None)
 
     def localize(self, variable: tf.Variable) -> tf.Variable:
         """This worker's copy of a mirrored variable."""

@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints import CheckpointStore
 from ray_estimator._engine.collectives import chain_after
-from ray_estimator._engine.control import Control, StopTogether
+from ray_estimator._engine.control import Control, ReadControl, StopTogether
 from ray_estimator._engine.distribution import Distribution
 from ray_estimator._engine.feed import Feed, batch_dimension
 from ray_estimator._engine.model import Model, scaffold_of
@@ -83,6 +83,7 @@ def training_hooks(
         # What a user's own saver hook writes, it writes once.
         users, specs = ([hook for hook in hooks if not _is_saver(hook)] for hooks in (users, specs))
     hooks = [
+        ReadControl(control),
         *saving,
         *(chiefs if is_chief else []),
         *_step_counter(config.log_step_count_steps, events_dir, is_chief),
@@ -201,11 +202,9 @@ class KeepPulse(v1.train.SessionRunHook):
 
     def __init__(self, pulse: Pulse, control: Control, features: Any, num_replicas: int) -> None:
         self._pulse = pulse
-        self._fetches = {"loss": control.loss, "step": control.step_after}
-        rows = batch_dimension(features)
-        self._static_rows = rows if isinstance(rows, int) else None
-        if rows is not None and self._static_rows is None:
-            self._fetches["rows"] = rows
+        self._control = control
+        # An int, a scalar tensor, or None where the features have no batch dimension.
+        self._rows = batch_dimension(features)
         self._num_replicas = num_replicas
         self._rows_of_a_step: float | None = None
         self._measured_at: float | None = None
@@ -218,18 +217,17 @@ class KeepPulse(v1.train.SessionRunHook):
     def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs | None:
         self._pulse.enter("in a step")
         self._due = self._measured_at is None or time.monotonic() - self._measured_at >= _REPORT_SECS
-        return v1.train.SessionRunArgs(self._fetches) if self._due else None
+        return v1.train.SessionRunArgs(self._rows) if self._due and isinstance(self._rows, tf.Tensor) else None
 
     def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
         self._pulse.enter("between steps (hooks, input)")
+        self._pulse.step = self._control.step
         if not self._due:
-            self._pulse.step += 1
             return
-        results = run_values.results
-        rows = self._static_rows if self._static_rows is not None else results.get("rows")
+        rows = run_values.results if isinstance(self._rows, tf.Tensor) else self._rows
         if rows is not None:
             self._rows_of_a_step = float(rows) * self._num_replicas
-        self._pulse.loss, self._pulse.step = float(results["loss"]), int(results["step"])
+        self._pulse.loss = self._control.verdict.loss
         self._measure()
 
     def end(self, session: v1.Session) -> None:

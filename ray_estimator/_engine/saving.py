@@ -161,7 +161,6 @@ class SaveCheckpoints(v1.train.SessionRunHook):
         self._pulse = pulse
         self._next_step = 0
         self._saved_step: int | None = None
-        self._last_loss_was_nan = False
 
     def begin(self) -> None:
         for listener in self._listeners:
@@ -174,25 +173,22 @@ class SaveCheckpoints(v1.train.SessionRunHook):
         self._save(session, step)
         self._timer.update_last_triggered_step(step)
 
-    def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs:
+    def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs | None:
         due = self._by_clock and self._is_chief and self._timer.should_trigger_for_step(self._next_step)
-        feed = {self._control.save: np.float32(1)} if due else None
-        return v1.train.SessionRunArgs((self._control.vector, self._control.step_after), feed)
+        return v1.train.SessionRunArgs(None, {self._control.save: np.float32(1)}) if due else None
 
     def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
-        vector, step = run_values.results
-        verdict = self._control.read(vector)
-        self._last_loss_was_nan = verdict.loss_is_nan
-        self._next_step = int(step) + 1
-        due = verdict.save if self._by_clock else self._timer.should_trigger_for_step(int(step))
+        verdict, step = self._control.verdict, self._control.step
+        self._next_step = step + 1
+        due = verdict.save if self._by_clock else self._timer.should_trigger_for_step(step)
         if due and not verdict.loss_is_nan:
-            self._timer.update_last_triggered_step(int(step))
-            if self._save(run_context.session, int(step)):
+            self._timer.update_last_triggered_step(step)
+            if self._save(run_context.session, step):
                 run_context.request_stop()
 
     def end(self, session: v1.Session) -> None:
         step = int(session.run(self._control.global_step))
-        if step != self._saved_step and not self._last_loss_was_nan:
+        if step != self._saved_step and not self._control.verdict.loss_is_nan:
             self._save(session, step)
         for listener in self._listeners:
             listener.end(session, step)

@@ -100,8 +100,6 @@ def _run_until_stopped(
     worker: Worker,
 ) -> TrainResult:
     together = len(worker.addresses) > 1
-    # Few, and those of our hooks: each fetch costs Python some microseconds a step.
-    fetches = (model.train_op, control.vector, control.step_after)
     step, loss, steps_made = worker.pulse.step, None, 0
     with feed.explaining_errors(), session:
         if together and not _every_rank_has_a_batch(session, feed, worker):
@@ -109,13 +107,13 @@ def _run_until_stopped(
         agreed = False
         while not session.should_stop():
             try:
-                _, vector, step = session.run(fetches)
+                session.run(model.train_op)
             except (tf.errors.OutOfRangeError, StopIteration):
                 if together:
                     raise InputEndedError(worker.rank) from None
                 raise
             steps_made += 1
-            verdict = control.read(vector)
+            step, verdict = control.step, control.verdict
             loss = verdict.loss
             agreed = verdict.stop or (last_step is not None and step >= last_step)
         if together and not agreed:

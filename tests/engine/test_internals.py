@@ -14,8 +14,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.distribute import cross_device_utils
 
 from ray_estimator._engine import internals
+from ray_estimator._engine.collectives import ancestors, collectives_of
 from ray_estimator._shipping import keras_settings_of_this_thread
 from ray_estimator.export import PredictOutput, ServingInputReceiver
 
@@ -205,6 +207,28 @@ def test_losses_are_summed_says_how_the_model_reduced_its_last_loss(two_replicas
             v1.losses.mean_squared_error(ones, ones, reduction=reduction)
             answers.append(internals.losses_are_summed())
     assert answers == [True, False]
+
+
+def test_seats_in_all_reduces_take_a_vector_along() -> None:
+    keys, device = cross_device_utils.CollectiveKeys(), "/device:CPU:0"
+    group, options = keys.get_group_key([device]), tf.distribute.experimental.CommunicationOptions()
+    launcher = cross_device_utils.CollectiveReplicaLauncher(group, 2, keys, device, options)
+    gradients = [tf.ones([3]), tf.ones([2, 2])]
+    with internals.seats_in_all_reduces(4) as seats:
+        reduced = launcher.batch_all_reduce([gradients, [tf.ones([5])]])
+        launcher.batch_all_reduce([[tf.ones([3], tf.float64)]])
+        with tf.Graph().as_default():
+            launcher.batch_all_reduce([[tf.ones([3])]])
+    assert [tensor.shape for tensor in reduced] == [[3], [2, 2], [5]]
+    (seat,) = seats
+
+    vector = tf.constant([1.0, 2.0, 3.0, 4.0])
+    assert seat.take(vector) is seat.total
+    assert collectives_of([seat.total.op]) == collectives_of([reduced[0].op])
+    assert vector.op in ancestors([reduced[0].op])
+
+    launcher.batch_all_reduce([gradients])
+    assert len(seats) == 1
 
 
 def test_session_config_and_the_local_read_of_the_global_step_of_a_worker() -> None:

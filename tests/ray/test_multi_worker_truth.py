@@ -15,6 +15,7 @@ import tensorflow as tf
 from probes import NoteLosses, NoteOrder, note, notes
 
 from ray_estimator import EstimatorSpec, dataset_input_fn
+from ray_estimator._engine.distribution import CONTROL_SIZE
 
 v1 = tf.compat.v1
 pytestmark = pytest.mark.ray
@@ -127,6 +128,9 @@ def test_two_workers_with_batch_b_equal_one_with_batch_2b(
     assert len([kind for kind in seen["types"] if "Gather" in kind]) >= 2
     assert len(seen["follows"]) >= 3
     assert all(seen["follows"])
+    # What the ranks tell each other rides along with gradients: no all-reduce is for the control vector alone.
+    assert len(seen["reduced"]) == len(V1_OPTIMIZERS) + len(KERAS_OPTIMIZERS)
+    assert CONTROL_SIZE not in seen["reduced"]
 
     # RunConfig is right inside workers, and chief hooks run on the chief alone.
     assert notes(together, "config")[0] == [[0, True, 2, pair.model_dir]]
