@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
-import numbers
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray_estimator import _entry
+from ray_estimator._arguments import check_argument_order, check_positive, checked_hooks, checked_listeners
 from ray_estimator._batches import rows_of
 from ray_estimator._checkpoints import Checkpoint, CheckpointStore
 from ray_estimator._columns import column_specs, select_columns
@@ -179,37 +180,9 @@ class Estimator:
             TrainingError: No place in the cluster, a step without end, or workers lost too often.
             NanLossDuringTrainingError: The loss was not a number (TensorFlow's own error).
         """
-        _check_argument_order(steps, hooks)
-        check_input_fn(input_fn, ModeKeys.TRAIN)
-        _check_positive("steps", steps)
-        _check_positive("max_steps", max_steps)
-        if steps is not None and max_steps is not None:
-            raise ValueError("Can not provide both steps and max_steps.")
-        hooks = _checked_hooks(hooks)
-        listeners = _checked_listeners(saving_listeners)
-        start = self._store.latest()
-        start_step = start.step if start is not None else 0
-        if max_steps is not None and max_steps <= start_step:
-            logger.info("Skipping training since max_steps has already saved.")
-            return self
-        hooks, own_last_step = own_target(hooks, start_step)
-        last_step = last_step_of(start_step, steps, max_steps, own_last_step)
-        runtime = self._runtime()
-        rows, row_spec = self._rows(input_fn, ModeKeys.TRAIN)
-        code = self._code(runtime, input_fn, hooks=hooks, saving_listeners=listeners)
-        job = TrainJob(
-            code,
-            self._config,
-            self.model_dir,
-            row_spec,
-            self._warm_start,
-            first_step=start_step,
-            last_step=last_step,
-        )
-        result = runtime.train(job, rows)
-        if result.step == start_step:
-            logger.warning("Training with estimator made no steps. Perhaps input is empty or misspecified.")
-        logger.info("Loss for final step: %s.", result.loss)
+        run = self._training(input_fn, steps, hooks, max_steps, saving_listeners)
+        if run is not None:
+            run(None)
         return self
 
     def evaluate(
@@ -244,24 +217,13 @@ class Estimator:
             CheckpointNotFoundError: `checkpoint_path` names none, or a damaged one.
             ValueError: `steps` is not positive; a metric is called `loss` or `global_step`.
         """
-        _check_argument_order(steps, hooks)
+        check_argument_order(steps, hooks)
         check_input_fn(input_fn, ModeKeys.EVAL)
-        _check_positive("steps", steps)
-        hooks = _checked_hooks(hooks)
+        check_positive("steps", steps)
+        hooks = checked_hooks(hooks)
         checkpoint = self._checkpoint(checkpoint_path, allow_untrained)
         runtime = self._runtime()
-        rows, row_spec = self._rows(input_fn, ModeKeys.EVAL)
-        job = EvaluateJob(
-            self._code(runtime, input_fn, hooks=hooks),
-            self._config,
-            self.model_dir,
-            row_spec,
-            self._warm_start,
-            checkpoint=checkpoint,
-            fingerprint=self._fingerprint(checkpoint),
-            steps=steps,
-            name=name,
-        )
+        job, rows = self._evaluation(runtime, input_fn, steps, hooks, checkpoint, name)
         return runtime.evaluate(job, rows, one_task=bool(hooks))
 
     def predict(
@@ -294,7 +256,7 @@ class Estimator:
             ValueError: Predictions of a batch differ in length, or `predict_keys` does not fit the predictions.
         """
         check_input_fn(input_fn, ModeKeys.PREDICT)
-        hooks = _checked_hooks(hooks)
+        hooks = checked_hooks(hooks)
         checkpoint = self._checkpoint(checkpoint_path, allow_untrained)
         runtime = self._runtime()
         rows, row_spec = self._rows(input_fn, ModeKeys.PREDICT)
@@ -370,6 +332,73 @@ class Estimator:
         from ray_estimator._runtime.on_ray import RayRuntime
 
         return RayRuntime(self._config, model_dir_is_temporary=self._model_dir_is_temporary)
+
+    def _training(
+        self, input_fn: InputFn, steps: int | None, hooks: Any, max_steps: int | None, saving_listeners: Any
+    ) -> Callable[[threading.Event | None], None] | None:
+        """A training run: checked and packed here, to be made wherever it is called; None if nothing is left to do.
+
+        Another thread may set the event that it takes: then the run is ended.
+        """
+        check_argument_order(steps, hooks)
+        check_input_fn(input_fn, ModeKeys.TRAIN)
+        check_positive("steps", steps)
+        check_positive("max_steps", max_steps)
+        if steps is not None and max_steps is not None:
+            raise ValueError("Can not provide both steps and max_steps.")
+        hooks = checked_hooks(hooks)
+        listeners = checked_listeners(saving_listeners)
+        start = self._store.latest()
+        start_step = start.step if start is not None else 0
+        if max_steps is not None and max_steps <= start_step:
+            logger.info("Skipping training since max_steps has already saved.")
+            return None
+        hooks, own_last_step = own_target(hooks, start_step)
+        last_step = last_step_of(start_step, steps, max_steps, own_last_step)
+        runtime = self._runtime()
+        rows, row_spec = self._rows(input_fn, ModeKeys.TRAIN)
+        code = self._code(runtime, input_fn, hooks=hooks, saving_listeners=listeners)
+        job = TrainJob(
+            code,
+            self._config,
+            self.model_dir,
+            row_spec,
+            self._warm_start,
+            first_step=start_step,
+            last_step=last_step,
+        )
+
+        def run(given_up: threading.Event | None) -> None:
+            result = runtime.train(job, rows, given_up)
+            if result.step == start_step:
+                logger.warning("Training with estimator made no steps. Perhaps input is empty or misspecified.")
+            logger.info("Loss for final step: %s.", result.loss)
+
+        return run
+
+    def _evaluation(
+        self,
+        runtime: Runtime,
+        input_fn: InputFn,
+        steps: int | None,
+        hooks: Sequence[Any],
+        checkpoint: Checkpoint | None,
+        name: str | None,
+    ) -> tuple[EvaluateJob, RowSource | None]:
+        """An evaluation of `checkpoint`, packed; None means initial weights."""
+        rows, row_spec = self._rows(input_fn, ModeKeys.EVAL)
+        job = EvaluateJob(
+            self._code(runtime, input_fn, hooks=hooks),
+            self._config,
+            self.model_dir,
+            row_spec,
+            self._warm_start,
+            checkpoint=checkpoint,
+            fingerprint=self._fingerprint(checkpoint),
+            steps=steps,
+            name=name,
+        )
+        return job, rows
 
     def _code(self, runtime: Runtime, input_fn: InputFn | None, **parts: Any) -> Any:
         own = {"model_fn": self._model_fn, "params": self._params, "keras_settings": keras_settings_of_this_thread()}
@@ -456,54 +485,3 @@ def _with_model_dir(config: RunConfig, model_dir: Any) -> RunConfig:
         logger.warning("Using temporary folder as model directory: %s", chosen)
     # Workers run in other directories: a relative path would be another place there.
     return config.replace(model_dir=Storage(config.storage_options).normalize(os.fspath(chosen)))
-
-
-def _check_argument_order(steps: Any, hooks: Any) -> None:
-    if steps is not None and not isinstance(steps, numbers.Integral):
-        raise TypeError(
-            f"steps must be an int or None, given: {steps!r}. The positional order is (input_fn, steps, hooks, ...); "
-            "pass hooks by name: hooks=[...]."
-        )
-    if isinstance(hooks, numbers.Integral):
-        raise TypeError(
-            f"hooks must be a list of hooks, given: {hooks!r}. The positional order is (input_fn, steps, hooks, ...); "
-            "pass the number by name: steps=..."
-        )
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if value is None:
-        return
-    if not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an int or None, given: {value!r}.")
-    if value <= 0:
-        raise ValueError(f"Must specify {name} > 0, given: {value}")
-
-
-def _checked_hooks(hooks: Any) -> list[Any]:
-    """Hooks and factories; what is neither is refused here, before anything runs."""
-    if hooks is None:
-        return []
-    if not isinstance(hooks, Iterable):
-        raise TypeError(f"Hooks must be a SessionRunHook, given: {hooks!r}. Pass a list of them.")
-    listed = list(hooks)
-    for hook in listed:
-        if not _looks_like_hook(hook) and not callable(hook):
-            raise TypeError(f"Hooks must be a SessionRunHook, given: {hook!r}")
-    return listed
-
-
-def _looks_like_hook(hook: Any) -> bool:
-    return hasattr(hook, "before_run") and hasattr(hook, "after_run")
-
-
-def _checked_listeners(listeners: Any) -> list[Any]:
-    if listeners is None:
-        return []
-    if not isinstance(listeners, Iterable):
-        raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, given: {listeners!r}")
-    listed = list(listeners)
-    for listener in listed:
-        if not hasattr(listener, "after_save") and not callable(listener):
-            raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, given: {listener!r}")
-    return listed

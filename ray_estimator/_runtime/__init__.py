@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
@@ -20,8 +21,11 @@ class Runtime(Protocol):
     def pack(self, parts: Mapping[str, Any]) -> Cargo[Mapping[str, Any]]:
         """Makes user code ready to go where this runtime runs it."""
 
-    def train(self, job: TrainJob, rows: RowSource | None) -> TrainResult:
-        """Trains with as many workers as the job's config says; gives the chief's result."""
+    def train(self, job: TrainJob, rows: RowSource | None, given_up: threading.Event | None = None) -> TrainResult:
+        """Trains with as many workers as the job's config says; gives the chief's result.
+
+        Where workers train, the run is ended with an error once another thread has set `given_up`.
+        """
 
     def evaluate(self, job: EvaluateJob, rows: RowSource | None, *, one_task: bool) -> dict[str, Any]:
         """Evaluates; over ranges of rows when there are rows, unless it must be one task."""

@@ -62,8 +62,8 @@ class InlineRuntime:
         """User code as it is."""
         return InPlace(parts)
 
-    def train(self, job: TrainJob, rows: RowSource | None) -> TrainResult:
-        """Trains here."""
+    def train(self, job: TrainJob, rows: RowSource | None, given_up: threading.Event | None = None) -> TrainResult:
+        """Trains here, where an exception ends it."""
         worker = OwnProcess(None if rows is None else rows.tables)
         with Progress(job.last_step) as progress, _showing(progress, worker.pulse):
             return _entry.train(job, worker)

@@ -69,7 +69,7 @@ class RayRuntime:
 
     # Training
 
-    def train(self, job: TrainJob, rows: RowSource | None) -> TrainResult:
+    def train(self, job: TrainJob, rows: RowSource | None, given_up: threading.Event | None = None) -> TrainResult:
         """Trains on a Ray Train group that restarts by itself; gives the chief's result."""
         config, num_workers = self._config, self._config.num_workers
         resources = self._resources_per_worker(reads_rows=rows is not None)
@@ -95,7 +95,7 @@ class RayRuntime:
         )
         try:
             with Progress(job.last_step) as progress:
-                return _Fit(trainer, monitor, config, progress).result()
+                return _Fit(trainer, monitor, config, progress, given_up or threading.Event()).result()
         finally:
             for actor in (monitor, feed):
                 if actor is not None:
@@ -134,6 +134,12 @@ class RayRuntime:
         return env
 
     # Tasks
+
+    def has_room(self) -> bool:
+        """Whether what one task takes is free in the cluster now."""
+        free = ray.available_resources()
+        needed = {"CPU": 1.0, **(self._config.task_resources or {})}
+        return all(free.get(name, 0.0) >= amount for name, amount in needed.items())
 
     def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs `fn` as one task; its errors come back as themselves."""
@@ -290,11 +296,19 @@ def _outcome(result: tuple[Any, RemoteFailure | None]) -> Any:
 class _Fit:
     """One `fit` in a thread, watched from the caller's."""
 
-    def __init__(self, trainer: DataParallelTrainer, monitor: Any, config: RunConfig, progress: Progress) -> None:
+    def __init__(
+        self,
+        trainer: DataParallelTrainer,
+        monitor: Any,
+        config: RunConfig,
+        progress: Progress,
+        given_up: threading.Event,
+    ) -> None:
         self._trainer = trainer
         self._monitor = monitor
         self._config = config
         self._progress = progress
+        self._given_up = given_up
         self._result: TrainResult | None = None
         self._error: BaseException | None = None
         self._hung: tuple[str | None, StepTimeoutError] | None = None
@@ -337,6 +351,8 @@ class _Fit:
         watch = StepWatch(self._config.step_timeout_secs, time.monotonic())
         while not self._ended.is_set():
             self._ended.wait(_LOOK_SECS)
+            if self._given_up.is_set():
+                raise TrainingError("The run was given up by its driver.")
             view = self._view()
             if view is None:
                 continue
