@@ -20,6 +20,7 @@ from ray_estimator._engine.feed import Feed, open_feed
 from ray_estimator._engine.hooks import made
 from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
 from ray_estimator._engine.places import fetched, local_events, warm_started
+from ray_estimator._engine.restoring import BuildRestore
 from ray_estimator._jobs import EvaluateJob, MetricState, Tables, UserCode
 from ray_estimator._merge import difference_from_sum
 from ray_estimator._storage import Storage
@@ -68,11 +69,13 @@ def run(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
     with _graph_and_checkpoint(job) as prefix:
         evaluation = build(job, code, tables)
         stop = [internals.stop_after(job.steps)] if job.steps is not None else []
-        hooks = [*evaluation.feed.hooks, *made(code.hooks), *stop, *evaluation.spec.evaluation_hooks]
+        scaffold = _scaffold(evaluation)
+        own = [*made(code.hooks), *stop, *evaluation.spec.evaluation_hooks]
+        hooks = [*evaluation.feed.hooks, *own, BuildRestore(scaffold)]
         with evaluation.feed.explaining_errors():
             results = internals.evaluate_once(
                 checkpoint_path=prefix,
-                scaffold=_scaffold(evaluation),
+                scaffold=scaffold,
                 eval_ops=evaluation.update_op,
                 final_ops=evaluation.values,
                 hooks=hooks,

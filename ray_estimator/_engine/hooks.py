@@ -16,11 +16,13 @@ from ray_estimator._engine.control import Control, ReadControl, StopTogether
 from ray_estimator._engine.distribution import Distribution
 from ray_estimator._engine.feed import Feed, batch_dimension
 from ray_estimator._engine.model import Model, scaffold_of
-from ray_estimator._engine.saving import BuildSaver, CheckpointWriter, SaveCheckpoints, saver_of
+from ray_estimator._engine.restoring import saver_of
+from ray_estimator._engine.saving import BuildSaver, CheckpointWriter, SaveCheckpoints
 from ray_estimator._jobs import Pulse, TrainJob, UserCode, Worker
 from ray_estimator._targets import earliest, own_target
 
 _REPORT_SECS = 0.2
+_NEVER_HOURS = 1e6
 
 
 def made(hooks: Iterable[Any]) -> list[v1.train.SessionRunHook]:
@@ -112,7 +114,11 @@ def _saving(
 ) -> tuple[list[v1.train.SessionRunHook], BuildSaver]:
     """The hook that saves, unless the user brings one or turned saving off; and the hook that builds the saver."""
     config, is_chief, together = job.config, worker.rank == 0, len(worker.addresses) > 1
-    saver = saver_of(scaffold, config)
+    saver = saver_of(
+        scaffold,
+        max_to_keep=config.keep_checkpoint_max,
+        keep_checkpoint_every_n_hours=config.keep_checkpoint_every_n_hours or _NEVER_HOURS,
+    )
     listeners = made_listeners(code.saving_listeners)
     own_savers = [hook for hook in others if _is_saver(hook)]
     wants_saving = config.save_checkpoints_secs or config.save_checkpoints_steps

@@ -19,6 +19,7 @@ from ray_estimator._engine.feed import Feed, open_feed
 from ray_estimator._engine.hooks import made
 from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
 from ray_estimator._engine.places import fetched, warm_started
+from ray_estimator._engine.restoring import BuildRestore
 from ray_estimator._jobs import PredictedRange, PredictJob, Tables, UserCode
 from ray_estimator._storage import Storage
 from ray_estimator.spec import ModeKeys
@@ -91,9 +92,11 @@ def _open_monitored(
     prefix = places.enter_context(fetched(store, job.checkpoint))
     if job.checkpoint is None:
         places.enter_context(warm_started(job, store))
+    scaffold = scaffold_of(prediction.spec)
+    own = [*made(code.hooks), *prediction.spec.prediction_hooks]
     session = v1.train.SingularMonitoredSession(
-        hooks=[*prediction.feed.hooks, *made(code.hooks), *prediction.spec.prediction_hooks],
-        scaffold=scaffold_of(prediction.spec),
+        hooks=[*prediction.feed.hooks, *own, BuildRestore(scaffold)],
+        scaffold=scaffold,
         config=job.config.resolved_session_config(),
         checkpoint_filename_with_path=prefix,
     )

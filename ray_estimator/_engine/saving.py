@@ -12,13 +12,11 @@ import numpy as np
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints import CheckpointStore, Retention
-from ray_estimator._engine import internals
-from ray_estimator._engine.collectives import ancestors, chain, collectives_of
+from ray_estimator._engine import restoring
+from ray_estimator._engine.collectives import chain, collectives_of
 from ray_estimator._engine.control import Control
 from ray_estimator._jobs import Pulse
 from ray_estimator.config import RunConfig
-
-_NEVER_HOURS = 1e6
 
 logger = logging.getLogger(__name__)
 
@@ -71,28 +69,6 @@ class CheckpointWriter:
         return str(self._scaffold.saver.save(session, prefix, global_step=step, write_meta_graph=self._keeps_graph))
 
 
-def saver_of(scaffold: v1.train.Scaffold, config: RunConfig) -> Any:
-    """The saver of a training run: the Scaffold's, else the one in the graph's collection, else a new one put there.
-
-    A new one is not built yet, because hooks may add variables when they begin.
-    """
-    if scaffold.saver is not None:
-        return scaffold.saver
-    collected = v1.get_collection(v1.GraphKeys.SAVERS)
-    if collected:
-        return collected[0]
-    saver = v1.train.Saver(
-        sharded=True,
-        allow_empty=True,
-        defer_build=True,
-        save_relative_paths=True,
-        max_to_keep=config.keep_checkpoint_max,
-        keep_checkpoint_every_n_hours=config.keep_checkpoint_every_n_hours or _NEVER_HOURS,
-    )
-    v1.add_to_collection(v1.GraphKeys.SAVERS, saver)
-    return saver
-
-
 class BuildSaver(v1.train.SessionRunHook):
     """Builds the saver when every hook before it has begun. Runs on every rank.
 
@@ -108,16 +84,10 @@ class BuildSaver(v1.train.SessionRunHook):
         self._on_chief_alone = on_chief_alone
 
     def begin(self) -> None:
-        if isinstance(self._saver, v1.train.Saver):
-            self._saver.build()
+        restoring.build_saver(self._saver)
         saver_def = getattr(self._saver, "saver_def", None)
-        if saver_def is not None:
-            restore_op = v1.get_default_graph().as_graph_element(saver_def.restore_op_name)
-            for op in ancestors([restore_op]):
-                if op.type == "AssignVariableOp":
-                    internals.keep_shape(op)
-            if self._on_chief_alone:
-                _require_no_collectives(saver_def)
+        if saver_def is not None and self._on_chief_alone:
+            _require_no_collectives(saver_def)
         if self._writer is not None:
             self._writer.prepare(saver_def)
 

@@ -12,6 +12,7 @@ import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints import CheckpointStore
 from ray_estimator._engine.places import fetched, warm_started
+from ray_estimator._engine.restoring import build_saver, saver_of
 from ray_estimator._jobs import EvaluateJob, PredictJob, Tables
 from ray_estimator._storage import Storage
 
@@ -70,6 +71,7 @@ def open_session(job: EvaluateJob | PredictJob, scaffold: v1.train.Scaffold, sta
     prefix = stack.enter_context(fetched(store, job.checkpoint))
     if job.checkpoint is None:
         stack.enter_context(warm_started(job, store))
+    build_saver(saver_of(scaffold))
     creator = v1.train.ChiefSessionCreator(
         scaffold, config=job.config.resolved_session_config(), checkpoint_filename_with_path=prefix
     )
