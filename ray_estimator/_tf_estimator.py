@@ -113,16 +113,17 @@ _EXPORT = _all_in(
     ),
 )
 _INPUTS = _all_in("ray_estimator.inputs", ("numpy_input_fn", "pandas_input_fn"))
-_EXPERIMENTAL = _all_in(
-    "ray_estimator.experimental",
-    (
-        *_EARLY_STOPPING,
-        "InMemoryEvaluatorHook",
-        "build_raw_supervised_input_receiver_fn",
-        "call_logit_fn",
-        "make_stop_at_checkpoint_step_hook",
-    ),
-)
+_EXPERIMENTAL = {
+    **_all_in("ray_estimator.experimental", _EARLY_STOPPING),
+    **_all_in("ray_estimator.experimental", ("InMemoryEvaluatorHook", "make_stop_at_checkpoint_step_hook")),
+    **_all_in("ray_estimator.experimental", ("build_raw_supervised_input_receiver_fn", "call_logit_fn")),
+    "KMeans": f"{INTERNALS}.canned.kmeans:KMeansClustering",
+    "LinearSDCA": f"{INTERNALS}.canned.linear:LinearSDCA",
+    "RNNClassifier": f"{INTERNALS}.canned.rnn:RNNClassifier",
+    "RNNEstimator": f"{INTERNALS}.canned.rnn:RNNEstimator",
+    "dnn_logit_fn_builder": f"{INTERNALS}.canned.dnn:dnn_logit_fn_builder",
+    "linear_logit_fn_builder": f"{INTERNALS}.canned.linear:linear_logit_fn_builder",
+}
 _GROUPS: Mapping[str, Table] = {"export": _EXPORT, "experimental": _EXPERIMENTAL, "inputs": _INPUTS, "tpu": {}}
 
 _ROOTS: Mapping[str, Table] = {
@@ -171,13 +172,7 @@ _WITHOUT_PACKAGE: Mapping[str, Table] = {
 
 _INSTEAD = {
     "BoostedTrees": "Train boosted trees with ray.train.xgboost or ray.train.lightgbm.",
-    "KMeans": "Write a model_fn, or use scikit-learn's KMeans.",
-    "RNN": "Write a model_fn with the layer that you need.",
-    "LinearSDCA": "Use a LinearClassifier or LinearRegressor with tf.compat.v1.train.FtrlOptimizer.",
-    "SavedModelEstimator": "Load the SavedModel in a model_fn, or warm-start from its variables.",
     "model_to_estimator": "Build the Keras model inside a model_fn.",
-    "dnn_logit_fn_builder": "Build the layers inside a model_fn.",
-    "linear_logit_fn_builder": "Use tf.compat.v1.feature_column.linear_model inside a model_fn.",
 }
 _NO_TPU = (
     "Parameter servers and TPUs are not supported. Use Estimator with "
@@ -251,6 +246,14 @@ def _cure(module: str, name: str) -> str:
     if module.endswith(".tpu") or name.startswith("TPU"):
         return _NO_TPU
     return next((cure for start, cure in _INSTEAD.items() if name.startswith(start)), "")
+
+
+def needs_legacy_keras(model_fn: Any) -> bool:
+    """Whether `model_fn` is that of a canned estimator that is written for Keras 2; those without layers are not."""
+    home, name = getattr(model_fn, "__module__", ""), getattr(model_fn, "__qualname__", "")
+    if not home.startswith(f"{INTERNALS}.canned."):
+        return False
+    return home.rpartition(".")[2] not in ("baseline", "kmeans") or "V2." in name
 
 
 def names_of(module: str) -> Names | None:

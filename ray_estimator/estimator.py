@@ -20,6 +20,7 @@ from ray_estimator._shipping import keras_settings_of_this_thread
 from ray_estimator._signatures import call_with_accepted, check_input_fn, check_model_fn
 from ray_estimator._storage import Storage
 from ray_estimator._targets import last_step_of, own_target
+from ray_estimator._tf_estimator import needs_legacy_keras
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import EstimatorNotTrainedError
 from ray_estimator.inputs import DatasetInput
@@ -70,6 +71,7 @@ class Estimator:
         self._model_fn = model_fn
         self._params = copy.deepcopy(dict(params or {}))
         config = _checked_config(config)
+        _check_keras(model_fn, config)
         self._model_dir_is_temporary = model_dir is None and config.model_dir is None
         self._config = _with_model_dir(config, model_dir)
         self._warm_start = as_settings(warm_start_from)
@@ -467,6 +469,16 @@ def _checked_config(config: Any) -> RunConfig:
     if not isinstance(config, RunConfig):
         raise ValueError(f"config must be an instance of RunConfig, but provided {config!r}.")
     return config
+
+
+def _check_keras(model_fn: Callable[..., Any], config: RunConfig) -> None:
+    set_already = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
+    if needs_legacy_keras(model_fn) and not (config.legacy_keras or set_already):
+        raise ValueError(
+            "This canned estimator is written for Keras 2: config expects legacy_keras=True, given: False. "
+            "Install tf_keras (pip install 'ray-estimator[legacy-keras]') and use RunConfig(legacy_keras=True, ...); "
+            "with num_workers=0 also set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported."
+        )
 
 
 def _with_model_dir(config: RunConfig, model_dir: Any) -> RunConfig:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +75,7 @@ def _require_labels_are_taken(code: UserCode, labels: Any) -> None:
 
 def _build(job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str) -> Model:
     keras_state = KerasState()
-    with keras_state.watching():
+    with keras_state.watching(), _explaining_keras():
         spec = call_with_accepted(
             code.model_fn,
             features=features,
@@ -90,6 +92,22 @@ def _build(job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str)
     if mode == ModeKeys.EVAL:
         return Model(spec, spec.loss, metrics=_metrics(spec.eval_metric_ops or {}, writes))
     return Model(spec)
+
+
+@contextlib.contextmanager
+def _explaining_keras() -> Iterator[None]:
+    """Errors of the package tensorflow-estimator that come from its being written for Keras 2 say so."""
+    try:
+        yield
+    except (AttributeError, ImportError, TypeError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if internals.keras_3() is not None and any("tensorflow_estimator" in frame.filename for frame in frames):
+            error.add_note(
+                "The heads and canned estimators of tensorflow-estimator are written for Keras 2, and this process "
+                "runs Keras 3: use RunConfig(legacy_keras=True); with num_workers=0 also set TF_USE_LEGACY_KERAS=1 "
+                "before TensorFlow is imported."
+            )
+        raise
 
 
 def _require_spec(spec: Any) -> None:
