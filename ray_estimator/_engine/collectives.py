@@ -7,7 +7,7 @@ the gathers of embedding gradients, metric reductions and our control vector it 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
@@ -33,8 +33,13 @@ def ancestors(targets: Iterable[tf.Operation]) -> set[tf.Operation]:
 def collectives_of(targets: Iterable[tf.Operation]) -> list[tf.Operation]:
     """The collectives that a run of `targets` executes, in creation order, which is the same on every rank."""
     run = ancestors(targets)
-    graph_order = v1.get_default_graph().get_operations()
-    return [op for op in graph_order if op in run and op.type.startswith("Collective") and _communicates(op)]
+    return [op for op in every_collective() if op in run]
+
+
+def every_collective() -> list[tf.Operation]:
+    """The collectives of the default graph, whatever runs them, in creation order."""
+    operations = v1.get_default_graph().get_operations()
+    return [op for op in operations if op.type.startswith("Collective") and _communicates(op)]
 
 
 def _communicates(op: tf.Operation) -> bool:
@@ -73,19 +78,27 @@ def chain_after(step: list[tf.Operation], targets: Iterable[tf.Operation]) -> li
     return added
 
 
-def fingerprint(collectives: Iterable[tf.Operation]) -> list[str]:
-    """Lines that are equal on every rank of a group that can train: variables, then collectives, in order."""
+def fingerprint(step: Sequence[tf.Operation]) -> list[str]:
+    """Lines that are equal on every rank of a group that can train.
+
+    They name the variables; the collectives of a `step`, in order; and those that something else runs, such as the
+    initialisation, a save or a hook.
+    """
     lines = [
         f"variable {variable.name} {variable.dtype.base_dtype.name} {variable.shape}"
         for variable in v1.global_variables()
     ]
-    lines += [f"collective {op.type} {op.name} {_payload(op)}" for op in collectives]
-    return lines
+    in_step = set(step)
+    others = [op for op in every_collective() if op not in in_step]
+    return lines + [_line(op) for op in [*step, *others]]
 
 
-def _payload(op: tf.Operation) -> str:
-    tensor = op.inputs[0]
-    return f"{tensor.dtype.name} {tensor.shape}"
+def _line(op: tf.Operation) -> str:
+    kind = f"{op.type} {op.name}"
+    if op.type.startswith("CollectiveBcast"):
+        kind = "CollectiveBcast"  # one rank sends what the others receive
+    tensor = op.outputs[0]
+    return f"collective {kind} {tensor.dtype.name} {tensor.shape}"
 
 
 def require_equal(fingerprints: list[list[str]]) -> None:

@@ -17,9 +17,9 @@ from ray_estimator._engine import internals, warm
 from ray_estimator._engine.collectives import ancestors
 from ray_estimator._engine.distribution import Alone
 from ray_estimator._engine.feed import Feed, open_feed
-from ray_estimator._engine.hooks import made
+from ray_estimator._engine.hooks import made, without_waiters
 from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
-from ray_estimator._engine.places import fetched, local_events, warm_started
+from ray_estimator._engine.places import fetched, local_events, step_of, warm_started
 from ray_estimator._engine.restoring import BuildRestore
 from ray_estimator._jobs import EvaluateJob, MetricState, Tables, UserCode
 from ray_estimator._merge import difference_from_sum
@@ -71,7 +71,7 @@ def run(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
         stop = [internals.stop_after(job.steps)] if job.steps is not None else []
         scaffold = _scaffold(evaluation)
         own = [*made(code.hooks), *stop, *evaluation.spec.evaluation_hooks]
-        hooks = [*evaluation.feed.hooks, *own, BuildRestore(scaffold)]
+        hooks = [*evaluation.feed.hooks, *without_waiters(own, step_of(job.checkpoint)), BuildRestore(scaffold)]
         with evaluation.feed.explaining_errors():
             results = internals.evaluate_once(
                 checkpoint_path=prefix,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints import CheckpointStore
+from ray_estimator._engine import internals
 from ray_estimator._engine.collectives import chain_after
 from ray_estimator._engine.control import Control, ReadControl, StopTogether
 from ray_estimator._engine.distribution import Distribution
@@ -24,6 +26,8 @@ from ray_estimator._targets import earliest, own_target
 _REPORT_SECS = 0.2
 _NEVER_HOURS = 1e6
 
+logger = logging.getLogger(__name__)
+
 
 def made(hooks: Iterable[Any]) -> list[v1.train.SessionRunHook]:
     """User hooks, factories called: here, in the graph, after model_fn."""
@@ -35,6 +39,27 @@ def checked(hook: Any) -> v1.train.SessionRunHook:
     if not isinstance(hook, v1.train.SessionRunHook):
         raise TypeError(f"Hooks must be a SessionRunHook, given: {hook!r}")
     return hook
+
+
+def without_waiters(
+    hooks: Iterable[v1.train.SessionRunHook], step: int, *, together: bool = False
+) -> list[v1.train.SessionRunHook]:
+    """The hooks but for each `GlobalStepWaiterHook` that waits for a later step than `step`: nobody else makes it.
+
+    In a group, where such hooks once spread the starts of workers, all start and step together: it is left out.
+
+    Raises:
+        ValueError: It waits in a process that is alone.
+    """
+    waiters = {hook: awaited for hook in hooks if (awaited := internals.awaited_step(hook)) > step}
+    for awaited in waiters.values():
+        if not together:
+            raise ValueError(
+                f"GlobalStepWaiterHook waits for step {awaited}, but this run begins at step {step} and nobody else "
+                "makes steps: it would wait for ever. Leave it out."
+            )
+        logger.warning("GlobalStepWaiterHook(%d) is left out: the workers of a group make all steps together.", awaited)
+    return [hook for hook in hooks if hook not in waiters]
 
 
 def made_listeners(listeners: Iterable[Any]) -> list[v1.train.CheckpointSaverListener]:
@@ -76,9 +101,10 @@ def training_hooks(
     """Every hook of this rank, in order."""
     scaffold = scaffold_of(model.spec)
     config, is_chief, together = job.config, worker.rank == 0, distribution.num_replicas > 1
-    users, of_users = own_target(made(code.hooks), job.first_step)
-    specs, of_spec = own_target(model.spec.training_hooks, job.first_step)
-    chiefs, of_chiefs = own_target(model.spec.training_chief_hooks, job.first_step)
+    (users, of_users), (specs, of_spec), (chiefs, of_chiefs) = (
+        own_target(without_waiters(hooks, job.first_step, together=together), job.first_step)
+        for hooks in (made(code.hooks), model.spec.training_hooks, model.spec.training_chief_hooks)
+    )
     last_step = earliest(job.last_step, of_users, of_spec, of_chiefs)
     saving, build_saver = _saving(job, code, worker, store, scaffold, control, [*users, *specs, *chiefs])
     if not is_chief:
@@ -89,7 +115,7 @@ def training_hooks(
         *saving,
         *(chiefs if is_chief else []),
         *_step_counter(config.log_step_count_steps, events_dir, is_chief),
-        *_summaries(config.save_summary_steps, events_dir, scaffold, control, is_chief),
+        *_summaries(config.save_summary_steps, events_dir, scaffold, is_chief),
         *feed.hooks,
         *users,
         *([v1.train.StopAtStepHook(last_step=last_step)] if last_step is not None else []),
@@ -97,6 +123,7 @@ def training_hooks(
         *_loss_log(config.log_step_count_steps, control, is_chief),
         *specs,
         build_saver,
+        *_summaries_together(config.save_summary_steps, scaffold, control, is_chief, together),
         KeepPulse(worker.pulse, control, feed.features, distribution.num_replicas),
         *([StopTogether(control, last_step)] if together else []),
     ]
@@ -161,18 +188,17 @@ def _step_counter(every_steps: int | None, events_dir: str, is_chief: bool) -> l
 
 
 def _summaries(
-    every_steps: int | None, events_dir: str, scaffold: v1.train.Scaffold, control: Control, is_chief: bool
+    every_steps: int | None, events_dir: str, scaffold: v1.train.Scaffold, is_chief: bool
 ) -> list[v1.train.SessionRunHook]:
-    if not every_steps:
+    if not every_steps or not is_chief:
         return []
-    summary_op = scaffold.summary_op if scaffold.summary_op is not None else v1.summary.merge_all()
-    if summary_op is None:
-        return []
-    # A summary of a variable that is reduced when read is a collective: then every rank runs it.
-    reads_together = bool(chain_after(control.collectives, [summary_op.op]))
-    if is_chief:
-        return [v1.train.SummarySaverHook(save_steps=every_steps, output_dir=events_dir, summary_op=summary_op)]
-    return [FetchEvery(every_steps, summary_op, control.global_step)] if reads_together else []
+    return [v1.train.SummarySaverHook(save_steps=every_steps, output_dir=events_dir, scaffold=scaffold)]
+
+
+def _summaries_together(
+    every_steps: int | None, scaffold: v1.train.Scaffold, control: Control, is_chief: bool, together: bool
+) -> list[v1.train.SessionRunHook]:
+    return [SummarizeTogether(every_steps, scaffold, control, is_chief)] if every_steps and together else []
 
 
 def _loss_log(every_steps: int | None, control: Control, is_chief: bool) -> list[v1.train.SessionRunHook]:
@@ -181,22 +207,41 @@ def _loss_log(every_steps: int | None, control: Control, is_chief: bool) -> list
     return [v1.train.LoggingTensorHook({"loss": control.loss, "step": control.global_step}, every_n_iter=every_steps)]
 
 
-class FetchEvery(v1.train.SessionRunHook):
-    """Runs a tensor at the steps at which the chief's summary hook does, and throws its value away."""
+class SummarizeTogether(v1.train.SessionRunHook):
+    """Lets every rank run the summaries that are collectives, at the steps at which the chief's hook writes them.
 
-    def __init__(self, every_steps: int, tensor: tf.Tensor, global_step: tf.Tensor) -> None:
+    A summary of a variable that is reduced when read is one. It must begin after every hook that may add a summary.
+    """
+
+    def __init__(self, every_steps: int, scaffold: v1.train.Scaffold, control: Control, is_chief: bool) -> None:
         self._timer = v1.train.SecondOrStepTimer(every_steps=every_steps)
-        self._tensor = tensor
-        self._global_step = global_step
+        self._scaffold = scaffold
+        self._control = control
+        self._is_chief = is_chief
+        self._takes_part = False
         self._next_step: int | None = None
 
-    def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs:
-        due = self._next_step is None or self._timer.should_trigger_for_step(self._next_step)
-        fetches = {"global_step": self._global_step}
-        self._due = due
-        return v1.train.SessionRunArgs({**fetches, "tensor": self._tensor} if due else fetches)
+    def begin(self) -> None:
+        self._summary_op = self._scaffold.summary_op
+        if self._summary_op is None:
+            # What the Scaffold will find when the session is made.
+            self._summary_op = v1.train.Scaffold.get_or_default(
+                "summary_op", v1.GraphKeys.SUMMARY_OP, v1.summary.merge_all
+            )
+        if self._summary_op is not None:
+            added = chain_after(self._control.collectives, [self._summary_op.op])
+            self._takes_part = bool(added) and not self._is_chief
+
+    def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs | None:
+        if not self._takes_part:
+            return None
+        self._due = self._next_step is None or self._timer.should_trigger_for_step(self._next_step)
+        fetches = {"global_step": self._control.global_step}
+        return v1.train.SessionRunArgs({**fetches, "summary": self._summary_op} if self._due else fetches)
 
     def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
+        if not self._takes_part:
+            return
         step = int(run_values.results["global_step"])
         if self._next_step is None or self._due:
             self._timer.update_last_triggered_step(step)

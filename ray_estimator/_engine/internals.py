@@ -81,6 +81,11 @@ def postpone_stop(run_context: v1.train.SessionRunContext) -> None:
     run_context._stop_requested = False
 
 
+def awaited_step(hook: v1.train.SessionRunHook) -> int:
+    """The global step that a `GlobalStepWaiterHook` waits for; 0 for other hooks."""
+    return int(hook._wait_until_step) if isinstance(hook, v1.train.GlobalStepWaiterHook) else 0
+
+
 def stop_after(num_evals: int) -> v1.train.SessionRunHook:
     """The hook that ends an evaluation after so many batches."""
     return evaluation._StopAfterNEvalsHook(num_evals, log_progress=False)

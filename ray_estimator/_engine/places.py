@@ -26,6 +26,11 @@ def fetched(store: CheckpointStore, checkpoint: Checkpoint | None) -> Iterator[s
         yield store.fetch(checkpoint, folder)
 
 
+def step_of(checkpoint: Checkpoint | None) -> int:
+    """The global step with which a restored graph begins."""
+    return 0 if checkpoint is None else checkpoint.step
+
+
 @contextlib.contextmanager
 def local_events(storage: Storage, url: str, *, writes: bool = True) -> Iterator[str]:
     """A local directory for event files that belong at `url`; published at the end if `url` is remote.

@@ -16,9 +16,9 @@ from ray_estimator._checkpoints import CheckpointStore
 from ray_estimator._engine import warm
 from ray_estimator._engine.distribution import Alone
 from ray_estimator._engine.feed import Feed, open_feed
-from ray_estimator._engine.hooks import made
+from ray_estimator._engine.hooks import made, without_waiters
 from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
-from ray_estimator._engine.places import fetched, warm_started
+from ray_estimator._engine.places import fetched, step_of, warm_started
 from ray_estimator._engine.restoring import BuildRestore
 from ray_estimator._jobs import PredictedRange, PredictJob, Tables, UserCode
 from ray_estimator._storage import Storage
@@ -95,7 +95,7 @@ def _open_monitored(
     scaffold = scaffold_of(prediction.spec)
     own = [*made(code.hooks), *prediction.spec.prediction_hooks]
     session = v1.train.SingularMonitoredSession(
-        hooks=[*prediction.feed.hooks, *own, BuildRestore(scaffold)],
+        hooks=[*prediction.feed.hooks, *without_waiters(own, step_of(job.checkpoint)), BuildRestore(scaffold)],
         scaffold=scaffold,
         config=job.config.resolved_session_config(),
         checkpoint_filename_with_path=prefix,
@@ -107,6 +107,8 @@ def _leave(graph: tf.Graph, session: v1.train.SingularMonitoredSession, *error: 
     """Ends the hooks, in the graph, unless an error or an early end of the generator ends the session."""
     with graph.as_default():
         ended: bool | None = session.__exit__(*error)
+        # Writers of hooks, as train and evaluate close them.
+        v1.summary.FileWriterCache.clear()
         return ended
 
 

@@ -28,7 +28,7 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
 
     create the strategy, then unpickle the user's code
     agree on the newest published checkpoint
-    build: global step, input_fn, model_fn, hooks
+    build: global step, input_fn, model_fn, hooks, hooks.begin()
     compare graphs with the other ranks
     open the session: initialise or restore, save, hooks.after_create_session()
     until a hook asks to stop, or an input cannot fill the next step:
@@ -53,10 +53,8 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         if start is None:
             stack.enter_context(warm_started(job, store))
         hooks = training_hooks(job, code, worker, store, model, feed, control, distribution, events_dir)
-        _compare_graphs(worker, control)
-        worker.pulse.enter("opening the session")
         session = v1.train.SingularMonitoredSession(
-            hooks=hooks.in_order,
+            hooks=[*hooks.in_order, CompareGraphs(worker, control)],
             scaffold=hooks.scaffold,
             master=distribution.master,
             config=distribution.session_config(job.config.resolved_session_config()),
@@ -84,11 +82,19 @@ def _agree_on_start(worker: Worker, store: CheckpointStore) -> Checkpoint | None
     return worker.exchange("newest checkpoint", store.latest() if worker.rank == 0 else None)[0]
 
 
-def _compare_graphs(worker: Worker, control: Control) -> None:
-    lines = collectives.fingerprint(control.collectives)
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    if len(set(worker.exchange("digest of the graph", digest))) > 1:
-        collectives.require_equal(worker.exchange("the graph", lines))
+class CompareGraphs(v1.train.SessionRunHook):
+    """Raises `RanksDisagreeError` if ranks have built different graphs. It must begin last: hooks add to the graph."""
+
+    def __init__(self, worker: Worker, control: Control) -> None:
+        self._worker = worker
+        self._control = control
+
+    def begin(self) -> None:
+        lines = collectives.fingerprint(self._control.collectives)
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        if len(set(self._worker.exchange("digest of the graph", digest))) > 1:
+            collectives.require_equal(self._worker.exchange("the graph", lines))
+        self._worker.pulse.enter("opening the session")
 
 
 def _run_until_stopped(

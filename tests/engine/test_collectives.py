@@ -159,14 +159,19 @@ def test_chain_after_a_step_without_collectives_orders_the_added_ones() -> None:
 def test_a_fingerprint_names_variables_and_collectives_in_order() -> None:
     v1.get_variable("weight", [2, 3])
     v1.get_variable("count", [], dtype=tf.int64)
-    reduced = tf.raw_ops.CollectiveReduceV2(
-        input=tf.ones([2, 3]), group_size=2, group_key=1, instance_key=1, ordering_token=[], merge_op="Add",
-        final_op="Id", name="gradients",
+    of_a_hook, of_the_step = (
+        tf.raw_ops.CollectiveReduceV2(
+            input=tf.ones([2, 3]), group_size=2, group_key=1, instance_key=key, ordering_token=[], merge_op="Add",
+            final_op="Id", name=name,
+        )
+        for key, name in enumerate(["hook", "gradients"])
     )  # fmt: skip
-    assert fingerprint([reduced.op]) == [
+    assert of_a_hook.op.name == "hook"
+    assert fingerprint([of_the_step.op]) == [
         "variable weight:0 float32 (2, 3)",
         "variable count:0 int64 ()",
         "collective CollectiveReduceV2 gradients float32 (2, 3)",
+        "collective CollectiveReduceV2 hook float32 (2, 3)",
     ]
 
 

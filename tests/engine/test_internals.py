@@ -236,6 +236,11 @@ def test_session_config_and_the_local_read_of_the_global_step_of_a_worker() -> N
     in_a_process("group")
 
 
+def test_awaited_step_is_that_of_a_waiter() -> None:
+    assert internals.awaited_step(v1.train.GlobalStepWaiterHook(7)) == 7
+    assert internals.awaited_step(v1.train.SessionRunHook()) == 0
+
+
 def test_read_global_step_plainly_gives_hooks_a_plain_read() -> None:
     step = v1.train.create_global_step()
     internals.read_global_step_plainly(step)
