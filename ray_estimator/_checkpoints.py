@@ -165,6 +165,23 @@ class CheckpointStore:
             logger.warning("%s There is no whole one to fall back to.", passed)
         return None
 
+    def start(self) -> Checkpoint | None:
+        """The checkpoint that training goes on from: the newest whole one; None if nothing was published.
+
+        Raises:
+            CheckpointNotFoundError: Checkpoints were published, and none of them is whole.
+        """
+        newest = self.latest()
+        published = [] if newest is not None else self.published()
+        if not published:
+            return newest
+        state_file = self._storage.join(self._model_dir, _STATE_FILE)
+        raise CheckpointNotFoundError(
+            published[-1].path,
+            f"{self._defect_of(published[-1])}, and no other checkpoint that {state_file} names is whole. Bring the "
+            f"files back, or delete {state_file} to train from the beginning.",
+        )
+
     def published(self) -> list[Checkpoint]:
         """What the state file names, whole or not; the current checkpoint last, before it the others, oldest first."""
         return [published.checkpoint for published in self._read_ledger().published]

@@ -80,6 +80,11 @@ class ModelJob:
     rows: RowSpec | None = None
     warm_start: WarmStartSettings | None = None
 
+    @property
+    def users_config(self) -> RunConfig:
+        """The config as the user's functions see it: as in tf.estimator, with the `ConfigProto` of the session."""
+        return self.config.replace(session_config=self.config.resolved_session_config())
+
     def open_code(self) -> UserCode:
         """Opens the cargo. Runs where the code is to run, after the strategy exists."""
         return UserCode(**self.code.open())

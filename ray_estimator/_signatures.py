@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ray_estimator.inputs import DatasetInput, is_ray_dataset
+from ray_estimator.spec import EstimatorSpec, as_spec
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,17 @@ def check_model_fn(model_fn: Any, params: Any) -> None:
         )
     if params is None and "params" in accepted_arguments(model_fn):
         logger.warning("model_fn (%s) includes params argument, but params are not passed to Estimator.", model_fn)
+
+
+def call_model_fn(model_fn: Callable[..., Any], *, labels: Any, **available: Any) -> EstimatorSpec:
+    """Call `model_fn`, in a graph, with those of the arguments that it accepts.
+
+    Raises:
+        ValueError: There are labels, which it does not accept, or it returns no spec.
+    """
+    if labels is not None and not accepts(model_fn, "labels"):
+        raise ValueError("model_fn does not take labels, but input_fn returns labels.")
+    return as_spec(call_with_accepted(model_fn, labels=labels, **available))
 
 
 def check_input_fn(input_fn: Any, mode: str) -> None:

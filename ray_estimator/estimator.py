@@ -5,26 +5,31 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray_estimator import _entry
-from ray_estimator._arguments import check_argument_order, check_positive, checked_hooks, checked_listeners
+from ray_estimator._arguments import (
+    check_argument_order,
+    check_keras,
+    check_positive,
+    checked_config,
+    checked_hooks,
+    checked_listeners,
+)
 from ray_estimator._batches import rows_of
 from ray_estimator._checkpoints import Checkpoint, CheckpointStore
 from ray_estimator._columns import column_specs, select_columns
 from ray_estimator._jobs import EvaluateJob, ExportJob, PredictJob, RowSpec, TrainJob
 from ray_estimator._shipping import keras_settings_of_this_thread
-from ray_estimator._signatures import call_with_accepted, check_input_fn, check_model_fn
+from ray_estimator._signatures import call_model_fn, check_input_fn, check_model_fn
 from ray_estimator._storage import Storage
 from ray_estimator._targets import last_step_of, own_target
-from ray_estimator._tf_estimator import needs_legacy_keras
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import EstimatorNotTrainedError
 from ray_estimator.inputs import DatasetInput
-from ray_estimator.spec import ModeKeys
+from ray_estimator.spec import EstimatorSpec, ModeKeys
 from ray_estimator.warm_start import WarmStartSettings, as_settings
 
 if TYPE_CHECKING:
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
     from ray_estimator._runtime.rows import RowSource
 
 InputFn = Callable[..., Any] | DatasetInput
+
+_MAY_BE_OVERRIDDEN = {"model_fn", "latest_checkpoint", "experimental_export_all_saved_models"}
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +56,15 @@ class Estimator:
         model_dir: Where checkpoints and events go: a local path or any fsspec URL. On several nodes it must be one
             that all of them see. None: the config's, else a temporary local directory.
         config: How to run. None: the defaults, one worker.
-        params: Hyperparameters; model_fn gets a copy.
+        params: Hyperparameters, most often a dict; model_fn and input_fn get a copy.
         warm_start_from: Where an untrained model's variables start from: a checkpoint's path, or a
             `WarmStartSettings`.
 
+    A subclass may add methods and call ``super().__init__(model_fn=...)``; of these here it may override `model_fn`,
+    `latest_checkpoint` and `experimental_export_all_saved_models`.
+
     Raises:
-        ValueError: An argument is missing or contradicts another.
+        ValueError: An argument is missing or contradicts another; a subclass overrides another member.
         TypeError: An argument is of the wrong kind.
     """
 
@@ -63,17 +73,17 @@ class Estimator:
         model_fn: Callable[..., Any],
         model_dir: str | os.PathLike[str] | None = None,
         config: RunConfig | None = None,
-        params: Mapping[str, Any] | None = None,
+        params: Any = None,
         *,
         warm_start_from: str | bytes | WarmStartSettings | None = None,
     ) -> None:
+        _refuse_overrides(type(self))
         check_model_fn(model_fn, params)
         self._model_fn = model_fn
-        self._params = copy.deepcopy(dict(params or {}))
-        config = _checked_config(config)
-        _check_keras(model_fn, config)
-        self._model_dir_is_temporary = model_dir is None and config.model_dir is None
-        self._config = _with_model_dir(config, model_dir)
+        self._params = copy.deepcopy(params or {})
+        self._config = checked_config(config, model_dir)
+        check_keras(model_fn, self._config)
+        self._model_dir_is_temporary = model_dir is None and (config is None or config.model_dir is None)
         self._warm_start = as_settings(warm_start_from)
         self._storage = Storage(self._config.storage_options)
         self._store = CheckpointStore(self.model_dir, self._storage)
@@ -91,16 +101,16 @@ class Estimator:
         return copy.deepcopy(self._config)
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Any:
         """A copy of the hyperparameters."""
         return copy.deepcopy(self._params)
 
     @property
-    def model_fn(self) -> Callable[..., Any]:
+    def model_fn(self) -> Callable[[Any, Any, str, RunConfig], EstimatorSpec]:
         """A function ``(features, labels, mode, config)`` that calls model_fn with the Estimator's params."""
 
-        def public_model_fn(features: Any, labels: Any, mode: str, config: RunConfig) -> Any:
-            return call_with_accepted(
+        def public_model_fn(features: Any, labels: Any, mode: str, config: RunConfig) -> EstimatorSpec:
+            return call_model_fn(
                 self._model_fn,
                 features=features,
                 labels=labels,
@@ -350,7 +360,7 @@ class Estimator:
             raise ValueError("Can not provide both steps and max_steps.")
         hooks = checked_hooks(hooks)
         listeners = checked_listeners(saving_listeners)
-        start = self._store.latest()
+        start = self._store.start()
         start_step = start.step if start is not None else 0
         if max_steps is not None and max_steps <= start_step:
             logger.info("Skipping training since max_steps has already saved.")
@@ -438,8 +448,12 @@ class Estimator:
         )
         return row_source(dataset, spec.columns, input_fn, mode, batch_size, self._config), spec
 
+    def _newest(self) -> Checkpoint | None:
+        path = self.latest_checkpoint()  # a subclass's own, if it has one
+        return None if path is None else Checkpoint.at(self._storage.normalize(path))
+
     def _trained(self) -> Checkpoint:
-        newest = self._store.latest()
+        newest = self._newest()
         if newest is None:
             raise EstimatorNotTrainedError(self.model_dir)
         return newest
@@ -447,7 +461,7 @@ class Estimator:
     def _checkpoint(self, checkpoint_path: str | None, allow_untrained: bool) -> Checkpoint | None:
         if checkpoint_path is not None:
             return self._store.find(checkpoint_path)
-        newest = self._store.latest()
+        newest = self._newest()
         if newest is None and not allow_untrained and self._warm_start is None:
             raise EstimatorNotTrainedError(self.model_dir)
         return newest
@@ -462,38 +476,12 @@ class Estimator:
             raise ValueError(f"Couldn't find trained model at {self.model_dir}.") from error
 
 
-def _checked_config(config: Any) -> RunConfig:
-    if config is None:
-        logger.info("Using default config.")
-        return RunConfig()
-    if not isinstance(config, RunConfig):
-        raise ValueError(f"config must be an instance of RunConfig, but provided {config!r}.")
-    return config
-
-
-def _check_keras(model_fn: Callable[..., Any], config: RunConfig) -> None:
-    set_already = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
-    if needs_legacy_keras(model_fn) and not (config.legacy_keras or set_already):
+def _refuse_overrides(kind: type[Estimator]) -> None:
+    """As tf.estimator, which users know to be changed by its model_fn alone."""
+    own = {name for name in vars(Estimator) if not name.startswith("__")} - _MAY_BE_OVERRIDDEN
+    overridden = sorted(name for name in own if getattr(kind, name) is not getattr(Estimator, name))
+    if overridden:
         raise ValueError(
-            "This canned estimator is written for Keras 2: config expects legacy_keras=True, given: False. "
-            "Install tf_keras (pip install 'ray-estimator[legacy-keras]') and use RunConfig(legacy_keras=True, ...); "
-            "with num_workers=0 also set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported."
+            f"Subclasses of Estimator cannot override members of Estimator. {kind} does override {overridden}: give "
+            "them other names, and change the model in model_fn."
         )
-
-
-def _with_model_dir(config: RunConfig, model_dir: Any) -> RunConfig:
-    if model_dir is not None:
-        model_dir = os.fspath(model_dir)
-        if model_dir == "":
-            raise ValueError("model_dir should be non-empty.")
-        if config.model_dir is not None and config.model_dir != model_dir:
-            raise ValueError(
-                "`model_dir` are set both in constructor and `RunConfig`, but with different values. In constructor: "
-                f"'{model_dir}', in `RunConfig`: '{config.model_dir}'."
-            )
-    chosen = model_dir or config.model_dir
-    if chosen is None:
-        chosen = tempfile.mkdtemp()
-        logger.warning("Using temporary folder as model directory: %s", chosen)
-    # Workers run in other directories: a relative path would be another place there.
-    return config.replace(model_dir=Storage(config.storage_options).normalize(os.fspath(chosen)))

@@ -124,6 +124,21 @@ class EstimatorSpec(_Fields):
         return EstimatorSpec(**{**self._asdict(), **changes})
 
 
+def as_spec(returned: Any) -> EstimatorSpec:
+    """Return what a model_fn returned as an `EstimatorSpec`: any object with the same fields will do, and is checked.
+
+    Raises:
+        ValueError: It is no spec, or as the constructor raises it.
+        TypeError: As the constructor raises it.
+    """
+    if isinstance(returned, EstimatorSpec):
+        return returned
+    if not all(hasattr(returned, name) for name in ("mode", "predictions", "loss", "train_op", "eval_metric_ops")):
+        raise ValueError(f"model_fn should return an EstimatorSpec. It returned {returned!r}.")
+    fields: dict[str, Any] = {name: getattr(returned, name, None) for name in EstimatorSpec._fields}
+    return EstimatorSpec(**fields)
+
+
 def _check_nothing_is_missing(mode: str, predictions: Any, loss: Any, train_op: Any) -> None:
     if mode == ModeKeys.PREDICT:
         if predictions is None:
@@ -267,10 +282,11 @@ def _checked_hooks(field: str, hooks: Sequence[Any] | None) -> tuple[Any, ...]:
         return ()
     if isinstance(hooks, SessionRunHook):
         raise TypeError(f"{field} must be a list of hooks, given one hook: {hooks!r}. Put it into a list.")
-    for hook in hooks:
+    listed = tuple(hooks)
+    for hook in listed:
         if not isinstance(hook, SessionRunHook):
             raise TypeError(f"All hooks must be SessionRunHook instances, given in {field}: {hook!r}.")
-    return tuple(hooks)
+    return listed
 
 
 def _checked_scaffold(scaffold: Any) -> Any:

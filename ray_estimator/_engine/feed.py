@@ -90,7 +90,11 @@ def _call_input_fn(job: ModelJob, code: UserCode, mode: str, rank: int, num_repl
         num_input_pipelines=num_replicas, input_pipeline_id=rank, num_replicas_in_sync=num_replicas
     )
     returned = call_with_accepted(
-        code.input_fn, mode=mode, params=copy.deepcopy(code.params or {}), config=job.config, input_context=context
+        code.input_fn,
+        mode=mode,
+        params=copy.deepcopy(code.params or {}),
+        config=job.users_config,
+        input_context=context,
     )
     if type(returned).__module__.startswith("ray.data"):
         raise TypeError(

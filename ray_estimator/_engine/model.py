@@ -13,11 +13,11 @@ from typing import Any
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
+from ray_estimator import _signatures
 from ray_estimator._engine import internals
 from ray_estimator._engine.distribution import Distribution
 from ray_estimator._engine.keras_graph import KerasState, writes_of
 from ray_estimator._jobs import ModelJob, UserCode
-from ray_estimator._signatures import accepts, call_with_accepted
 from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)
@@ -64,28 +64,21 @@ def call_model_fn(
         with internals.seeding_keras(job.config.tf_random_seed):
             return _build(job, code, features, labels, mode)
 
-    _require_labels_are_taken(code, labels)
     return distribution.run_replica(build)
-
-
-def _require_labels_are_taken(code: UserCode, labels: Any) -> None:
-    if labels is not None and not accepts(code.model_fn, "labels"):
-        raise ValueError("model_fn does not take labels, but input_fn returns labels.")
 
 
 def _build(job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str) -> Model:
     keras_state = KerasState()
     with keras_state.watching(), _explaining_keras():
-        spec = call_with_accepted(
+        spec = _signatures.call_model_fn(
             code.model_fn,
             features=features,
             labels=labels,
             mode=mode,
             params=copy.deepcopy(code.params or {}),
-            config=job.config,
+            config=job.users_config,
             model_dir=job.model_dir,
         )
-    _require_spec(spec)
     writes = keras_state.order()
     if mode == ModeKeys.TRAIN:
         return Model(spec, spec.loss, _train_op(spec.train_op, writes), internals.losses_are_summed())
@@ -108,12 +101,6 @@ def _explaining_keras() -> Iterator[None]:
                 "before TensorFlow is imported."
             )
         raise
-
-
-def _require_spec(spec: Any) -> None:
-    fields = ("mode", "predictions", "loss", "train_op", "eval_metric_ops")
-    if not all(hasattr(spec, name) for name in fields):
-        raise ValueError(f"model_fn should return an EstimatorSpec. It returned {spec!r}.")
 
 
 def _train_op(returned: Any, keras_writes: list[tf.Operation]) -> tf.Operation:

@@ -79,7 +79,7 @@ def build(job: TrainJob, code: UserCode, worker: Worker, distribution: Distribut
 
 def _agree_on_start(worker: Worker, store: CheckpointStore) -> Checkpoint | None:
     """The chief looks, the others are told: listings differ between processes."""
-    return worker.exchange("newest checkpoint", store.latest() if worker.rank == 0 else None)[0]
+    return worker.exchange("newest checkpoint", store.start() if worker.rank == 0 else None)[0]
 
 
 class CompareGraphs(v1.train.SessionRunHook):

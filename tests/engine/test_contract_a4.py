@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 from models import NUM_ROWS, X, endless_input_fn, linear_model_fn, one_pass_input_fn
-from recording import RecordingHook, RecordingListener, saved_steps, with_spec
+from recording import RecordingHook, saved_steps, with_spec
 
 from ray_estimator import EstimatorSpec, RunConfig
 
@@ -34,41 +34,6 @@ def step_of(estimator: Any) -> int:
 
 def empty_input_fn() -> tf.data.Dataset:
     return endless_input_fn().take(0)
-
-
-# A0: the order of the arguments
-
-
-def test_a0_the_positional_order_is_input_fn_steps_hooks_max_steps(in_process: Make) -> None:
-    calls: list[tuple[str, str]] = []
-    estimator = in_process(linear_model_fn, params={})
-
-    estimator.train(endless_input_fn, 2, [RecordingHook("user", calls)])
-    estimator.train(endless_input_fn, None, None, 5)
-
-    assert calls.count(("user", "after_run")) == 2
-    assert step_of(estimator) == 5
-
-
-def test_a0_hooks_in_the_place_of_steps_are_refused(in_process: Make) -> None:
-    with pytest.raises(TypeError, match=r"steps must be an int.*pass hooks by name: hooks="):
-        in_process(linear_model_fn).train(endless_input_fn, [RecordingHook("user", [])])
-
-
-@pytest.mark.parametrize("steps", [10, np.int64(10)])
-def test_a0_steps_in_the_place_of_hooks_are_refused(in_process: Make, steps: Any) -> None:
-    with pytest.raises(TypeError, match=r"hooks must be a list.*pass the number by name: steps="):
-        in_process(linear_model_fn).train(endless_input_fn, None, steps)
-
-
-def test_a0_hooks_in_the_place_of_max_steps_are_refused(in_process: Make) -> None:
-    with pytest.raises(TypeError, match="max_steps must be an int"):
-        in_process(linear_model_fn).train(endless_input_fn, None, None, [RecordingHook("user", [])])
-
-
-def test_a0_saving_listeners_are_keyword_only(in_process: Make) -> None:
-    with pytest.raises(TypeError, match="positional argument"):
-        in_process(linear_model_fn).train(endless_input_fn, 1, None, None, [RecordingListener()])
 
 
 # 1

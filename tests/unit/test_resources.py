@@ -34,7 +34,7 @@ def test_explicit_resources_beyond_the_cluster_are_an_autoscalers_business() -> 
     assert resources_per_worker(2, False, asked, cluster_cpus=4, reads_rows=True) == asked
 
 
-def test_a_temporary_model_dir_on_several_nodes_is_refused() -> None:
+def test_a0_a_temporary_model_dir_on_several_nodes_is_refused() -> None:
     require_shared("/tmp/x", is_temporary=True, num_nodes=1)
     require_shared("/shared/x", is_temporary=False, num_nodes=3)
     with pytest.raises(ValueError, match=r"3 nodes.*model_dir"):

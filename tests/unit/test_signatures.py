@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import ray.data
 
-from ray_estimator._signatures import accepted_arguments, accepts, call_with_accepted, check_input_fn, check_model_fn
+from ray_estimator._signatures import accepted_arguments, accepts, call_with_accepted, check_input_fn
 from ray_estimator.inputs import dataset_input_fn
 from ray_estimator.spec import ModeKeys
 
@@ -93,53 +92,6 @@ AVAILABLE = {"features": 1, "labels": 2, "mode": 3}
 )
 def test_call_passes_only_what_is_accepted(fn: Callable[..., Any], result: Any) -> None:
     assert call_with_accepted(fn, **AVAILABLE) == result
-
-
-@pytest.mark.parametrize(
-    "model_fn",
-    [
-        plain,
-        lambda features, labels: plain(features, labels, "x"),
-        lambda features, labels, mode, params, config, model_dir: None,
-        functools.partial(lambda features, extra: None, extra=1),
-        Models().method,
-        Models(),
-    ],
-)
-def test_a_model_fn_may_accept_any_subset_with_features(model_fn: Callable[..., Any]) -> None:
-    check_model_fn(model_fn, None)
-
-
-@pytest.mark.parametrize(
-    ("model_fn", "error", "message"),
-    [
-        (None, ValueError, "model_fn must be provided to Estimator"),
-        ("model", TypeError, "model_fn must be callable, given: 'model'"),
-        (lambda labels: None, ValueError, r"model_fn \(.*\) must include features argument"),
-        (lambda features, alpha, beta=1: None, ValueError, r"has following not expected args: \['alpha', 'beta'\]"),
-    ],
-)
-def test_a_model_fn_that_does_not_fit_is_refused(model_fn: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        check_model_fn(model_fn, None)
-
-
-def test_params_that_are_not_accepted_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"does not include params argument, but params \(\{'a': 1\}\) is passed"):
-        check_model_fn(plain, {"a": 1})
-
-
-def test_params_that_are_accepted_pass_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        check_model_fn(with_params, {})
-
-    assert not caplog.records
-
-
-def test_params_that_are_accepted_but_not_given_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    check_model_fn(with_params, None)
-
-    assert "params are not passed to Estimator" in caplog.text
 
 
 @pytest.mark.parametrize(
