@@ -3,7 +3,7 @@
     estimator.py       Estimator: train, evaluate, predict, export_savedmodel        the driver
     config.py          RunConfig                                                     what to run on
     spec.py            EstimatorSpec, ModeKeys                                       what model_fn returns
-    inputs.py          dataset_input_fn                                              what to read
+    inputs.py          dataset_input_fn, numpy_input_fn, pandas_input_fn             what to read
     export.py          ServingInputReceiver and its builders                         what to serve
     errors.py          the errors, drawn as a tree
     _install.py _tf_estimator.py   the names of tf.estimator, put back by install()

@@ -1,4 +1,4 @@
-"""`dataset_input_fn`: a Ray Dataset as the input of an Estimator.
+"""What an Estimator reads: a Ray Dataset (`dataset_input_fn`), or arrays and data frames in memory.
 
 Importing this module imports neither TensorFlow nor Ray.
 """
@@ -11,6 +11,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ray_estimator._array_inputs import numpy_input_fn, pandas_input_fn
+
+__all__ = ["DatasetInput", "dataset_input_fn", "is_ray_dataset", "numpy_input_fn", "pandas_input_fn"]
 
 if TYPE_CHECKING:
     from ray.data import Dataset
