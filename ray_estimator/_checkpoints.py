@@ -206,7 +206,9 @@ class CheckpointStore:
         tried = " or ".join(checkpoint.path for checkpoint in candidates)
         raise CheckpointNotFoundError(checkpoint_path, f"there are no files {tried}.*. {self._advice(checkpoint_path)}")
 
-    def publish(self, local_prefix: str, step: int, retention: Retention) -> Checkpoint:
+    def publish(
+        self, local_prefix: str, step: int, retention: Retention, *, fence: Callable[[], None] | None = None
+    ) -> Checkpoint:
         """Make files that a Saver wrote the newest checkpoint, then let `retention` prune the older ones.
 
         At every point at which this may stop, the state file names whole checkpoints only: those of before, or these
@@ -218,6 +220,8 @@ class CheckpointStore:
                 checkpoint's name in model_dir. The files may be moved away.
             step: The global step of the checkpoint.
             retention: Decides which older checkpoints go.
+            fence: Raises if this process may write no more. It is called before the first write, and before and
+                after each write of the state file; what it raises ends the publication there.
 
         Raises:
             CheckpointNotFoundError: The files at `local_prefix` are not whole.
@@ -235,17 +239,19 @@ class CheckpointStore:
                 f"Expected files outside of model_dir, but received {local_prefix!r}. Save them in a staging_dir()."
             )
 
+        fence = fence or _no_fence
+        fence()
         self._storage.make_dir(self._model_dir)
         ledger = self._read_ledger()
         if ledger.names(target):
             # Files cannot be swapped all at once, the state file can: it names the copy while they change.
             self._put(new, stand_in, move=False)
             ledger = ledger.without(target).plus(stand_in, self._clock())
-            self._write_ledger(ledger)
+            self._write_ledger(ledger, fence)
         self._put(new, target, move=True)
         ledger = ledger.without(target).without(stand_in).plus(target, self._clock())
         pruning = retention.prune(ledger.published, ledger.last_preserved_timestamp)
-        self._write_ledger(_Ledger(pruning.keep, pruning.last_preserved_timestamp))
+        self._write_ledger(_Ledger(pruning.keep, pruning.last_preserved_timestamp), fence)
         for unpublished in (stand_in, *(published.checkpoint for published in pruning.delete)):
             self._delete_or_warn(unpublished)
         return target
@@ -337,13 +343,15 @@ class CheckpointStore:
         logger.warning("%s is damaged (%s). Using the newest whole checkpoint, %s.", state_file, error, newest.path)
         return _Ledger((Published(newest, _UNKNOWN_TIME),), None)
 
-    def _write_ledger(self, ledger: _Ledger) -> None:
+    def _write_ledger(self, ledger: _Ledger, fence: Callable[[], None]) -> None:
         state = CheckpointState(
             tuple(self._relative_to_model_dir(published.checkpoint.path) for published in ledger.published),
             tuple(published.timestamp for published in ledger.published),
             ledger.last_preserved_timestamp,
         )
+        fence()
         self.write_text(_STATE_FILE, state.to_text())
+        fence()
 
     def _below_model_dir(self, path: str) -> str:
         return path if os.path.isabs(path) or "://" in path else self._storage.join(self._model_dir, path)
@@ -417,6 +425,10 @@ class _Ledger:
 
     def plus(self, checkpoint: Checkpoint, timestamp: float) -> _Ledger:
         return _Ledger((*self.published, Published(checkpoint, timestamp)), self.last_preserved_timestamp)
+
+
+def _no_fence() -> None:
+    """Lets everybody write."""
 
 
 def _name_of(checkpoint: Checkpoint) -> str:

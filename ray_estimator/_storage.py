@@ -11,12 +11,14 @@ import contextlib
 import errno
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
 
 _LOCAL_SCHEMES = ("file", "local")
 
@@ -79,6 +81,22 @@ class Storage:
         """Create or replace a file. Readers see the old content or the new, never a part."""
         files, path = self._locate(url)
         files.write(path, data)
+
+    def create_bytes(self, url: str, data: bytes) -> None:
+        """Create a file that must not be there yet. Readers see all of its content or no file.
+
+        Of several callers at once exactly one succeeds where the store enforces it: local files, the memory of this
+        process, S3 and Azure (a conditional put) and Google Cloud Storage (a generation match). Elsewhere, SFTP for
+        one, callers that come at the same moment may all succeed, and the last one's content stays.
+
+        After an answer that was lost on its way, the file may be there with the caller's own content although this
+        raised: who needs to know reads it back.
+
+        Raises:
+            FileExistsError: There is a file.
+        """
+        files, path = self._locate(url)
+        files.create(path, data)
 
     def put_file(self, local_path: str, url: str, *, move: bool = False) -> None:
         """Create or replace the file `url` with the content of `local_path`, as atomically as `write_bytes`.
@@ -164,7 +182,7 @@ class Storage:
         if path is not None:
             return _LocalFiles(), path
         filesystem, path = fsspec.core.url_to_fs(url, **(self.storage_options or {}))
-        return _RemoteFiles(filesystem), path
+        return (_MemoryFiles if isinstance(filesystem, MemoryFileSystem) else _RemoteFiles)(filesystem), path
 
 
 class _Files(Protocol):
@@ -173,6 +191,8 @@ class _Files(Protocol):
     def read(self, path: str) -> bytes: ...
 
     def write(self, path: str, data: bytes) -> None: ...
+
+    def create(self, path: str, data: bytes) -> None: ...
 
     def put(self, local_path: str, path: str, move: bool) -> None: ...
 
@@ -202,6 +222,12 @@ class _LocalFiles:
 
     def write(self, path: str, data: bytes) -> None:
         with _replacing(path) as temporary, open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def create(self, path: str, data: bytes) -> None:
+        with _creating(path) as temporary, open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -252,6 +278,12 @@ class _RemoteFiles:
     def write(self, path: str, data: bytes) -> None:
         self._filesystem.pipe_file(path, data)
 
+    def create(self, path: str, data: bytes) -> None:
+        try:
+            self._filesystem.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+
     def put(self, local_path: str, path: str, move: bool) -> None:
         self._filesystem.put_file(local_path, path)
 
@@ -288,6 +320,24 @@ class _RemoteFiles:
         self._filesystem.makedirs(path, exist_ok=True)
 
 
+class _MemoryFiles(_RemoteFiles):
+    """Files of fsspec's `memory://`: objects of this process, whose threads may see each other's halves of a copy."""
+
+    _creating = threading.Lock()
+
+    def create(self, path: str, data: bytes) -> None:
+        with self._creating:
+            super().create(path, data)
+
+    def put(self, local_path: str, path: str, move: bool) -> None:
+        self.write(path, _LocalFiles().read(local_path))
+
+    def get(self, path: str, local_path: str) -> None:
+        content = self.read(path)
+        with open(local_path, "wb") as file:
+            file.write(content)
+
+
 @contextlib.contextmanager
 def _replacing(path: str) -> Iterator[str]:
     """A name beside `path` to write to, which becomes `path` at the end and is deleted after an error."""
@@ -301,6 +351,28 @@ def _replacing(path: str) -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
         raise
+    _sync_directory(directory)
+
+
+@contextlib.contextmanager
+def _creating(path: str) -> Iterator[str]:
+    """A name beside `path` to write to, which becomes `path` at the end if nothing is there.
+
+    Raises:
+        FileExistsError: There is something.
+    """
+    _make_parent(path)
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.tmp-{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        # Unlike a rename, a link never replaces what is there.
+        os.link(temporary, path)
+    except FileExistsError:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
     _sync_directory(directory)
 
 

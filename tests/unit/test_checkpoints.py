@@ -277,6 +277,36 @@ def test_a_state_file_that_cannot_be_read_is_an_error_and_not_an_empty_store(loc
         store_at(local_dir, _UnreadableStorage()).latest()
 
 
+# The fence.
+
+
+class _Fenced(Exception):
+    """Another writer owns model_dir."""
+
+
+@pytest.mark.parametrize("calls", range(3))
+def test_the_fence_stops_a_publication_before_the_first_write_and_around_the_state_file(
+    model_dir: str, calls: int
+) -> None:
+    save(store_at(model_dir), 1)
+    before = names_in(model_dir)
+    seen = []
+
+    def fence() -> None:
+        seen.append(steps(store_at(model_dir).published()))
+        if len(seen) > calls:
+            raise _Fenced
+
+    with store_at(model_dir).staging_dir() as staging:
+        write_files(f"{staging}/model.ckpt-2")
+        with pytest.raises(_Fenced):
+            store_at(model_dir).publish(f"{staging}/model.ckpt-2", 2, Retention(newest=1), fence=fence)
+    assert seen == [[1], [1], [2]][: calls + 1]
+    if calls == 0:
+        assert names_in(model_dir) == before
+    assert store_at(model_dir).find("model.ckpt-1").step == 1
+
+
 # Every point at which publishing may stop.
 
 

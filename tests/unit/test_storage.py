@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,6 +39,43 @@ def test_reads_what_was_written(storage: Storage, root: str) -> None:
     storage.write_bytes(url, b"the second\x00")
     assert storage.read_bytes(url) == b"the second\x00"
     assert storage.size(url) == 11
+
+
+def test_create_makes_a_file_that_is_not_there(storage: Storage, root: str) -> None:
+    url = storage.join(root, "new", "lease")
+    storage.create_bytes(url, b"mine")
+    assert storage.read_bytes(url) == b"mine"
+    assert storage.list_dir(storage.join(root, "new")) == ["lease"]
+
+
+def test_create_refuses_a_file_that_is_there_and_leaves_it(storage: Storage, root: str) -> None:
+    url = storage.join(root, "new", "lease")
+    storage.create_bytes(url, b"first")
+    with pytest.raises(FileExistsError, match="lease"):
+        storage.create_bytes(url, b"second")
+    assert storage.read_bytes(url) == b"first"
+    assert storage.list_dir(storage.join(root, "new")) == ["lease"]
+    storage.remove(url)
+    storage.create_bytes(url, b"third")
+    assert storage.read_bytes(url) == b"third"
+
+
+def test_of_many_that_create_at_once_one_wins(storage: Storage, root: str) -> None:
+    start = threading.Barrier(16)
+
+    def create(url: str, content: bytes) -> bytes | None:
+        start.wait(60)
+        try:
+            storage.create_bytes(url, content)
+        except FileExistsError:
+            return None
+        return content
+
+    with ThreadPoolExecutor(16) as threads:
+        for attempt in range(20):
+            url = storage.join(root, f"lease-{attempt}")
+            results = list(threads.map(lambda i, url=url: create(url, b"%d" % i), range(16)))  # type: ignore[misc]
+            assert [result for result in results if result] == [storage.read_bytes(url)]
 
 
 def test_a_missing_file_is_a_file_not_found_error(storage: Storage, root: str, tmp_path: Path) -> None:
