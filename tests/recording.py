@@ -42,6 +42,10 @@ class RecordingHook(v1.train.SessionRunHook):
         self._calls.append((self._name, "end"))
 
 
+EACH_SAVE_ARRIVES = (v1.train.CheckpointSaverListener,)
+"""Saving listeners: with any, a save is published before training goes on; unhelped a newer one may overtake it."""
+
+
 class RecordingListener(v1.train.CheckpointSaverListener):
     """Notes (method, global step) of each call; asks to stop after the save of `stop_at`."""
 

@@ -11,7 +11,6 @@ from typing import Any
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._checkpoints import CheckpointStore
 from ray_estimator._engine import internals
 from ray_estimator._engine.collectives import chain_after
 from ray_estimator._engine.control import Control, ReadControl, StopTogether
@@ -21,6 +20,7 @@ from ray_estimator._engine.model import Model, scaffold_of
 from ray_estimator._engine.restoring import saver_of
 from ray_estimator._engine.saving import BuildSaver, CheckpointWriter, SaveCheckpoints
 from ray_estimator._jobs import Pulse, TrainJob, UserCode, Worker
+from ray_estimator._publishing import Publisher
 from ray_estimator._targets import earliest, own_target
 
 _REPORT_SECS = 0.2
@@ -91,7 +91,7 @@ def training_hooks(
     job: TrainJob,
     code: UserCode,
     worker: Worker,
-    store: CheckpointStore,
+    publisher: Publisher | None,
     model: Model,
     feed: Feed,
     control: Control,
@@ -106,7 +106,7 @@ def training_hooks(
         for hooks in (made(code.hooks), model.spec.training_hooks, model.spec.training_chief_hooks)
     )
     last_step = earliest(job.last_step, of_users, of_spec, of_chiefs)
-    saving, build_saver = _saving(job, code, worker, store, scaffold, control, [*users, *specs, *chiefs])
+    saving, build_saver = _saving(job, code, worker, publisher, scaffold, control, [*users, *specs, *chiefs])
     if not is_chief:
         # What a user's own saver hook writes, it writes once.
         users, specs = ([hook for hook in hooks if not _is_saver(hook)] for hooks in (users, specs))
@@ -134,7 +134,7 @@ def _saving(
     job: TrainJob,
     code: UserCode,
     worker: Worker,
-    store: CheckpointStore,
+    publisher: Publisher | None,
     scaffold: v1.train.Scaffold,
     control: Control,
     others: Sequence[v1.train.SessionRunHook],
@@ -153,7 +153,7 @@ def _saving(
         if listeners:
             _attach(listeners, own_savers)
         return [], BuildSaver(saver, None, on_chief_alone=together and bool(own_savers))
-    writer = CheckpointWriter(store, config, scaffold, is_chief=is_chief)
+    writer = CheckpointWriter(publisher, config, scaffold)
     hook = SaveCheckpoints(
         writer,
         control,

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._checkpoints import CheckpointStore, Retention
+from ray_estimator._checkpoints import Retention
 from ray_estimator._engine import restoring
 from ray_estimator._engine.collectives import chain, collectives_of
 from ray_estimator._engine.control import Control
 from ray_estimator._jobs import Pulse
+from ray_estimator._publishing import Publisher, Saved
 from ray_estimator.config import RunConfig
-
-logger = logging.getLogger(__name__)
 
 
 class CheckpointWriter:
-    """Saves a session and publishes the files. Every rank enters a save that holds collectives; the chief publishes."""
+    """Saves a session. Every rank enters a save that holds collectives; the chief hands the files to its publisher.
 
-    def __init__(
-        self, store: CheckpointStore, config: RunConfig, scaffold: v1.train.Scaffold, *, is_chief: bool
-    ) -> None:
-        self._store = store
+    Args:
+        publisher: Takes checkpoints to the store; None on ranks that are not chief.
+        config: What to keep, and whether with the graph.
+        scaffold: Holds the saver.
+    """
+
+    def __init__(self, publisher: Publisher | None, config: RunConfig, scaffold: v1.train.Scaffold) -> None:
+        self._publisher = publisher
         self._retention = Retention(config.keep_checkpoint_max, config.keep_checkpoint_every_n_hours)
         self._keeps_graph = config.checkpoint_save_graph_def
+        self._meta_graph: bytes | None = None
         self._scaffold = scaffold
-        self._is_chief = is_chief
         self._takes_all_ranks = False
 
     def prepare(self, saver_def: Any) -> None:
@@ -50,23 +54,45 @@ class CheckpointWriter:
 
     def write_graph(self) -> None:
         """Publishes graph.pbtxt. Chief only."""
-        if self._is_chief and self._keeps_graph:
+        if self._publisher is not None and self._keeps_graph:
             graph_def = v1.get_default_graph().as_graph_def(add_shapes=True)
-            self._store.write_text("graph.pbtxt", str(graph_def))
+            self._publisher.store.write_text("graph.pbtxt", str(graph_def))
 
     def save(self, session: v1.Session, step: int) -> None:
-        """Saves `step`. Call on every rank at the same step."""
-        if self._is_chief:
-            with self._store.staging_dir() as folder:
-                self._store.publish(self._run_saver(session, folder, step), step, self._retention)
-            logger.info("Saved the checkpoint of step %d.", step)
+        """Copies `step` out of TensorFlow; it is published later. Call on every rank at the same step."""
+        if self._publisher is not None:
+            with contextlib.ExitStack() as staging:
+                folder = staging.enter_context(self._publisher.store.staging_dir())
+                prefix = self._run_saver(session, folder, step)
+                self._publisher.submit(Saved(prefix, step, self._retention, staging.pop_all()))
         elif self._takes_all_ranks:
             with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
                 self._run_saver(session, folder, step)
 
+    def check(self) -> None:
+        """Raises if an earlier save could not be published."""
+        if self._publisher is not None:
+            self._publisher.check()
+
+    def wait(self, pulse: Pulse) -> None:
+        """Returns when every save is published."""
+        if self._publisher is not None:
+            self._publisher.wait(pulse.enter)
+
     def _run_saver(self, session: v1.Session, folder: str, step: int) -> str:
         prefix = os.path.join(folder, "model.ckpt")
-        return str(self._scaffold.saver.save(session, prefix, global_step=step, write_meta_graph=self._keeps_graph))
+        writes_graph = self._keeps_graph and self._meta_graph is None
+        saved = str(self._scaffold.saver.save(session, prefix, global_step=step, write_meta_graph=writes_graph))
+        if self._keeps_graph:
+            self._keep_meta_graph(f"{saved}.meta")
+        return saved
+
+    def _keep_meta_graph(self, path: str) -> None:
+        """Puts the graph beside the variables. It is final: to write it out once for all checkpoints is enough."""
+        if self._meta_graph is not None:
+            Path(path).write_bytes(self._meta_graph)
+        elif os.path.exists(path):
+            self._meta_graph = Path(path).read_bytes()
 
 
 class BuildSaver(v1.train.SessionRunHook):
@@ -148,6 +174,7 @@ class SaveCheckpoints(v1.train.SessionRunHook):
         return v1.train.SessionRunArgs(None, {self._control.save: np.float32(1)}) if due else None
 
     def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
+        self._writer.check()
         verdict, step = self._control.verdict, self._control.step
         self._next_step = step + 1
         due = verdict.save if self._by_clock else self._timer.should_trigger_for_step(step)
@@ -160,6 +187,7 @@ class SaveCheckpoints(v1.train.SessionRunHook):
         step = int(session.run(self._control.global_step))
         if step != self._saved_step and not self._control.verdict.loss_is_nan:
             self._save(session, step)
+        self._writer.wait(self._pulse)
         for listener in self._listeners:
             listener.end(session, step)
 
@@ -170,4 +198,7 @@ class SaveCheckpoints(v1.train.SessionRunHook):
             listener.before_save(session, step)
         self._writer.save(session, step)
         self._saved_step = step
+        if self._listeners:
+            # They may look at what was saved.
+            self._writer.wait(self._pulse)
         return any([listener.after_save(session, step) for listener in self._listeners])

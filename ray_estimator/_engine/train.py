@@ -18,6 +18,7 @@ from ray_estimator._engine.hooks import training_hooks
 from ray_estimator._engine.model import Model, begin_graph, call_model_fn, open_user_code
 from ray_estimator._engine.places import fetched, local_events, warm_started
 from ray_estimator._jobs import TrainJob, TrainResult, UserCode, Worker
+from ray_estimator._publishing import Publisher
 from ray_estimator._storage import Storage
 from ray_estimator.errors import InputEndedError
 from ray_estimator.spec import ModeKeys
@@ -52,7 +53,10 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         feed, model, control = build(job, code, worker, distribution)
         if start is None:
             stack.enter_context(warm_started(job, store))
-        hooks = training_hooks(job, code, worker, store, model, feed, control, distribution, events_dir)
+        publisher = Publisher(store, job.config.step_timeout_secs) if worker.rank == 0 else None
+        if publisher is not None:
+            stack.enter_context(publisher)
+        hooks = training_hooks(job, code, worker, publisher, model, feed, control, distribution, events_dir)
         session = v1.train.SingularMonitoredSession(
             hooks=[*hooks.in_order, CompareGraphs(worker, control)],
             scaffold=hooks.scaffold,

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 from models import endless_input_fn, linear_model_fn, one_pass_input_fn
-from recording import RecordingHook, RecordingListener, published_steps, saved_steps, with_spec
+from recording import EACH_SAVE_ARRIVES, RecordingHook, RecordingListener, published_steps, saved_steps, with_spec
 
 from ray_estimator import Estimator, EstimatorSpec, RunConfig, WarmStartSettings
 
@@ -36,7 +36,8 @@ def files_of(step: int) -> set[str]:
 
 
 def test_a4_9_checkpoints_at_the_start_at_intervals_and_at_the_end(in_process: Make) -> None:
-    estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=3).train(endless_input_fn, steps=8)
+    estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=3)
+    estimator.train(endless_input_fn, steps=8, saving_listeners=EACH_SAVE_ARRIVES)
 
     assert published_steps(estimator.model_dir) == saved_steps(estimator.model_dir) == [0, 3, 6, 8]
     assert estimator.latest_checkpoint() == os.path.join(estimator.model_dir, "model.ckpt-8")
@@ -53,7 +54,8 @@ def test_a4_9_a_last_step_that_is_saved_is_not_saved_again(in_process: Make) -> 
 
 def test_a4_9_a_run_that_goes_on_saves_at_the_step_that_it_restored(in_process: Make) -> None:
     listener = RecordingListener()
-    estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=3).train(endless_input_fn, steps=4)
+    estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=3)
+    estimator.train(endless_input_fn, steps=4, saving_listeners=EACH_SAVE_ARRIVES)
 
     estimator.train(endless_input_fn, steps=4, saving_listeners=[listener])
 
@@ -94,7 +96,8 @@ def test_a4_9_graphs_may_be_left_out(in_process: Make) -> None:
 
 
 def test_a4_9_time_makes_checkpoints_too(in_process: Make) -> None:
-    estimator = in_process(linear_model_fn, params={}, save_checkpoints_secs=1e-9).train(endless_input_fn, steps=3)
+    estimator = in_process(linear_model_fn, params={}, save_checkpoints_secs=1e-9)
+    estimator.train(endless_input_fn, steps=3, saving_listeners=EACH_SAVE_ARRIVES)
 
     assert saved_steps(estimator.model_dir) == [0, 1, 2, 3]
 
@@ -125,14 +128,15 @@ def test_a4_9_a_directory_that_was_moved_trains_on(in_process: Make, tmp_path: P
 
 def test_a4_9_only_the_newest_checkpoints_are_kept(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=1, keep_checkpoint_max=2)
-    estimator.train(endless_input_fn, steps=5)
+    estimator.train(endless_input_fn, steps=5, saving_listeners=EACH_SAVE_ARRIVES)
 
     assert published_steps(estimator.model_dir) == saved_steps(estimator.model_dir) == [4, 5]
     assert names_in(estimator.model_dir) == {"checkpoint", "graph.pbtxt", *files_of(4), *files_of(5)}
 
 
 def test_a4_9_five_checkpoints_are_kept_by_default(in_process: Make) -> None:
-    estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=1).train(endless_input_fn, steps=7)
+    estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=1)
+    estimator.train(endless_input_fn, steps=7, saving_listeners=EACH_SAVE_ARRIVES)
 
     assert saved_steps(estimator.model_dir) == [3, 4, 5, 6, 7]
 
@@ -140,7 +144,7 @@ def test_a4_9_five_checkpoints_are_kept_by_default(in_process: Make) -> None:
 @pytest.mark.parametrize("every", [None, 0])
 def test_a4_9_every_checkpoint_may_be_kept(in_process: Make, every: int | None) -> None:
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=1, keep_checkpoint_max=every)
-    estimator.train(endless_input_fn, steps=7)
+    estimator.train(endless_input_fn, steps=7, saving_listeners=EACH_SAVE_ARRIVES)
 
     assert published_steps(estimator.model_dir) == saved_steps(estimator.model_dir) == list(range(8))
 
@@ -153,7 +157,7 @@ def test_a4_9_one_more_is_kept_for_every_so_many_hours(in_process: Make) -> None
         keep_checkpoint_max=1,
         keep_checkpoint_every_n_hours=1e-12,
     )
-    estimator.train(endless_input_fn, steps=3)
+    estimator.train(endless_input_fn, steps=3, saving_listeners=EACH_SAVE_ARRIVES)
 
     assert published_steps(estimator.model_dir) == [3]
     # The hours count from the first checkpoint, which therefore goes.
@@ -227,7 +231,7 @@ def test_a4_10_the_saver_of_the_scaffold_says_how_many_to_keep(in_process: Make)
         return v1.train.Scaffold(saver=v1.train.Saver(max_to_keep=2))
 
     estimator = in_process(with_spec(linear_model_fn, scaffold=keeps_two), params={}, save_checkpoints_steps=1)
-    estimator.train(endless_input_fn, steps=5)
+    estimator.train(endless_input_fn, steps=5, saving_listeners=EACH_SAVE_ARRIVES)
 
     assert published_steps(estimator.model_dir) == saved_steps(estimator.model_dir) == [4, 5]
 
