@@ -82,7 +82,11 @@ class CheckpointWriter:
     def _run_saver(self, session: v1.Session, folder: str, step: int) -> str:
         prefix = os.path.join(folder, "model.ckpt")
         writes_graph = self._keeps_graph and self._meta_graph is None
-        saved = str(self._scaffold.saver.save(session, prefix, global_step=step, write_meta_graph=writes_graph))
+        saver = self._scaffold.saver
+        if isinstance(saver, v1.train.Saver):
+            # What it has saved before is not its own to delete: it may be on its way to the store.
+            saver.set_last_checkpoints_with_time([])
+        saved = str(saver.save(session, prefix, global_step=step, write_meta_graph=writes_graph))
         if self._keeps_graph:
             self._keep_meta_graph(f"{saved}.meta")
         return saved
