@@ -15,6 +15,16 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=5, help="how often a test kills what it tests (default: 5)")
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """How often to kill a process at a random moment."""
+    return int(request.config.getoption("--kills"))
+
+
 @pytest.fixture
 def in_process(tmp_path: Any) -> Callable[..., Any]:
     """Makes Estimators that run in this process: ``in_process(model_fn, params=..., save_summary_steps=...)``."""
