@@ -14,13 +14,14 @@
     _entry.py          what each process runs
     _engine/           graphs and sessions                                           starts no Ray job
     _rows.py _columns.py     from blocks of a Ray Dataset to a rank's arrays
-    _checkpoints.py _storage.py    checkpoints on any fsspec store
+    _checkpoints.py _storage.py _staging.py    checkpoints, and any file, on any fsspec store
 
 Importing the package imports neither TensorFlow nor Ray.
 """
 
 from ray_estimator import errors, export, inputs
 from ray_estimator._install import install
+from ray_estimator._staging import stage
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import (
     CheckpointNotFoundError,
@@ -68,4 +69,5 @@ __all__ = [
     "export",
     "inputs",
     "install",
+    "stage",
 ]

@@ -20,6 +20,7 @@ from ray_estimator._jobs import (
     TrainResult,
     Worker,
 )
+from ray_estimator._staging import iterating_for, staging_for
 from ray_estimator.config import RunConfig
 
 
@@ -27,49 +28,55 @@ def train(job: TrainJob, worker: Worker) -> TrainResult:
     """Trains as one worker of the group."""
     from ray_estimator._engine import train
 
-    return train.run(job, worker)
+    with staging_for(job.config):
+        return train.run(job, worker)
 
 
 def evaluate(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
     """Evaluates in one pass."""
     from ray_estimator._engine import evaluate
 
-    return evaluate.run(job, tables)
+    with staging_for(job.config):
+        return evaluate.run(job, tables)
 
 
 def evaluate_range(job: EvaluateJob, tables: Tables) -> MetricState:
     """The metric state of one range of rows."""
     from ray_estimator._engine import evaluate
 
-    return evaluate.accumulate(job, tables)
+    with staging_for(job.config):
+        return evaluate.accumulate(job, tables)
 
 
 def finish_evaluation(job: EvaluateJob, state: MetricState) -> dict[str, Any]:
     """The metrics of a merged state."""
     from ray_estimator._engine import evaluate
 
-    return evaluate.finish(job, state)
+    with staging_for(job.config):
+        return evaluate.finish(job, state)
 
 
 def predict(job: PredictJob, tables: Tables | None = None) -> Iterator[Any]:
     """Predicts as a stream of batches."""
     from ray_estimator._engine import predict
 
-    return predict.stream(job, tables)
+    return iterating_for(job.config, predict.stream(job, tables))
 
 
 def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
     """The predictions of one range of rows."""
     from ray_estimator._engine import predict
 
-    return predict.predict_range(job, tables)
+    with staging_for(job.config):
+        return predict.predict_range(job, tables)
 
 
 def export(job: ExportJob) -> str:
     """Writes a SavedModel."""
     from ray_estimator._engine import export
 
-    return export.run(job)
+    with staging_for(job.config):
+        return export.run(job)
 
 
 def variable_names(model_dir: str, config: RunConfig, checkpoint: Checkpoint) -> list[str]:

@@ -159,6 +159,15 @@ class Storage:
         files, path = self._locate(url)
         return files.size(path)
 
+    def describe(self, url: str) -> dict[str, Mapping[str, Any]]:
+        """What the store says of a file (size, entity tag, time), by the name ''; of a directory, of each file below.
+
+        Raises:
+            FileNotFoundError: There is nothing at `url`.
+        """
+        files, path = self._locate(url)
+        return files.describe(path)
+
     def remove(self, url: str) -> None:
         """Delete a file, if it is there."""
         files, path = self._locate(url)
@@ -205,6 +214,8 @@ class _Files(Protocol):
     def exists(self, path: str) -> bool: ...
 
     def size(self, path: str) -> int: ...
+
+    def describe(self, path: str) -> dict[str, Mapping[str, Any]]: ...
 
     def remove(self, path: str) -> None: ...
 
@@ -253,6 +264,11 @@ class _LocalFiles:
 
     def size(self, path: str) -> int:
         return os.path.getsize(path)
+
+    def describe(self, path: str) -> dict[str, Mapping[str, Any]]:
+        names = _files_below(path) if os.path.isdir(path) else [""]
+        found = {name: os.stat(os.path.join(path, name) if name else path) for name in names}
+        return {name: {"size": stat.st_size, "mtime": stat.st_mtime_ns} for name, stat in found.items()}
 
     def remove(self, path: str) -> None:
         os.remove(path)
@@ -309,6 +325,13 @@ class _RemoteFiles:
 
     def size(self, path: str) -> int:
         return int(self._filesystem.info(path)["size"])
+
+    def describe(self, path: str) -> dict[str, Mapping[str, Any]]:
+        info = self._filesystem.info(path)
+        if info.get("type") != "directory":
+            return {"": info}
+        found = self._filesystem.find(path, detail=True)
+        return {name.removeprefix(path).lstrip("/"): each for name, each in found.items()}
 
     def remove(self, path: str) -> None:
         self._filesystem.rm_file(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import copy
 import logging
 import traceback
@@ -64,7 +65,9 @@ def call_model_fn(
         with internals.seeding_keras(job.config.tf_random_seed):
             return _build(job, code, features, labels, mode)
 
-    return distribution.run_replica(build)
+    # A replica has a thread of its own, which knows the caller's context only if it is told.
+    context = contextvars.copy_context()
+    return distribution.run_replica(lambda: context.run(build))
 
 
 def _build(job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str) -> Model:

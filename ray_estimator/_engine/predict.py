@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ def _selected(predictions: Any, predict_keys: tuple[str, ...] | None) -> Any:
     return selected
 
 
-def stream(job: PredictJob, tables: Tables | None = None) -> Iterator[Any]:
+def stream(job: PredictJob, tables: Tables | None = None) -> Generator[Any]:
     """Predicts on a fresh graph, with hooks, batch by batch. Runs as one task, or in the caller's process.
 
     Nothing of TensorFlow's thread-local state is held between batches, so that generators may interleave.

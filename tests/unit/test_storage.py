@@ -91,6 +91,16 @@ def test_a_missing_file_is_a_file_not_found_error(storage: Storage, root: str, t
         storage.get_dir(url, str(tmp_path / "copies"))
 
 
+def test_describes_files_and_what_is_below_a_directory(storage: Storage, root: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.describe(storage.join(root, "a"))
+    storage.write_bytes(storage.join(root, "a", "b"), b"first")
+    storage.write_bytes(storage.join(root, "a", "deep", "c"), b"")
+    assert storage.describe(storage.join(root, "a", "b"))[""]["size"] == 5
+    below = storage.describe(storage.join(root, "a"))
+    assert {name: info["size"] for name, info in below.items()} == {"b": 5, "deep/c": 0}
+
+
 def test_put_and_get_a_file(storage: Storage, root: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"weights")
