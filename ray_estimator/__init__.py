@@ -6,6 +6,7 @@
     inputs.py          dataset_input_fn, numpy_input_fn, pandas_input_fn             what to read
     export.py          ServingInputReceiver and its builders                         what to serve
     errors.py          the errors, drawn as a tree
+    warm_start.py      WarmStartSettings, VocabInfo                                  what to start from
     _install.py _tf_estimator.py   the names of tf.estimator, put back by install()
 
     _jobs.py           what travels: frozen values
@@ -41,7 +42,7 @@ from ray_estimator.estimator import Estimator
 from ray_estimator.export import ServingInputReceiver, TensorServingInputReceiver
 from ray_estimator.inputs import DatasetInput, dataset_input_fn
 from ray_estimator.spec import EstimatorSpec, ModeKeys
-from ray_estimator.warm_start import WarmStartSettings
+from ray_estimator.warm_start import VocabInfo, WarmStartSettings
 
 __all__ = [
     "CheckpointNotFoundError",
@@ -62,6 +63,7 @@ __all__ = [
     "StepTimeoutError",
     "TensorServingInputReceiver",
     "TrainingError",
+    "VocabInfo",
     "WarmStartSettings",
     "WorkersLostError",
     "dataset_input_fn",

@@ -409,6 +409,19 @@ class CheckpointStore:
         return f"Published in {self._model_dir}: {published or 'nothing'}."
 
 
+def checkpoint_at(path: str, storage: Storage) -> Checkpoint:
+    """The checkpoint that `path` stands for: itself, the newest of a model_dir, or the variables of a SavedModel.
+
+    Raises:
+        CheckpointNotFoundError: There is none, or it is not whole.
+    """
+    variables = storage.join(storage.normalize(path), "variables", "variables")
+    if storage.exists(f"{variables}.index"):
+        return Checkpoint.at(variables)
+    store = CheckpointStore(path, storage)
+    return store.latest() or store.find(path)
+
+
 @dataclass(frozen=True)
 class _Ledger:
     """The published checkpoints, the current one last."""

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from ray_estimator._columns import ColumnSpec
     from ray_estimator._shipping import Cargo
     from ray_estimator.config import RunConfig
-    from ray_estimator.warm_start import WarmStartSettings
 
 T = TypeVar("T")
 
@@ -71,14 +70,15 @@ class ModelJob:
         config: The run's configuration.
         model_dir: Where checkpoints and events are.
         rows: How to read a Ray Dataset; None if `code` holds an input_fn.
-        warm_start: Where variables start from when there is no checkpoint.
+        warm_start: Where variables start from when there is no checkpoint: a cargo that opens to a dict with
+            `WarmStartSettings` as `warm_start_from`. They hold the user's initializers, and travel as user code does.
     """
 
     code: Cargo[Mapping[str, Any]]
     config: RunConfig
     model_dir: str
     rows: RowSpec | None = None
-    warm_start: WarmStartSettings | None = None
+    warm_start: Cargo[Mapping[str, Any]] | None = None
 
     @property
     def users_config(self) -> RunConfig:

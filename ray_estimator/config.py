@@ -51,11 +51,12 @@ class RunConfig:
         log_step_count_steps: Steps between two log lines of loss and of global_step/sec. None: no such lines.
         train_distribute: Must be None: the number of workers is `scaling_config`'s.
         device_fn: Must be None: each worker has one device, chosen by `scaling_config`.
-        protocol: None, 'grpc' or 'grpc+verbs'.
+        protocol: None, 'grpc' or 'grpc+verbs'. Workers talk gRPC whatever it says.
         eval_distribute: Must be None, as `train_distribute`.
         experimental_distribute: Must be None, as `train_distribute`.
-        experimental_max_worker_delay_secs: Accepted for tf.estimator's sake; workers start together.
-        session_creation_timeout_secs: Seconds that a worker waits for its session.
+        experimental_max_worker_delay_secs: Accepted for tf.estimator's sake, without effect: workers start together.
+        session_creation_timeout_secs: Accepted for tf.estimator's sake, without effect: no worker waits for another to
+            initialise the variables. See `start_timeout_secs` and `step_timeout_secs`.
         checkpoint_save_graph_def: Whether graph.pbtxt and a .meta file are written with checkpoints.
         scaling_config: A `ray.train.ScalingConfig`: how many workers, and what each one gets. None: one
             worker. `num_workers=0` runs everything in the caller's process.
@@ -212,19 +213,19 @@ class RunConfig:
 
     @property
     def cluster_spec(self) -> Any:
-        """The `tf.train.ClusterSpec` of the workers, empty without a cluster. Imports TensorFlow."""
+        """The `tf.train.ClusterSpec` of several workers, empty for one alone. Imports TensorFlow."""
         import tensorflow as tf
 
-        return tf.train.ClusterSpec({"worker": list(self._place.addresses)} if self._place.addresses else {})
+        return tf.train.ClusterSpec({"worker": list(self._place.addresses)} if self.num_worker_replicas > 1 else {})
 
     @property
     def master(self) -> str:
-        """Always empty: the engine opens the sessions."""
-        return ""
+        """The worker's own TensorFlow server, one of several: ``grpc://host:port``. Empty for one alone."""
+        return f"grpc://{self._place.addresses[self._place.rank]}" if self.num_worker_replicas > 1 else ""
 
     @property
     def evaluation_master(self) -> str:
-        """Always empty: the engine opens the sessions."""
+        """Always empty: evaluation is no part of the training cluster."""
         return ""
 
     @property

@@ -19,7 +19,7 @@ from ray_estimator._arguments import (
     checked_listeners,
 )
 from ray_estimator._batches import rows_of
-from ray_estimator._checkpoints import Checkpoint, CheckpointStore
+from ray_estimator._checkpoints import Checkpoint, CheckpointStore, checkpoint_at
 from ray_estimator._columns import column_specs, select_columns
 from ray_estimator._jobs import EvaluateJob, ExportJob, PredictJob, RowSpec, TrainJob
 from ray_estimator._shipping import keras_settings_of_this_thread
@@ -57,8 +57,8 @@ class Estimator:
             that all of them see. None: the config's, else a temporary local directory.
         config: How to run. None: the defaults, one worker.
         params: Hyperparameters, most often a dict; model_fn and input_fn get a copy.
-        warm_start_from: Where an untrained model's variables start from: a checkpoint's path, or a
-            `WarmStartSettings`.
+        warm_start_from: Where an untrained model's variables start from: the path of a checkpoint, a model_dir or a
+            SavedModel, or `WarmStartSettings`.
 
     A subclass may add methods and call ``super().__init__(model_fn=...)``; of these here it may override `model_fn`,
     `latest_checkpoint` and `experimental_export_all_saved_models`.
@@ -75,7 +75,7 @@ class Estimator:
         config: RunConfig | None = None,
         params: Any = None,
         *,
-        warm_start_from: str | bytes | WarmStartSettings | None = None,
+        warm_start_from: str | bytes | os.PathLike[str] | WarmStartSettings | None = None,
     ) -> None:
         _refuse_overrides(type(self))
         check_model_fn(model_fn, params)
@@ -271,6 +271,7 @@ class Estimator:
         hooks = checked_hooks(hooks)
         checkpoint = self._checkpoint(checkpoint_path, allow_untrained)
         runtime = self._runtime()
+        warm_start = self._warm_start_cargo(runtime, checkpoint)
         rows, row_spec = self._rows(input_fn, ModeKeys.PREDICT)
         keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
         job = PredictJob(
@@ -278,7 +279,7 @@ class Estimator:
             self._config,
             self.model_dir,
             row_spec,
-            self._warm_start,
+            warm_start,
             checkpoint=checkpoint,
             fingerprint=self._fingerprint(checkpoint),
             predict_keys=None if keys is None else tuple(keys),
@@ -325,7 +326,7 @@ class Estimator:
             self._config,
             self.model_dir,
             None,
-            self._warm_start,
+            self._warm_start_cargo(runtime, checkpoint),
             export_dir_base=self._storage.normalize(os.fspath(export_dir_base)),
             checkpoint=checkpoint,
             assets_extra=assets_extra,
@@ -368,6 +369,7 @@ class Estimator:
         hooks, own_last_step = own_target(hooks, start_step)
         last_step = last_step_of(start_step, steps, max_steps, own_last_step)
         runtime = self._runtime()
+        warm_start = self._warm_start_cargo(runtime, start)
         rows, row_spec = self._rows(input_fn, ModeKeys.TRAIN)
         code = self._code(runtime, input_fn, hooks=hooks, saving_listeners=listeners)
         job = TrainJob(
@@ -375,7 +377,7 @@ class Estimator:
             self._config,
             self.model_dir,
             row_spec,
-            self._warm_start,
+            warm_start,
             first_step=start_step,
             last_step=last_step,
         )
@@ -398,13 +400,14 @@ class Estimator:
         name: str | None,
     ) -> tuple[EvaluateJob, RowSource | None]:
         """An evaluation of `checkpoint`, packed; None means initial weights."""
+        warm_start = self._warm_start_cargo(runtime, checkpoint)
         rows, row_spec = self._rows(input_fn, ModeKeys.EVAL)
         job = EvaluateJob(
             self._code(runtime, input_fn, hooks=hooks),
             self._config,
             self.model_dir,
             row_spec,
-            self._warm_start,
+            warm_start,
             checkpoint=checkpoint,
             fingerprint=self._fingerprint(checkpoint),
             steps=steps,
@@ -466,8 +469,21 @@ class Estimator:
             raise EstimatorNotTrainedError(self.model_dir)
         return newest
 
+    def _warm_checkpoint(self) -> Checkpoint | None:
+        if self._warm_start is None:
+            return None
+        return checkpoint_at(self._warm_start.ckpt_to_initialize_from, self._storage)
+
+    def _warm_start_cargo(self, runtime: Runtime, checkpoint: Checkpoint | None) -> Any:
+        """The warm start, where there is no checkpoint, with the very files that every process is to read."""
+        start = self._warm_checkpoint() if checkpoint is None else None
+        if self._warm_start is None or start is None:
+            return None
+        return runtime.pack({"warm_start_from": self._warm_start._replace(ckpt_to_initialize_from=start.path)})
+
     def _fingerprint(self, checkpoint: Checkpoint | None) -> str | None:
-        return None if checkpoint is None else self._store.fingerprint(checkpoint)
+        start = checkpoint or self._warm_checkpoint()
+        return None if start is None else self._store.fingerprint(start)
 
     def _checkpoint_to_export(self, checkpoint_path: str | None) -> Checkpoint | None:
         try:

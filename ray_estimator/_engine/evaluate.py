@@ -12,15 +12,15 @@ import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._checkpoints import CheckpointStore
 from ray_estimator._engine import internals, warm
 from ray_estimator._engine.collectives import ancestors
 from ray_estimator._engine.distribution import Alone
 from ray_estimator._engine.feed import Feed, open_feed
 from ray_estimator._engine.hooks import made, without_waiters
 from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
-from ray_estimator._engine.places import fetched, local_events, step_of, warm_started
+from ray_estimator._engine.places import local_events, step_of
 from ray_estimator._engine.restoring import BuildRestore
+from ray_estimator._engine.warm_starting import starting_point
 from ray_estimator._jobs import EvaluateJob, MetricState, Tables, UserCode
 from ray_estimator._merge import difference_from_sum
 from ray_estimator._storage import Storage
@@ -66,8 +66,9 @@ def run(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
     fetch every metric's value once
     """
     code = open_user_code(job)
-    with _graph_and_checkpoint(job) as prefix:
+    with tf.Graph().as_default(), contextlib.ExitStack() as places:
         evaluation = build(job, code, tables)
+        prefix = places.enter_context(starting_point(job))
         stop = [internals.stop_after(job.steps)] if job.steps is not None else []
         scaffold = _scaffold(evaluation)
         own = [*made(code.hooks), *stop, *evaluation.spec.evaluation_hooks]
@@ -217,17 +218,6 @@ def finish(job: EvaluateJob, state: MetricState) -> dict[str, Any]:
 
 
 # Results
-
-
-@contextlib.contextmanager
-def _graph_and_checkpoint(job: EvaluateJob) -> Any:
-    store = CheckpointStore(job.model_dir, Storage(job.config.storage_options))
-    with tf.Graph().as_default(), fetched(store, job.checkpoint) as prefix:
-        if job.checkpoint is None:
-            with warm_started(job, store):
-                yield prefix
-        else:
-            yield prefix
 
 
 def _published(job: EvaluateJob, results: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from ray_estimator._checkpoints import CheckpointStore
 from ray_estimator._engine import internals
 from ray_estimator._engine.distribution import Alone
 from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
-from ray_estimator._engine.places import fetched, warm_started
+from ray_estimator._engine.places import fetched
+from ray_estimator._engine.warm_starting import warm_started
 from ray_estimator._jobs import ExportJob
 from ray_estimator._storage import Storage
 from ray_estimator.spec import ModeKeys
@@ -55,7 +56,7 @@ def _write_saved_model(job: ExportJob, storage: Storage, folder: str) -> None:
         spec = call_model_fn(job, code, receiver.features, labels, ModeKeys.PREDICT, Alone()).spec
         signatures = internals.signature_defs(receiver, spec.export_outputs)
         if prefix is None:
-            stack.enter_context(warm_started(job, store))
+            stack.enter_context(warm_started(job))
         scaffold = scaffold_of(spec)
         saver = scaffold.saver or v1.train.Saver(sharded=True, allow_empty=True)
         local_init_op = scaffold.local_init_op or v1.train.Scaffold.default_local_init_op()

@@ -46,6 +46,16 @@ def keep_shape(assign: tf.Operation) -> None:
         assign._update_input(1, tf.ensure_shape(value, handle.op.get_attr("shape")))
 
 
+def replace_input(op: tf.Operation, number: int, tensor: tf.Tensor) -> None:
+    """Gives an existing operation another input. Call before any session has run the graph."""
+    op._update_input(number, tensor)
+
+
+def set_initializer(variable: tf.Variable, initializer: tf.Operation) -> None:
+    """Makes `initializer` what initialises the variable."""
+    variable._initializer_op = initializer
+
+
 _WRITES = {"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "Assign", "AssignAdd", "CountUpTo"}
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints import Checkpoint, CheckpointStore
-from ray_estimator._jobs import ModelJob
 from ray_estimator._storage import Storage
 
 _EVENTS_EVERY_SECS = 5.0
@@ -129,23 +128,3 @@ class EventFiles:
         # Asked for a folder without a writer, the cache would make one, and an empty file.
         if any(Path(self._folder).glob("*tfevents*")):
             v1.summary.FileWriterCache.get(self._folder).flush()
-
-
-@contextlib.contextmanager
-def warm_started(job: ModelJob, store: CheckpointStore) -> Iterator[None]:
-    """Makes the variables of the default graph start from the job's warm start, if it has one."""
-    settings = job.warm_start
-    if settings is None:
-        yield
-        return
-    logger.info("Warm-starting with WarmStartSettings: %s", settings)
-    path = settings.ckpt_to_initialize_from
-    newest = CheckpointStore(path, Storage(job.config.storage_options)).latest()
-    with fetched(store, newest or store.find(path)) as prefix:
-        v1.train.warm_start(
-            prefix,
-            settings.vars_to_warm_start,
-            settings.var_name_to_vocab_info,
-            settings.var_name_to_prev_var_name,
-        )
-        yield

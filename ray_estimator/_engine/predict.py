@@ -12,16 +12,15 @@ from typing import Any
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._checkpoints import CheckpointStore
 from ray_estimator._engine import warm
 from ray_estimator._engine.distribution import Alone
 from ray_estimator._engine.feed import Feed, open_feed
 from ray_estimator._engine.hooks import made, without_waiters
 from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
-from ray_estimator._engine.places import fetched, step_of, warm_started
+from ray_estimator._engine.places import step_of
 from ray_estimator._engine.restoring import BuildRestore
+from ray_estimator._engine.warm_starting import starting_point
 from ray_estimator._jobs import PredictedRange, PredictJob, Tables, UserCode
-from ray_estimator._storage import Storage
 from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)
@@ -88,10 +87,7 @@ def _open_monitored(
             "Input graph does not use tf.data.Dataset or contain a QueueRunner. That means predict yields forever. "
             "This is probably a mistake."
         )
-    store = CheckpointStore(job.model_dir, Storage(job.config.storage_options))
-    prefix = places.enter_context(fetched(store, job.checkpoint))
-    if job.checkpoint is None:
-        places.enter_context(warm_started(job, store))
+    prefix = places.enter_context(starting_point(job))
     scaffold = scaffold_of(prediction.spec)
     own = [*made(code.hooks), *prediction.spec.prediction_hooks]
     session = v1.train.SingularMonitoredSession(

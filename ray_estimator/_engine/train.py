@@ -16,7 +16,8 @@ from ray_estimator._engine.distribution import Distribution, open_distribution
 from ray_estimator._engine.feed import Feed, open_feed
 from ray_estimator._engine.hooks import training_hooks
 from ray_estimator._engine.model import Model, begin_graph, call_model_fn, open_user_code
-from ray_estimator._engine.places import fetched, local_events, warm_started
+from ray_estimator._engine.places import fetched, local_events
+from ray_estimator._engine.warm_starting import warm_started
 from ray_estimator._jobs import TrainJob, TrainResult, UserCode, Worker
 from ray_estimator._publishing import Publisher
 from ray_estimator._storage import Storage
@@ -52,7 +53,7 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         worker.pulse.enter("building the graph")
         feed, model, control = build(job, code, worker, distribution)
         if start is None:
-            stack.enter_context(warm_started(job, store))
+            stack.enter_context(warm_started(job, distribution, is_chief=worker.rank == 0))
         publisher = Publisher(store, job.config.step_timeout_secs) if worker.rank == 0 else None
         if publisher is not None:
             stack.enter_context(publisher)

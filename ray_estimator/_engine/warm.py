@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._checkpoints import CheckpointStore
-from ray_estimator._engine.places import fetched, warm_started
 from ray_estimator._engine.restoring import build_saver, saver_of
+from ray_estimator._engine.warm_starting import starting_point
 from ray_estimator._jobs import EvaluateJob, PredictJob, Tables
-from ray_estimator._storage import Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,10 +65,7 @@ def _shape_of(job: EvaluateJob | PredictJob) -> tuple[str, ...]:
 
 def open_session(job: EvaluateJob | PredictJob, scaffold: v1.train.Scaffold, stack: contextlib.ExitStack) -> v1.Session:
     """A plain session over the default graph, initialised or restored; finalizes the graph."""
-    store = CheckpointStore(job.model_dir, Storage(job.config.storage_options))
-    prefix = stack.enter_context(fetched(store, job.checkpoint))
-    if job.checkpoint is None:
-        stack.enter_context(warm_started(job, store))
+    prefix = stack.enter_context(starting_point(job))
     build_saver(saver_of(scaffold))
     creator = v1.train.ChiefSessionCreator(
         scaffold, config=job.config.resolved_session_config(), checkpoint_filename_with_path=prefix

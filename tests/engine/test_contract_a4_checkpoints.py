@@ -18,7 +18,7 @@ import tensorflow.compat.v1 as v1
 from models import endless_input_fn, linear_model_fn, one_pass_input_fn
 from recording import EACH_SAVE_ARRIVES, RecordingHook, RecordingListener, published_steps, saved_steps, with_spec
 
-from ray_estimator import Estimator, EstimatorSpec, RunConfig, WarmStartSettings
+from ray_estimator import Estimator, EstimatorSpec, RunConfig
 
 Make = Callable[..., Any]
 
@@ -443,57 +443,6 @@ def value(estimator: Any, name: str) -> Any:
     return estimator.get_variable_value(name)
 
 
-@pytest.mark.parametrize("as_bytes", [False, True])
-def test_a4_14_a_path_warm_starts_every_trainable_variable(trained: Any, warm: Make, as_bytes: bool) -> None:
-    path = trained.latest_checkpoint()
-
-    estimator = warm(path.encode() if as_bytes else path).train(endless_input_fn, steps=1)
-
-    for name in ("dense/kernel", "dense/bias"):
-        assert np.array_equal(value(estimator, name), value(trained, name))
-    assert value(estimator, "global_step") == 1
-
-
-def test_a4_14_a_model_dir_warm_starts_from_its_newest_checkpoint(trained: Any, warm: Make) -> None:
-    estimator = warm(trained.model_dir).train(endless_input_fn, steps=1)
-
-    assert np.array_equal(value(estimator, "dense/kernel"), value(trained, "dense/kernel"))
-
-
-def test_a4_14_a_regular_expression_chooses_variables(trained: Any, warm: Make) -> None:
-    settings = WarmStartSettings(trained.latest_checkpoint(), vars_to_warm_start=".*kernel")
-
-    estimator = warm(settings).train(endless_input_fn, steps=1)
-
-    assert np.array_equal(value(estimator, "dense/kernel"), value(trained, "dense/kernel"))
-    assert value(estimator, "dense/bias") == 0.0
-    assert value(trained, "dense/bias") != 0.0
-
-
-def test_a4_14_a_list_of_expressions_reaches_variables_that_are_not_trainable(trained: Any, warm: Make) -> None:
-    settings = WarmStartSettings(trained.latest_checkpoint(), vars_to_warm_start=["global_step", ".*bias"])
-
-    estimator = warm(settings).train(endless_input_fn, steps=1)
-
-    assert value(estimator, "global_step") == 6
-    assert np.array_equal(value(estimator, "dense/bias"), value(trained, "dense/bias"))
-    assert value(estimator, "dense/kernel") == pytest.approx(np.ones((4, 1)))
-
-
-def test_a4_14_renamed_variables_start_from_their_old_names(trained: Any, warm: Make) -> None:
-    def renamed_model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
-        with v1.variable_scope("renamed"):
-            return linear_model_fn(features, labels, mode, params)
-
-    names = {f"renamed/dense/{name}": f"dense/{name}" for name in ("kernel", "bias")}
-    settings = WarmStartSettings(trained.latest_checkpoint(), var_name_to_prev_var_name=names)
-
-    estimator = warm(settings, renamed_model_fn).train(endless_input_fn, steps=1)
-
-    for name, old in names.items():
-        assert np.array_equal(value(estimator, name), value(trained, old))
-
-
 def test_a4_14_a_model_that_is_trained_does_not_warm_start(
     trained: Any, warm: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -516,8 +465,3 @@ def test_a4_14_warm_start_is_logged(trained: Any, warm: Make, caplog: pytest.Log
 
     (line,) = [message for message in caplog.messages if message.startswith("Warm-starting with WarmStartSettings: ")]
     assert path in line
-
-
-def test_a4_14_a_warm_start_from_nowhere_is_refused(warm: Make, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=str(tmp_path / "nowhere")):
-        warm(str(tmp_path / "nowhere")).train(endless_input_fn, steps=1)

@@ -99,6 +99,21 @@ def test_keep_shape_makes_an_assignment_of_another_shape_fail() -> None:
         assert opened.run(variable).tolist() == [1.0, 2.0]
 
 
+def test_replace_input_gives_an_operation_another_input() -> None:
+    total = tf.add(tf.constant(1.0), tf.constant(2.0))
+    internals.replace_input(total.op, 0, tf.constant(10.0))
+    with session() as opened:
+        assert opened.run(total) == 12.0
+
+
+def test_set_initializer_is_what_initialises_a_variable() -> None:
+    variable = v1.get_variable("variable", [], initializer=v1.zeros_initializer())
+    internals.set_initializer(variable, tf.raw_ops.AssignVariableOp(resource=variable.handle, value=5.0))
+    with session() as opened:
+        opened.run(v1.global_variables_initializer())
+        assert opened.run(variable) == 5.0
+
+
 def test_postpone_stop_takes_a_request_back() -> None:
     class StopAtOnce(v1.train.SessionRunHook):
         def after_run(self, run_context: Any, run_values: Any) -> None:

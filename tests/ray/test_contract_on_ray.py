@@ -1,0 +1,163 @@
+"""What only workers can show of warm start, of RunConfig, and of an Estimator that travels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+from probes import note, notes
+
+from ray_estimator import Estimator, EstimatorSpec, ModeKeys, RunConfig, VocabInfo, WarmStartSettings, dataset_input_fn
+
+v1 = tf.compat.v1
+pytestmark = pytest.mark.ray
+
+
+def words_model_fn(features: Any, labels: Any, mode: str, params: Any, config: RunConfig) -> EstimatorSpec:
+    """A table of words, their sum as prediction; notes what it sees of its place."""
+    if "folder" in params:
+        note(params["folder"], f"{mode}-model", place_in(config))
+    table = v1.get_variable("table", [params["words"], 2], initializer=v1.ones_initializer())
+    scale = v1.get_variable("scale", [], initializer=v1.constant_initializer(params["scale"]))
+    rows = tf.reduce_sum(tf.gather(table, features["word"]), axis=1) * scale
+    if mode == ModeKeys.PREDICT:
+        return EstimatorSpec(mode, predictions=rows)
+    loss = tf.reduce_mean(rows)
+    optimizer = v1.train.MomentumOptimizer(params["learning_rate"], 0.9)
+    metrics = {"sum": v1.metrics.mean(rows)}
+    train_op = None
+    if mode == ModeKeys.TRAIN:
+        train_op = optimizer.minimize(loss, v1.train.get_global_step())
+    return EstimatorSpec(mode, loss=loss, train_op=train_op, eval_metric_ops=metrics)
+
+
+def place_in(config: RunConfig) -> dict[str, Any]:
+    names = "model_dir is_chief task_id task_type num_worker_replicas num_ps_replicas global_id_in_cluster"
+    more = "master evaluation_master service tf_random_seed"
+    seen = {name: getattr(config, name) for name in (names + " " + more).split()}
+    return {**seen, "cluster": config.cluster_spec.as_dict(), "soft": config.session_config.allow_soft_placement}
+
+
+def words_input_fn(config: RunConfig, params: Any) -> tf.data.Dataset:
+    note(params["folder"], "input", place_in(config))
+    return tf.data.Dataset.from_tensors(({"word": [0, 1, 2, 3]}, [0.0])).repeat()
+
+
+def two_words_input_fn() -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensors(({"word": [0, 1]}, [0.0]))
+
+
+class NoteVariables(v1.train.SessionRunHook):
+    """Notes this worker's copies of variables as they are when the session opens."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def after_create_session(self, session: Any, coord: Any) -> None:
+        for variable in v1.global_variables():
+            local = getattr(variable, "values", [variable])[0]
+            note(self._folder, variable.op.name.replace("/", "."), session.run(local).tolist())
+
+
+@pytest.fixture
+def old(in_process: Callable[..., Any], tmp_path: Path) -> Any:
+    """A table of four words, trained."""
+
+    def input_fn() -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensors(({"word": [0, 1, 1, 2, 2, 2, 3, 3]}, [0.0])).repeat(3)
+
+    params = {"words": 4, "scale": 2.0, "learning_rate": 0.1}
+    return in_process(words_model_fn, params=params, model_dir=tmp_path / "old").train(input_fn)
+
+
+def test_a10_a9_two_workers_start_warm_and_know_their_place(
+    cluster: Any, on_ray: Callable[..., Any], old: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "TF_CONFIG", '{"cluster": {"chief": ["x:1"], "ps": ["y:1"]}, "task": {"type": "ps", "index": 0}}'
+    )
+    (tmp_path / "old.txt").write_text("ape\nbee\ncat\ndog\n")
+    (tmp_path / "new.txt").write_text("dog\nelk\nape\n")
+    initializer = v1.random_normal_initializer(mean=100.0)
+    info = VocabInfo(str(tmp_path / "new.txt"), 3, 1, str(tmp_path / "old.txt"), backup_initializer=initializer)
+    settings = WarmStartSettings(old.model_dir, [".*"], {"table": info, "table/Momentum": info})
+    params = {"words": 4, "scale": 1.0, "learning_rate": 0.0, "folder": str(tmp_path)}
+    config = on_ray(words_model_fn, 2, params=params, tf_random_seed=5).config
+    table, scale = old.get_variable_value("table"), old.get_variable_value("scale")
+
+    # Ranges of rows, predicted in tasks: without slots, without a checkpoint.
+    untrained = Estimator(
+        words_model_fn,
+        None,
+        config,
+        params,
+        warm_start_from=WarmStartSettings(old.model_dir, var_name_to_vocab_info={"table": info}),
+    )
+    rows = dataset_input_fn(cluster.data.from_arrow(pa.table({"word": [0, 2, 0, 2]})).repartition(2), batch_size=2)
+    predicted = list(untrained.predict(rows))
+    np.testing.assert_allclose(predicted, table[[3, 0, 3, 0]].sum(axis=1) * scale, rtol=1e-6)
+    assert untrained.latest_checkpoint() is None
+
+    estimator = Estimator(words_model_fn, None, config, params, warm_start_from=settings)
+    estimator.train(words_input_fn, steps=1, hooks=[partial(NoteVariables, str(tmp_path))])
+
+    # Old words moved to their new rows, slots too; new rows are random, and the same on both workers.
+    noted = {name: notes(tmp_path, name) for name in ("table", "scale", "table.Momentum", "global_step")}
+    for name, by_rank in noted.items():
+        assert by_rank.keys() == {0, 1}
+        assert by_rank[0] == by_rank[1], name
+    (started,) = noted["table"][0]
+    np.testing.assert_array_equal(np.float32(started)[[0, 2]], table[[3, 0]])
+    new_rows = np.float32(started)[[1, 3]]
+    assert np.all(np.abs(new_rows - 100.0) < 10.0)
+    assert len(np.unique(new_rows)) == 4
+    (slots,) = noted["table.Momentum"][0]
+    np.testing.assert_array_equal(np.float32(slots)[[0, 2]], old.get_variable_value("table/Momentum")[[3, 0]])
+    assert noted["scale"][0] == [pytest.approx(scale)]
+    assert noted["global_step"][0] == [3]
+    assert estimator.get_variable_value("global_step") == 4
+
+    # RunConfig, in model_fn and in input_fn.
+    places = notes(tmp_path, "train-model")
+    assert notes(tmp_path, "input") == places
+    addresses = places[0][0]["cluster"]["worker"]
+    assert len(set(addresses)) == 2
+    for rank in (0, 1):
+        assert places[rank] == [
+            {
+                "model_dir": estimator.model_dir,
+                "is_chief": rank == 0,
+                "task_id": rank,
+                "task_type": "worker",
+                "num_worker_replicas": 2,
+                "num_ps_replicas": 0,
+                "global_id_in_cluster": rank,
+                "master": f"grpc://{addresses[rank]}",
+                "evaluation_master": "",
+                "service": None,
+                "tf_random_seed": 5,
+                "cluster": {"worker": addresses},
+                "soft": True,
+            }
+        ]
+    (in_a_task, *_) = notes(tmp_path, "infer-model")[0]
+    alone = {"is_chief": True, "task_id": 0, "num_worker_replicas": 1, "master": "", "cluster": {}}
+    assert alone.items() <= in_a_task.items()
+
+
+def test_a1_11_an_estimator_works_where_it_is_sent(cluster: Any, on_ray: Callable[..., Any], old: Any) -> None:
+    estimator = on_ray(words_model_fn, 1, params=old.params, model_dir=old.model_dir)
+    estimator.get_variable_names()  # used, on Ray
+
+    def evaluated(traveller: Any) -> Any:
+        return traveller.evaluate(two_words_input_fn, name="there")
+
+    there = cluster.get(cluster.remote(evaluated).remote(estimator))
+
+    assert there == pytest.approx({**estimator.evaluate(two_words_input_fn), "global_step": 3})
