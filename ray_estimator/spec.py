@@ -56,8 +56,8 @@ class EstimatorSpec(_Fields):
         train_op: What one step runs: an Operation, a Tensor, or a variable as `assign_add` or a Keras
             optimizer's `apply_gradients` returns it. A variable is replaced by its op.
         eval_metric_ops: A dict of `(value, update_op)` tuples, as `tf.compat.v1.metrics` returns them, or of
-            Keras metrics on which `update_state(...)` has been called in this graph. A `value` may be a
-            nested structure of Tensors.
+            Keras metrics on which `update_state(...)` has been called in this graph; those become tuples, and their
+            variables metric variables, when model_fn has returned. A `value` may be a nested structure of Tensors.
         export_outputs: For PREDICT, a dict of signature names to
             `ExportOutput` objects, such as `export.PredictOutput`. Of several, one must be `'serving_default'`;
             a single one becomes that as well. Without any, the predictions are exported.
@@ -264,7 +264,7 @@ def _checked_export_outputs(mode: str, outputs: Any, predictions: Any) -> dict[s
 
 
 def _with_default_signature(outputs: dict[str, Any]) -> dict[str, Any]:
-    if _DEFAULT_SIGNATURE in outputs:
+    if _DEFAULT_SIGNATURE in outputs or not outputs:
         return dict(outputs)
     if len(outputs) == 1:
         (output,) = outputs.values()

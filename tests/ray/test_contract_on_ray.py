@@ -76,7 +76,7 @@ def old(in_process: Callable[..., Any], tmp_path: Path) -> Any:
     return in_process(words_model_fn, params=params, model_dir=tmp_path / "old").train(input_fn)
 
 
-def test_a10_a9_two_workers_start_warm_and_know_their_place(
+def test_a9_a10_two_workers_start_warm_and_know_their_place(
     cluster: Any, on_ray: Callable[..., Any], old: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(

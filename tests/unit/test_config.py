@@ -48,24 +48,24 @@ OUR_DEFAULTS = {
 }
 
 
-def test_arguments_are_in_tf_estimators_order_and_ours_are_keyword_only() -> None:
+def test_a9_arguments_are_in_tf_estimators_order_and_ours_are_keyword_only() -> None:
     parameters = inspect.signature(RunConfig).parameters.values()
 
     assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == list(TF_ESTIMATOR_DEFAULTS)
     assert [p.name for p in parameters if p.kind is p.KEYWORD_ONLY] == list(OUR_DEFAULTS)
 
 
-def test_defaults() -> None:
+def test_a9_defaults() -> None:
     config, expected = RunConfig(), TF_ESTIMATOR_DEFAULTS | OUR_DEFAULTS
 
     assert {name: getattr(config, name) for name in expected} == expected
 
 
-def test_a_path_becomes_a_string(tmp_path: Path) -> None:
+def test_a9_a_path_becomes_a_string(tmp_path: Path) -> None:
     assert RunConfig(tmp_path).model_dir == RunConfig(str(tmp_path)).model_dir == str(tmp_path)
 
 
-def test_zero_and_none_turn_things_off() -> None:
+def test_a9_zero_and_none_turn_things_off() -> None:
     config = RunConfig(save_summary_steps=0, keep_checkpoint_max=None, log_step_count_steps=None)
 
     assert (config.save_summary_steps, config.keep_checkpoint_max, config.log_step_count_steps) == (0, None, None)
@@ -95,7 +95,7 @@ def test_zero_and_none_turn_things_off() -> None:
         ("failure_config", FailureConfig(max_failures=-2), "max_failures should be >= 0, or -1"),
     ],
 )
-def test_a_value_out_of_range_is_refused(field: str, value: Any, message: str) -> None:
+def test_a9_a_value_out_of_range_is_refused(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=rf"{message}.*, given: "):
         RunConfig(**{field: value})
     with pytest.raises(ValueError, match=message):
@@ -122,19 +122,19 @@ def test_a_value_out_of_range_is_refused(field: str, value: Any, message: str) -
         ("task_resources", {"CPU": None}),
     ],
 )
-def test_a_wrong_type_is_refused(field: str, value: Any) -> None:
+def test_a9_a_wrong_type_is_refused(field: str, value: Any) -> None:
     with pytest.raises(TypeError, match=rf"{field}.* must .*, given: "):
         RunConfig(**{field: value})
 
 
 @pytest.mark.parametrize("field", ["train_distribute", "eval_distribute", "experimental_distribute", "device_fn"])
-def test_placement_by_tf_estimator_names_scaling_config(field: str) -> None:
+def test_a9_placement_by_tf_estimator_names_scaling_config(field: str) -> None:
     with pytest.raises(ValueError, match=rf"{field} must be None.*scaling_config=ray.train.ScalingConfig"):
         RunConfig(**{field: lambda op: "/cpu:0"})
 
 
 class TestCheckpointInterval:
-    def test_in_steps_replaces_the_default_in_seconds(self) -> None:
+    def test_a9_in_steps_replaces_the_default_in_seconds(self) -> None:
         config = RunConfig(save_checkpoints_steps=10)
 
         assert (config.save_checkpoints_steps, config.save_checkpoints_secs) == (10, None)
@@ -142,12 +142,12 @@ class TestCheckpointInterval:
     @pytest.mark.parametrize(
         "fields", [{"save_checkpoints_steps": None}, {"save_checkpoints_steps": None, "save_checkpoints_secs": None}]
     )
-    def test_may_be_off(self, fields: dict[str, None]) -> None:
+    def test_a9_may_be_off(self, fields: dict[str, None]) -> None:
         config = RunConfig(**fields)
 
         assert config.save_checkpoints_steps is config.save_checkpoints_secs is None
 
-    def test_in_both_is_refused(self) -> None:
+    def test_a9_in_both_is_refused(self) -> None:
         both = {"save_checkpoints_steps": 1, "save_checkpoints_secs": 1}
 
         with pytest.raises(ValueError, match="`save_checkpoints_steps` and `save_checkpoints_secs` cannot be both set"):
@@ -155,24 +155,24 @@ class TestCheckpointInterval:
         with pytest.raises(ValueError, match="cannot be both set"):
             RunConfig().replace(**both)
 
-    def test_replacing_one_nulls_the_other(self) -> None:
+    def test_a9_replacing_one_nulls_the_other(self) -> None:
         in_steps = RunConfig().replace(save_checkpoints_steps=10)
         in_secs = in_steps.replace(save_checkpoints_secs=20)
 
         assert (in_steps.save_checkpoints_steps, in_steps.save_checkpoints_secs) == (10, None)
         assert (in_secs.save_checkpoints_steps, in_secs.save_checkpoints_secs) == (None, 20)
 
-    def test_replacing_one_by_none_leaves_the_other(self) -> None:
+    def test_a9_replacing_one_by_none_leaves_the_other(self) -> None:
         assert RunConfig().replace(save_checkpoints_steps=None).save_checkpoints_secs == 600
 
 
 class TestReplace:
-    def test_leaves_the_original(self) -> None:
+    def test_a9_leaves_the_original(self) -> None:
         config = RunConfig("a")
 
         assert (config.replace(model_dir="b").model_dir, config.model_dir) == ("b", "a")
 
-    def test_keeps_the_class_and_the_place(self) -> None:
+    def test_a9_keeps_the_class_and_the_place(self) -> None:
         class Mine(RunConfig):
             pass
 
@@ -182,14 +182,14 @@ class TestReplace:
         assert changed.task_id == 1
 
     @pytest.mark.parametrize("name", ["is_chief", "_place", "modle_dir"])
-    def test_of_something_else_is_refused(self, name: str) -> None:
+    def test_a9_of_something_else_is_refused(self, name: str) -> None:
         with pytest.raises(
             ValueError, match=rf"Replacing {name} is not supported. Allowed properties are \['model_dir'"
         ):
             RunConfig().replace(**{name: 1})
 
 
-def test_attributes_are_read_only() -> None:
+def test_a9_attributes_are_read_only() -> None:
     with pytest.raises(AttributeError):
         RunConfig().model_dir = "elsewhere"  # type: ignore[misc]
 
@@ -215,7 +215,7 @@ def full_config() -> RunConfig:
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda config: pickle.loads(pickle.dumps(config))])
-def test_a_copy_is_equal(copied: Any) -> None:
+def test_a9_a_copy_is_equal(copied: Any) -> None:
     twin = copied(full_config())
 
     assert twin == full_config()
@@ -277,7 +277,7 @@ class TestPlace:
     def tf_config_of_somebody_else(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["x:1", "y:1"]}, "task": {"type": "ps", "index": 1}}')
 
-    def test_without_a_cluster_is_the_only_worker(self) -> None:
+    def test_a9_without_a_cluster_is_the_only_worker(self) -> None:
         config = RunConfig()
 
         assert (config.is_chief, config.task_type, config.task_id, config.global_id_in_cluster) == (
@@ -290,7 +290,7 @@ class TestPlace:
         assert (config.master, config.evaluation_master, config.service) == ("", "", None)
         assert config.cluster_spec == tf.train.ClusterSpec({})
 
-    def test_in_a_cluster_is_that_of_the_rank(self) -> None:
+    def test_a9_in_a_cluster_is_that_of_the_rank(self) -> None:
         addresses = ["a:1", "b:2", "c:3"]
         places = [RunConfig().for_worker(rank, addresses) for rank in range(3)]
 
@@ -298,21 +298,29 @@ class TestPlace:
         assert [place.task_id for place in places] == [place.global_id_in_cluster for place in places] == [0, 1, 2]
         assert {(place.task_type, place.num_worker_replicas) for place in places} == {("worker", 3)}
         assert all(place.cluster_spec.as_dict() == {"worker": addresses} for place in places)
+        assert [place.master for place in places] == ["grpc://a:1", "grpc://b:2", "grpc://c:3"]
+        assert {place.evaluation_master for place in places} == {""}
+
+    def test_a9_a_worker_alone_has_no_cluster(self) -> None:
+        alone = RunConfig().for_worker(0, [""])
+
+        assert (alone.num_worker_replicas, alone.master) == (1, "")
+        assert alone.cluster_spec == tf.train.ClusterSpec({})
 
     @pytest.mark.parametrize(("rank", "addresses"), [(1, []), (2, ["a:1", "b:1"]), (-1, ["a:1"])])
-    def test_outside_the_cluster_is_refused(self, rank: int, addresses: list[str]) -> None:
+    def test_a9_outside_the_cluster_is_refused(self, rank: int, addresses: list[str]) -> None:
         with pytest.raises(ValueError, match=f"given: {rank}"):
             RunConfig().for_worker(rank, addresses)
 
 
 class TestSessionConfig:
-    def test_default_is_tf_estimators(self) -> None:
+    def test_a9_default_is_tf_estimators(self) -> None:
         resolved = RunConfig().resolved_session_config()
 
         assert resolved.allow_soft_placement
         assert resolved.graph_options.rewrite_options.meta_optimizer_iterations == 1
 
-    def test_of_the_user_is_copied(self) -> None:
+    def test_a9_of_the_user_is_copied(self) -> None:
         given = tf.compat.v1.ConfigProto(log_device_placement=True)
         config = RunConfig(session_config=given)
 
