@@ -1,6 +1,10 @@
 """The Estimator for today: one model_fn from a driver to Ray Train workers and back.
 
     estimator.py       Estimator: train, evaluate, predict, export_savedmodel        the driver
+    training.py        train_and_evaluate, TrainSpec, EvalSpec                       one run, evaluated on its way
+    exporters.py       LatestExporter, BestExporter, FinalExporter                   what to export after evaluations
+    early_stopping.py in_memory.py hooks.py extenders.py                             hooks; add_metrics
+    experimental.py    tf.estimator's group of that name
     config.py          RunConfig                                                     what to run on
     spec.py            EstimatorSpec, ModeKeys                                       what model_fn returns
     inputs.py          dataset_input_fn, numpy_input_fn, pandas_input_fn             what to read
@@ -20,7 +24,9 @@
 Importing the package imports neither TensorFlow nor Ray.
 """
 
-from ray_estimator import errors, export, inputs
+from typing import Any as _Any
+
+from ray_estimator import errors, experimental, export, hooks, inputs
 from ray_estimator._install import install
 from ray_estimator._staging import stage
 from ray_estimator.config import RunConfig
@@ -40,18 +46,26 @@ from ray_estimator.errors import (
 )
 from ray_estimator.estimator import Estimator
 from ray_estimator.export import ServingInputReceiver, TensorServingInputReceiver
+from ray_estimator.exporters import BestExporter, Exporter, FinalExporter, LatestExporter
+from ray_estimator.extenders import add_metrics
 from ray_estimator.inputs import DatasetInput, dataset_input_fn
 from ray_estimator.spec import EstimatorSpec, ModeKeys
+from ray_estimator.training import EvalSpec, TrainSpec, train_and_evaluate
 from ray_estimator.warm_start import VocabInfo, WarmStartSettings
 
 __all__ = [
+    "BestExporter",
     "CheckpointNotFoundError",
     "DatasetInput",
     "Estimator",
     "EstimatorNotTrainedError",
     "EstimatorSpec",
+    "EvalSpec",
+    "Exporter",
+    "FinalExporter",
     "InputEndedError",
     "InputTimeoutError",
+    "LatestExporter",
     "ModeKeys",
     "ModuleNotShippedError",
     "RanksDisagreeError",
@@ -62,14 +76,25 @@ __all__ = [
     "ShippingError",
     "StepTimeoutError",
     "TensorServingInputReceiver",
+    "TrainSpec",
     "TrainingError",
     "VocabInfo",
     "WarmStartSettings",
     "WorkersLostError",
+    "add_metrics",
     "dataset_input_fn",
     "errors",
+    "experimental",
     "export",
+    "hooks",
     "inputs",
     "install",
     "stage",
+    "train_and_evaluate",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in hooks.NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(hooks, name)

@@ -5,7 +5,7 @@ Every function imports its part of the engine when called, so that a driver that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray_estimator._checkpoints import Checkpoint
@@ -21,6 +21,7 @@ from ray_estimator._jobs import (
     Worker,
 )
 from ray_estimator._staging import iterating_for, staging_for
+from ray_estimator._storage import Storage
 from ray_estimator.config import RunConfig
 
 
@@ -91,3 +92,31 @@ def variable_value(model_dir: str, config: RunConfig, checkpoint: Checkpoint, na
     from ray_estimator._engine import variables
 
     return variables.value(model_dir, config, checkpoint, name)
+
+
+def event_scalars(storage: Storage, url: str, pattern: str) -> dict[int, dict[str, float]]:
+    """The scalars of event files, by global step and tag."""
+    from ray_estimator._engine import events
+
+    return events.scalars(storage, url, pattern)
+
+
+def stop_hook(should_stop_fn: Callable[[], bool], every_secs: float | None, every_steps: int | None) -> Any:
+    """A hook that ends training when `should_stop_fn` says so."""
+    from ray_estimator._engine import stopping
+
+    return stopping.StopOnPredicate(should_stop_fn, every_secs, every_steps)
+
+
+def after_save_listener(function: Callable[[], None]) -> Any:
+    """A saving listener that calls `function` after each checkpoint but the first."""
+    from ray_estimator._engine import listening
+
+    return listening.CallAfterSave(function)
+
+
+def idle_listener() -> Any:
+    """A saving listener that does nothing."""
+    from ray_estimator._engine import listening
+
+    return listening.idle_listener()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import os
 import shutil
 import threading
@@ -144,6 +145,18 @@ class Storage:
             return sorted(files.names(path))
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def glob(self, url: str, pattern: str) -> list[str]:
+        """URLs of what is below `url` and fits `pattern`, sorted.
+
+        Args:
+            url: Where to begin.
+            pattern: Names with wildcards as `fnmatch` knows them, one for each level: ``eval*/*.tfevents.*``.
+        """
+        found = [url]
+        for part in pattern.split("/"):
+            found = [self.join(at, name) for at in found for name in fnmatch.filter(self.list_dir(at), part)]
+        return found
 
     def exists(self, url: str) -> bool:
         """Whether there is a file or a directory at `url`."""

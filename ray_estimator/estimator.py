@@ -492,6 +492,12 @@ class Estimator:
             raise ValueError(f"Couldn't find trained model at {self.model_dir}.") from error
 
 
+def check_estimator(estimator: Any) -> None:
+    """Refuses what is no Estimator, with a TypeError."""
+    if not isinstance(estimator, Estimator):
+        raise TypeError(f"`estimator` must have type ray_estimator.Estimator, given: {estimator!r}.")
+
+
 def _refuse_overrides(kind: type[Estimator]) -> None:
     """As tf.estimator, which users know to be changed by its model_fn alone."""
     own = {name for name in vars(Estimator) if not name.startswith("__")} - _MAY_BE_OVERRIDDEN

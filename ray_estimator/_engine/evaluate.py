@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ class Evaluation:
         return list(by_name.values())
 
 
-def run(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
+def run(job: EvaluateJob, tables: Tables | None = None, *, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Evaluates in one pass on a fresh graph, with hooks. Runs as one task, or in the caller's process.
 
     build: global step, input_fn, model_fn
@@ -64,13 +65,18 @@ def run(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
     until the input ends or `steps` batches ran:
         hooks.before_run(); session.run(update_ops); hooks.after_run()
     fetch every metric's value once
+
+    Args:
+        job: What to evaluate.
+        tables: Its rows, if it has any.
+        values: Values of variables by name, which count more than a checkpoint's.
     """
     code = open_user_code(job)
-    with tf.Graph().as_default(), contextlib.ExitStack() as places:
+    with tf.Graph().as_default(), contextlib.ExitStack() as places, internals.closing_event_writers():
         evaluation = build(job, code, tables)
         prefix = places.enter_context(starting_point(job))
         stop = [internals.stop_after(job.steps)] if job.steps is not None else []
-        scaffold = _scaffold(evaluation)
+        scaffold = _scaffold(evaluation) if values is None else _scaffold_with(values, evaluation)
         own = [*made(code.hooks), *stop, *evaluation.spec.evaluation_hooks]
         hooks = [*evaluation.feed.hooks, *without_waiters(own, step_of(job.checkpoint)), BuildRestore(scaffold)]
         with evaluation.feed.explaining_errors():
@@ -192,6 +198,24 @@ def _scaffold(evaluation: Evaluation) -> v1.train.Scaffold:
     return v1.train.Scaffold(local_init_op=both, copy_from_scaffold=scaffold)
 
 
+def _scaffold_with(values: Mapping[str, Any], evaluation: Evaluation) -> v1.train.Scaffold:
+    """A Scaffold that assigns `values` to variables, by name, after their initialization."""
+    own = scaffold_of(evaluation.spec)
+    for name in ("saver", "init_fn"):
+        if getattr(own, name) is not None:
+            raise ValueError(
+                f"InMemoryEvaluator does not support custom {name}, but model_fn returned a Scaffold with one in EVAL. "
+                "Use train_and_evaluate, which evaluates checkpoints."
+            )
+    taken = [variable for variable in v1.global_variables() if variable.name in values]
+    feed = {variable.initializer.inputs[1]: values[variable.name] for variable in taken}
+
+    def assign(scaffold: v1.train.Scaffold, session: v1.Session) -> None:
+        session.run([variable.initializer for variable in taken], feed)
+
+    return v1.train.Scaffold(init_fn=assign, copy_from_scaffold=_scaffold(evaluation))
+
+
 def _writes_a_variable(op: tf.Operation) -> bool:
     if not op.type.startswith(_WRITE_OPS):
         return False
@@ -229,7 +253,8 @@ def _published(job: EvaluateJob, results: Mapping[str, Any]) -> dict[str, Any]:
     url = storage.join(job.model_dir, f"eval_{job.name}" if job.name else "eval")
     # A FileWriter refuses to work where TensorFlow is eager.
     with local_events(storage, url) as folder, tf.Graph().as_default():
-        writer = v1.summary.FileWriter(folder)
+        # TensorFlow names the file by the second: without a suffix the next evaluation might take its place.
+        writer = v1.summary.FileWriter(folder, filename_suffix=f".{uuid.uuid4().hex[:8]}")
         writer.add_summary(_summary(results, job), step)
         writer.close()
     return dict(results)

@@ -96,6 +96,23 @@ def awaited_step(hook: v1.train.SessionRunHook) -> int:
     return int(hook._wait_until_step) if isinstance(hook, v1.train.GlobalStepWaiterHook) else 0
 
 
+def global_step_read() -> tf.Tensor:
+    """What this worker's hooks fetch to know the global step before the step. Call in a hook's `begin`."""
+    return training_util._get_or_create_global_step_read()
+
+
+@contextlib.contextmanager
+def closing_event_writers() -> Iterator[None]:
+    """At its end closes the event writers that hooks opened within; those that were open before stay open."""
+    cache = v1.summary.FileWriterCache
+    before = set(cache._cache)
+    try:
+        yield
+    finally:
+        for folder in set(cache._cache) - before:
+            cache._cache.pop(folder).close()
+
+
 def stop_after(num_evals: int) -> v1.train.SessionRunHook:
     """The hook that ends an evaluation after so many batches."""
     return evaluation._StopAfterNEvalsHook(num_evals, log_progress=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints import Checkpoint, CheckpointStore
+from ray_estimator._engine import internals
 from ray_estimator._storage import Storage
 
 _EVENTS_EVERY_SECS = 5.0
@@ -46,24 +47,21 @@ def local_events(storage: Storage, url: str, *, writes: bool = True) -> Iterator
     """
     local = storage.local_path(url)
     if writes and local is not None:
-        try:
+        with internals.closing_event_writers():
             yield local
-        finally:
-            v1.summary.FileWriterCache.clear()
         return
     with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
         events = EventFiles(storage, folder, url)
         try:
-            with events.published_meanwhile() if writes else contextlib.nullcontext():
+            meanwhile = events.published_meanwhile() if writes else contextlib.nullcontext()
+            with internals.closing_event_writers(), meanwhile:
                 yield folder
         except BaseException:
-            v1.summary.FileWriterCache.clear()
             # What ended the run is what its caller must hear of, not what an upload has to say after it.
             if writes:
                 with contextlib.suppress(Exception):
                     events.publish()
             raise
-        v1.summary.FileWriterCache.clear()
         if writes:
             events.publish()
 

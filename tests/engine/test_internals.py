@@ -53,6 +53,37 @@ def in_a_process(what: str) -> None:
 # TensorFlow: graphs and sessions
 
 
+def test_global_step_read_is_what_every_hook_reads() -> None:
+    step = v1.train.create_global_step()
+    internals.read_global_step_plainly(step)
+    read = internals.global_step_read()
+    assert read.op in internals.global_step_reads()
+    assert internals.global_step_read() is read
+    with session() as opened:
+        opened.run(step.assign(7))
+        assert opened.run(read) == 7
+
+
+def test_event_writers_that_were_open_before_stay_open(tmp_path: Path) -> None:
+    def scalars(folder: str) -> list[float]:
+        events = (event for path in (tmp_path / folder).glob("*") for event in v1.train.summary_iterator(str(path)))
+        return [value.simple_value for event in events for value in event.summary.value]
+
+    def write(folder: str, number: float) -> v1.summary.FileWriter:
+        writer = v1.summary.FileWriterCache.get(str(tmp_path / folder))
+        writer.add_summary(v1.Summary(value=[v1.Summary.Value(tag="number", simple_value=number)]), 1)
+        return writer
+
+    outer = write("outer", 1.0)
+    with internals.closing_event_writers():
+        write("inner", 2.0)
+        write("outer", 3.0)
+    assert scalars("inner") == [2.0]
+    assert write("outer", 4.0) is outer
+    v1.summary.FileWriterCache.clear()
+    assert scalars("outer") == [1.0, 3.0, 4.0]
+
+
 def test_run_after_orders_existing_operations() -> None:
     counter = v1.get_variable("counter", [], initializer=v1.zeros_initializer())
     read = counter.read_value()

@@ -32,9 +32,10 @@ def run(command: list[str], timeout: float) -> str:
 def test_the_python_blocks_run_in_their_order(tmp_path: Path) -> None:
     program = tmp_path / "readme.py"
     program.write_text("\n".join(blocks("python")))
-    shown = run([sys.executable, str(program)], timeout=200)
+    shown = run([sys.executable, str(program)], timeout=280)
     assert "'global_step': 400" in shown or "'global_step': np.int64(400)" in shown
     assert "{'price': " in shown
+    assert re.search(r"^600 \['.*/export/best_exporter/\d{10}'\]$", shown, flags=re.M)
     assert "tf.Tensor" in shown
 
 

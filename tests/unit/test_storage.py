@@ -101,6 +101,20 @@ def test_describes_files_and_what_is_below_a_directory(storage: Storage, root: s
     assert {name: info["size"] for name, info in below.items()} == {"b": 5, "deep/c": 0}
 
 
+def test_globs_level_by_level(storage: Storage, root: str) -> None:
+    names = ["eval/b.tfevents.1", "eval/a.tfevents.2", "eval/notes", "eval_x/c.tfevents.3", "eval/deep/d.tfevents.4"]
+    for name in [*names, "train/e.tfevents.5"]:
+        storage.write_bytes(storage.join(root, name), b"events")
+
+    def found(pattern: str) -> list[str]:
+        return [url.removeprefix(storage.join(root, "")) for url in storage.glob(root, pattern)]
+
+    assert found("eval/*.tfevents.*") == ["eval/a.tfevents.2", "eval/b.tfevents.1"]
+    assert found("eval*/*.tfevents.*") == ["eval/a.tfevents.2", "eval/b.tfevents.1", "eval_x/c.tfevents.3"]
+    assert found("eval/notes") == ["eval/notes"]
+    assert found("none/*") == found("eval/*.none") == []
+
+
 def test_put_and_get_a_file(storage: Storage, root: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"weights")

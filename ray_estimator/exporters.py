@@ -1,0 +1,299 @@
+"""What `train_and_evaluate` exports after its evaluations. Exporters decide on the driver."""
+
+from __future__ import annotations
+
+import abc
+import logging
+import numbers
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray_estimator import _entry
+from ray_estimator._signatures import accepted_arguments
+from ray_estimator._storage import Storage
+from ray_estimator.estimator import Estimator
+
+Metrics = Mapping[str, Any]
+CompareFn = Callable[..., bool]
+
+_COMPARE_FN_ARGUMENTS = ("best_eval_result", "current_eval_result")
+_TIMESTAMP = re.compile(r"\d{10}")
+
+logger = logging.getLogger(__name__)
+
+
+class Exporter(abc.ABC):
+    """Something that `train_and_evaluate` calls after each evaluation, on the driver. Subclass it for your own."""
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """The name of the exporter and of its directory below ``<model_dir>/export``; unique in an `EvalSpec`."""
+
+    @abc.abstractmethod
+    def export(
+        self,
+        estimator: Estimator,
+        export_path: str,
+        checkpoint_path: str,
+        eval_result: Metrics,
+        is_the_final_export: bool,
+    ) -> Any:
+        """Exports, or decides not to.
+
+        Args:
+            estimator: The Estimator that trains.
+            export_path: Where exports go, path or URL: ``<model_dir>/export/<name>``.
+            checkpoint_path: The checkpoint that was evaluated.
+            eval_result: What `Estimator.evaluate` returned for it.
+            is_the_final_export: Whether this evaluation is the last one: True once `TrainSpec.max_steps` is reached,
+                never without `max_steps`.
+
+        Returns:
+            The path or URL of the export; None if there is none.
+        """
+
+
+class LatestExporter(Exporter):
+    """Exports a SavedModel after every evaluation, and deletes old exports.
+
+    Args:
+        name: The exporter's name.
+        serving_input_receiver_fn: As in `Estimator.export_saved_model`.
+        assets_extra: As in `Estimator.export_saved_model`.
+        as_text: As in `Estimator.export_saved_model`.
+        exports_to_keep: How many of the newest exports stay; None for all.
+
+    Raises:
+        ValueError: `exports_to_keep` is not positive.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        serving_input_receiver_fn: Callable[[], Any],
+        assets_extra: Mapping[str, str] | None = None,
+        as_text: bool = False,
+        exports_to_keep: int | None = 5,
+    ) -> None:
+        _check_exports_to_keep(exports_to_keep)
+        self._saved_model = _SavedModel(name, serving_input_receiver_fn, assets_extra, as_text)
+        self._exports_to_keep = exports_to_keep
+
+    @property
+    def name(self) -> str:
+        """The exporter's name."""
+        return self._saved_model.name
+
+    def export(
+        self,
+        estimator: Estimator,
+        export_path: str,
+        checkpoint_path: str,
+        eval_result: Metrics,
+        is_the_final_export: bool,
+    ) -> str:
+        """Exports the checkpoint."""
+        path = self._saved_model.export(estimator, export_path, checkpoint_path)
+        _delete_old_exports(_storage_of(estimator), export_path, self._exports_to_keep)
+        return path
+
+
+class FinalExporter(Exporter):
+    """Exports a SavedModel once, after the evaluation at `TrainSpec.max_steps`.
+
+    Args:
+        name: The exporter's name.
+        serving_input_receiver_fn: As in `Estimator.export_saved_model`.
+        assets_extra: As in `Estimator.export_saved_model`.
+        as_text: As in `Estimator.export_saved_model`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        serving_input_receiver_fn: Callable[[], Any],
+        assets_extra: Mapping[str, str] | None = None,
+        as_text: bool = False,
+    ) -> None:
+        self._saved_model = _SavedModel(name, serving_input_receiver_fn, assets_extra, as_text)
+
+    @property
+    def name(self) -> str:
+        """The exporter's name."""
+        return self._saved_model.name
+
+    def export(
+        self,
+        estimator: Estimator,
+        export_path: str,
+        checkpoint_path: str,
+        eval_result: Metrics,
+        is_the_final_export: bool,
+    ) -> str | None:
+        """Exports the checkpoint if it is the last one."""
+        if not is_the_final_export:
+            return None
+        logger.info("Performing the final export in the end of training.")
+        return self._saved_model.export(estimator, export_path, checkpoint_path)
+
+
+def _loss_smaller(best_eval_result: Metrics, current_eval_result: Metrics) -> bool:
+    for name, result in zip(_COMPARE_FN_ARGUMENTS, (best_eval_result, current_eval_result), strict=True):
+        if not result or "loss" not in result:
+            raise ValueError(
+                f"{name} cannot be empty or no loss is found in it, given: {result!r}. Pass a compare_fn that compares "
+                "another metric."
+            )
+    return bool(best_eval_result["loss"] > current_eval_result["loss"])
+
+
+class BestExporter(Exporter):
+    """Exports a SavedModel after each evaluation that is better than every one before.
+
+    The best result survives a restart: it is read back from the event files of earlier evaluations, once for each
+    model_dir. Unlike tf.estimator's, it then never exports a worse model than it has exported already. As long as
+    there is no export at all, whatever is evaluated next is exported.
+
+    Args:
+        name: The exporter's name.
+        serving_input_receiver_fn: As in `Estimator.export_saved_model`.
+        event_file_pattern: Where the event files of the evaluations are, relative to model_dir; with an
+            `EvalSpec(name="test")`, ``eval_test/*.tfevents.*``. None: results of earlier processes do not count.
+        compare_fn: A function ``(best_eval_result, current_eval_result)`` that says whether the current result is
+            better. Results that are read back have numbers only.
+        assets_extra: As in `Estimator.export_saved_model`.
+        as_text: As in `Estimator.export_saved_model`.
+        exports_to_keep: How many of the newest exports stay; None for all.
+
+    Raises:
+        ValueError: `compare_fn` is None or has other arguments; `exports_to_keep` is not positive. While exporting:
+            there is no `loss` to compare by.
+    """
+
+    def __init__(
+        self,
+        name: str = "best_exporter",
+        serving_input_receiver_fn: Callable[[], Any] | None = None,
+        event_file_pattern: str | None = "eval/*.tfevents.*",
+        compare_fn: CompareFn = _loss_smaller,
+        assets_extra: Mapping[str, str] | None = None,
+        as_text: bool = False,
+        exports_to_keep: int | None = 5,
+    ) -> None:
+        _check_compare_fn(compare_fn)
+        _check_exports_to_keep(exports_to_keep)
+        self._saved_model = _SavedModel(name, serving_input_receiver_fn, assets_extra, as_text)
+        self._event_file_pattern = event_file_pattern
+        self._compare_fn = compare_fn
+        self._exports_to_keep = exports_to_keep
+        self._model_dir: str | None = None
+        self._best: Metrics | None = None
+
+    @property
+    def name(self) -> str:
+        """The exporter's name."""
+        return self._saved_model.name
+
+    def export(
+        self,
+        estimator: Estimator,
+        export_path: str,
+        checkpoint_path: str,
+        eval_result: Metrics,
+        is_the_final_export: bool,
+    ) -> str | None:
+        """Exports the checkpoint if its result is the best one."""
+        if self._model_dir != estimator.model_dir:
+            self._best = self._best_before(estimator, export_path, eval_result)
+            self._model_dir = estimator.model_dir
+        if self._best is not None and not self._is_better(eval_result, self._best):
+            return None
+        logger.info("Performing best model export.")
+        path = self._saved_model.export(estimator, export_path, checkpoint_path)
+        self._best = eval_result
+        _delete_old_exports(_storage_of(estimator), export_path, self._exports_to_keep)
+        return path
+
+    def _is_better(self, current: Metrics, best: Metrics) -> bool:
+        return bool(self._compare_fn(best_eval_result=best, current_eval_result=current))
+
+    def _best_before(self, estimator: Estimator, export_path: str, current: Metrics) -> Metrics | None:
+        """The best result of earlier processes; None if none of them exported anything."""
+        storage = _storage_of(estimator)
+        if self._event_file_pattern is None or not _exports(storage, export_path):
+            return None
+        logger.info("Loading best metric from event files.")
+        found = estimator._runtime().run(_entry.event_scalars, storage, estimator.model_dir, self._event_file_pattern)
+        numbers_now = {name for name, value in current.items() if isinstance(value, numbers.Real)}
+        best: Metrics | None = None
+        for step, metrics in found.items():
+            result = {**metrics, "global_step": step}
+            # The current result is in the files already; of older code's results, some may lack a metric.
+            if step == current.get("global_step") or not numbers_now <= result.keys():
+                continue
+            if best is None or self._is_better(result, best):
+                best = result
+        return best
+
+
+class _SavedModel:
+    """How to export a SavedModel."""
+
+    def __init__(
+        self, name: str, receiver_fn: Callable[[], Any] | None, assets_extra: Mapping[str, str] | None, as_text: bool
+    ) -> None:
+        self.name = name
+        self._receiver_fn = receiver_fn
+        self._assets_extra = assets_extra
+        self._as_text = as_text
+
+    def export(self, estimator: Estimator, export_path: str, checkpoint_path: str) -> str:
+        return estimator.export_savedmodel(
+            export_path,
+            self._receiver_fn,  # type: ignore[arg-type]  # None is refused there
+            assets_extra=self._assets_extra,
+            as_text=self._as_text,
+            checkpoint_path=checkpoint_path,
+            strip_default_attrs=True,
+        )
+
+
+def _storage_of(estimator: Estimator) -> Storage:
+    return Storage(estimator.config.storage_options)
+
+
+def _exports(storage: Storage, export_path: str) -> list[str]:
+    """The names of the exports, oldest first: timestamps of ten digits."""
+    return [name for name in storage.list_dir(export_path) if _TIMESTAMP.fullmatch(name)]
+
+
+def _delete_old_exports(storage: Storage, export_path: str, to_keep: int | None) -> None:
+    if to_keep is None:
+        return
+    for name in _exports(storage, export_path)[:-to_keep]:
+        url = storage.join(export_path, name)
+        try:
+            storage.remove_dir(url)
+        except Exception as error:  # Stores raise what they like, and no training should end for it.
+            logger.warning("Could not delete the old export %s: %s", url, error)
+
+
+def _check_exports_to_keep(exports_to_keep: int | None) -> None:
+    if exports_to_keep is not None and exports_to_keep <= 0:
+        raise ValueError(
+            f"`exports_to_keep`, if provided, must be a positive number, given: {exports_to_keep!r}. None keeps all."
+        )
+
+
+def _check_compare_fn(compare_fn: Any) -> None:
+    if compare_fn is None:
+        raise ValueError("`compare_fn` must not be None. Leave it out to compare losses.")
+    accepted = set(accepted_arguments(compare_fn))
+    for name in _COMPARE_FN_ARGUMENTS:
+        if name not in accepted:
+            raise ValueError(f"compare_fn ({compare_fn}) must include {name} argument.")
+    unknown = sorted(accepted - set(_COMPARE_FN_ARGUMENTS))
+    if unknown:
+        raise ValueError(f"compare_fn ({compare_fn}) has following not expected args: {unknown}.")

@@ -1,0 +1,85 @@
+"""Functions that build on a model_fn, or on a part of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray_estimator._signatures import accepted_arguments, call_with_accepted
+from ray_estimator.config import RunConfig
+from ray_estimator.estimator import Estimator, check_estimator
+from ray_estimator.spec import ModeKeys
+
+_METRIC_FN_ARGUMENTS = ("features", "labels", "predictions", "config")
+
+
+def add_metrics(estimator: Estimator, metric_fn: Callable[..., Mapping[str, Any]]) -> Estimator:
+    """Returns an Estimator that evaluates further metrics beside those of its model_fn.
+
+    Args:
+        estimator: The Estimator to extend. It stays as it is; the new one shares its model_dir, config, params and
+            warm start.
+        metric_fn: A function of any of ``(features, labels, predictions, config)``. It runs in the EVAL graph, after
+            model_fn, and returns metrics by name, as `EstimatorSpec.eval_metric_ops` takes them. Of two metrics of
+            one name its own is kept.
+
+    Raises:
+        ValueError: `metric_fn` has other arguments.
+        TypeError: `estimator` is no Estimator, or `metric_fn` cannot be called.
+    """
+    check_estimator(estimator)
+    _check_metric_fn(metric_fn)
+    model_fn = estimator.model_fn
+
+    def model_fn_with_metrics(features: Any, labels: Any, mode: str, config: RunConfig) -> Any:
+        spec = model_fn(features, labels, mode, config)
+        if mode != ModeKeys.EVAL:
+            return spec
+        added = call_with_accepted(
+            metric_fn, features=features, labels=labels, predictions=spec.predictions, config=config
+        )
+        return spec._replace(eval_metric_ops={**(spec.eval_metric_ops or {}), **added})
+
+    extended = Estimator(model_fn_with_metrics, config=estimator.config, warm_start_from=estimator._warm_start)
+    extended._model_dir_is_temporary = estimator._model_dir_is_temporary
+    return extended
+
+
+def call_logit_fn(
+    logit_fn: Callable[..., Any], features: Any, mode: str, params: Mapping[str, Any] | None, config: RunConfig | None
+) -> Any:
+    """Calls a function that builds logits, with those of the arguments that it accepts. Runs inside a model_fn.
+
+    Args:
+        logit_fn: A function of `features` and any of ``(mode, params, config)``.
+        features: What model_fn got as features.
+        mode: A `ModeKeys` value.
+        params: Hyperparameters.
+        config: The configuration.
+
+    Returns:
+        The logits: a Tensor, or a dict of Tensors by head name.
+
+    Raises:
+        ValueError: `logit_fn` returned something else.
+    """
+    import tensorflow as tf
+
+    logits = call_with_accepted(logit_fn, features=features, mode=mode, params=params, config=config)
+    by_name = logits if isinstance(logits, dict) else {"logits": logits}
+    if not all(isinstance(name, str) and isinstance(value, tf.Tensor) for name, value in by_name.items()):
+        raise ValueError(
+            f"logit_fn should return a Tensor or a dictionary mapping strings to Tensors. It returned: {logits!r}."
+        )
+    return logits
+
+
+def _check_metric_fn(metric_fn: Any) -> None:
+    if not callable(metric_fn):
+        raise TypeError(f"metric_fn must be callable, given: {metric_fn!r}.")
+    unknown = sorted(set(accepted_arguments(metric_fn)) - set(_METRIC_FN_ARGUMENTS))
+    if unknown:
+        raise ValueError(
+            f"metric_fn ({metric_fn}) has following not expected args: {unknown}. It may have "
+            f"{list(_METRIC_FN_ARGUMENTS)}; bind others with functools.partial."
+        )
