@@ -12,6 +12,8 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any
 
+from ray_estimator import hooks
+
 PACKAGE = "tensorflow_estimator"
 INTERNALS = f"{PACKAGE}.python.estimator"
 """Where the package tensorflow-estimator keeps its code."""
@@ -30,25 +32,6 @@ def _all_in(home: str, names: Iterable[str]) -> dict[str, str]:
     return {name: f"{home}:{name}" for name in names}
 
 
-_HOOKS = (
-    "CheckpointSaverHook",
-    "CheckpointSaverListener",
-    "FeedFnHook",
-    "FinalOpsHook",
-    "GlobalStepWaiterHook",
-    "LoggingTensorHook",
-    "NanLossDuringTrainingError",
-    "NanTensorHook",
-    "ProfilerHook",
-    "SecondOrStepTimer",
-    "SessionRunArgs",
-    "SessionRunContext",
-    "SessionRunHook",
-    "SessionRunValues",
-    "StepCounterHook",
-    "StopAtStepHook",
-    "SummarySaverHook",
-)
 _EXPORTERS = ("BestExporter", "Exporter", "FinalExporter", "LatestExporter")
 _TRAINING = ("EvalSpec", "TrainSpec", "train_and_evaluate")
 _EARLY_STOPPING = (
@@ -58,12 +41,13 @@ _EARLY_STOPPING = (
     "stop_if_no_decrease_hook",
     "stop_if_no_increase_hook",
 )
+_MORE_HOOKS = ("InMemoryEvaluatorHook", "make_stop_at_checkpoint_step_hook")
 
 _CORE = {
     **_all_in("ray_estimator", ("Estimator", "EstimatorSpec", "ModeKeys", "RunConfig")),
     **_all_in("ray_estimator", ("VocabInfo", "WarmStartSettings", "add_metrics")),
     **_all_in("ray_estimator", _TRAINING + _EXPORTERS),
-    **_all_in("tensorflow.compat.v1.train", _HOOKS),
+    **_all_in("ray_estimator", hooks.NAMES),
 }
 _HEADS = {
     "BinaryClassHead": f"{INTERNALS}.head.binary_class_head:BinaryClassHead",
@@ -114,9 +98,8 @@ _EXPORT = _all_in(
 )
 _INPUTS = _all_in("ray_estimator.inputs", ("numpy_input_fn", "pandas_input_fn"))
 _EXPERIMENTAL = {
-    **_all_in("ray_estimator.experimental", _EARLY_STOPPING),
-    **_all_in("ray_estimator.experimental", ("InMemoryEvaluatorHook", "make_stop_at_checkpoint_step_hook")),
-    **_all_in("ray_estimator.experimental", ("build_raw_supervised_input_receiver_fn", "call_logit_fn")),
+    **_all_in("ray_estimator.experimental", (*_EARLY_STOPPING, *_MORE_HOOKS, "call_logit_fn")),
+    **_all_in("ray_estimator.export", ("build_raw_supervised_input_receiver_fn",)),
     "KMeans": f"{INTERNALS}.canned.kmeans:KMeansClustering",
     "LinearSDCA": f"{INTERNALS}.canned.linear:LinearSDCA",
     "RNNClassifier": f"{INTERNALS}.canned.rnn:RNNClassifier",
@@ -147,9 +130,11 @@ _STAND_INS: Mapping[str, Table] = {
         "EstimatorV2": "ray_estimator:Estimator",
         "_canned_estimator_api_gauge": f"{__name__}:Uncounted",
     },
+    "estimator_lib": _V1 | _INPUTS | _EXPERIMENTAL,
     "estimator_export": {"estimator_export": f"{__name__}:Unregistered"},
     "exporter": _all_in("ray_estimator", _EXPORTERS),
     "extenders": _all_in("ray_estimator", ("add_metrics",)),
+    "hooks.hooks": _all_in("ray_estimator.experimental", _MORE_HOOKS),
     "run_config": _all_in("ray_estimator", ("RunConfig",)),
     "training": _all_in("ray_estimator", _TRAINING),
 }
@@ -159,6 +144,7 @@ or lead to an Estimator that is not ours."""
 _WITHOUT_PACKAGE: Mapping[str, Table] = {
     "": {},
     "export": {},
+    "hooks": {},
     "export.export": _EXPORT,
     "export.export_lib": _EXPORT,
     "export.export_output": _EXPORT,
@@ -250,7 +236,7 @@ def _cure(module: str, name: str) -> str:
 
 def needs_legacy_keras(model_fn: Any) -> bool:
     """Whether `model_fn` is that of a canned estimator that is written for Keras 2; those without layers are not."""
-    home, name = getattr(model_fn, "__module__", ""), getattr(model_fn, "__qualname__", "")
+    home, name = (str(getattr(model_fn, attribute, "")) for attribute in ("__module__", "__qualname__"))
     if not home.startswith(f"{INTERNALS}.canned."):
         return False
     return home.rpartition(".")[2] not in ("baseline", "kmeans") or "V2." in name
