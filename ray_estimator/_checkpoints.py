@@ -24,13 +24,13 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from ray_estimator._checkpoint_state import UNKNOWN_TIME, CheckpointState
 from ray_estimator._storage import Storage
 from ray_estimator.errors import CheckpointNotFoundError
 
 _STATE_FILE = "checkpoint"
 _STEP = re.compile(r"-(\d+)$")
 _SUFFIX = re.compile(r"\.(index|meta|data-\d+-of-(\d+))")
-_UNKNOWN_TIME = 0.0
 
 logger = logging.getLogger(__name__)
 
@@ -322,9 +322,19 @@ class CheckpointStore:
             state = CheckpointState.from_text(content.decode())
         except ValueError as error:
             return self._ledger_without_state(error)
-        paths = [self._storage.normalize(self._below_model_dir(path)) for path in state.paths]
-        published = [Published(Checkpoint.at(path), at) for path, at in zip(paths, state.timestamps, strict=True)]
+        checkpoints = [self._listed_as(path) for path in state.paths]
+        published = [Published(each, at) for each, at in zip(checkpoints, state.timestamps, strict=True)]
         return _Ledger(tuple(published), state.last_preserved_timestamp)
+
+    def _listed_as(self, path: str) -> Checkpoint:
+        """The checkpoint that the state file names so: the one in model_dir, if it has one of that name.
+
+        Savers with absolute paths list where a checkpoint was when it was saved; since then model_dir may have been
+        moved, or copied.
+        """
+        listed = Checkpoint.at(self._storage.normalize(self._below_model_dir(path)))
+        here = self._checkpoint(_name_of(listed))
+        return here if listed != here and self._defect_of(here) is None else listed
 
     def _ledger_without_state(self, error: ValueError) -> _Ledger:
         """What to take for published when the state file is damaged.
@@ -341,7 +351,7 @@ class CheckpointStore:
             return _Ledger((), None)
         newest = max(whole, key=lambda checkpoint: checkpoint.step)
         logger.warning("%s is damaged (%s). Using the newest whole checkpoint, %s.", state_file, error, newest.path)
-        return _Ledger((Published(newest, _UNKNOWN_TIME),), None)
+        return _Ledger((Published(newest, UNKNOWN_TIME),), None)
 
     def _write_ledger(self, ledger: _Ledger, fence: Callable[[], None]) -> None:
         state = CheckpointState(
@@ -459,97 +469,3 @@ def _missing_suffixes(suffixes: Sequence[str]) -> list[str]:
     totals = sorted({match.group(2) for match in matches if match and match.group(2)}) or ["00001"]
     needed = [".index", *(f".data-{shard:05d}-of-{total}" for total in totals for shard in range(int(total)))]
     return [suffix for suffix in needed if suffix not in suffixes]
-
-
-# TensorFlow's CheckpointState as a text proto. Written and read by hand, since no driver should load TensorFlow to
-# learn the name of a file.
-
-
-@dataclass(frozen=True)
-class CheckpointState:
-    """The content of the state file.
-
-    Attributes:
-        paths: The checkpoints, the current one last, before it the others, oldest first.
-        timestamps: When each was published, in seconds since the epoch; 0 where its writer did not say.
-        last_preserved_timestamp: From when the hours to the next preserved one count, in seconds since the epoch.
-    """
-
-    paths: tuple[str, ...]
-    timestamps: tuple[float, ...]
-    last_preserved_timestamp: float | None
-
-    def to_text(self) -> str:
-        """The text that TensorFlow reads."""
-        lines = [f"model_checkpoint_path: {_quote(path)}" for path in self.paths[-1:]]
-        lines += [f"all_model_checkpoint_paths: {_quote(path)}" for path in self.paths]
-        lines += [f"all_model_checkpoint_timestamps: {timestamp!r}" for timestamp in self.timestamps]
-        if self.last_preserved_timestamp is not None:
-            lines.append(f"last_preserved_timestamp: {self.last_preserved_timestamp!r}")
-        return "".join(f"{line}\n" for line in lines)
-
-    @classmethod
-    def from_text(cls, text: str) -> CheckpointState:
-        """Read what TensorFlow, or `to_text`, wrote.
-
-        Raises:
-            ValueError: It is no such text, or names no checkpoint.
-        """
-        fields: dict[str, list[str]] = {}
-        for name, value in _parse_fields(text):
-            fields.setdefault(name, []).append(value)
-        current = fields.get("model_checkpoint_path", [""])[-1]
-        if not current:
-            raise ValueError("it names no checkpoint")
-        paths = fields.get("all_model_checkpoint_paths", [])
-        timestamps = [float(value) for value in fields.get("all_model_checkpoint_timestamps", [])]
-        if len(timestamps) != len(paths):
-            timestamps = [_UNKNOWN_TIME] * len(paths)
-        dated = dict(zip(paths, timestamps, strict=True))
-        # Whoever edits the file by hand, to go back to an older checkpoint, changes only the current one.
-        dated[current] = dated.pop(current, _UNKNOWN_TIME)
-        preserved = fields.get("last_preserved_timestamp")
-        return cls(tuple(dated), tuple(dated.values()), float(preserved[-1]) if preserved else None)
-
-
-_BLANK = r"(?:\s|\#.*)*"
-_STRING = r""" "(?:[^"\\\n]|\\.)*" | '(?:[^'\\\n]|\\.)*' """
-_FIELD = re.compile(rf"(\w+) \s*:\s* (?: ({_STRING}) | ([\w.+-]+) ) {_BLANK}", re.VERBOSE)
-_ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|x([0-9a-fA-F]{1,2})|(.))", re.DOTALL)
-_ONE_LETTER_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
-
-
-def _parse_fields(text: str) -> Iterator[tuple[str, str]]:
-    """The `name: value` pairs of a flat text proto, in order."""
-    text = re.sub(rf"^{_BLANK}", "", text)
-    position = 0
-    while position < len(text):
-        field = _FIELD.match(text, position)
-        if field is None:
-            raise ValueError(f"expected 'name: value', but found {text[position : position + 40]!r}")
-        name, quoted, bare = field.groups()
-        yield name, bare if quoted is None else _unquote(quoted)
-        position = field.end()
-
-
-def _quote(text: str) -> str:
-    return '"' + "".join(_quote_byte(byte) for byte in text.encode(errors="surrogateescape")) + '"'
-
-
-def _quote_byte(byte: int) -> str:
-    character = chr(byte)
-    if character in '"\\':
-        return "\\" + character
-    return character if " " <= character <= "~" else f"\\{byte:03o}"
-
-
-def _unquote(quoted: str) -> str:
-    unescaped = _ESCAPE.sub(_unescape, quoted[1:-1].encode(errors="surrogateescape"))
-    return unescaped.decode(errors="surrogateescape")
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    octal, hexadecimal, letter = match.groups()
-    if letter:
-        return _ONE_LETTER_ESCAPES.get(letter, letter)
-    return bytes([int(octal, 8) & 0xFF if octal else int(hexadecimal, 16)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import old_runs
 import pyarrow as pa
 import pytest
 import tensorflow as tf
@@ -161,3 +163,30 @@ def test_a1_11_an_estimator_works_where_it_is_sent(cluster: Any, on_ray: Callabl
     there = cluster.get(cluster.remote(evaluated).remote(estimator))
 
     assert there == pytest.approx({**estimator.evaluate(two_words_input_fn), "global_step": 3})
+
+
+def halves_of_batches(input_context: Any) -> tf.data.Dataset:
+    """This worker's share of every batch."""
+    size = old_runs.BATCH_SIZE // input_context.num_input_pipelines
+    start = size * input_context.input_pipeline_id
+
+    def share(tensor: tf.Tensor) -> tf.Tensor:
+        return tensor[start : start + size]
+
+    return old_runs.endless_input_fn().map(lambda *batch: tf.nest.map_structure(share, batch))
+
+
+def test_a_run_of_tf_estimators_goes_on_with_two_workers(on_ray: Callable[..., Any], tmp_path: Path) -> None:
+    """Partitioned variables, which the strategy makes whole, slots and moving averages included."""
+    with tarfile.open(Path(__file__).parents[1] / "data" / "tf_estimator_2_15.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    expected = np.load(tmp_path / "expected.npz")
+
+    estimator = on_ray(old_runs.model_of(EstimatorSpec), 2, model_dir=tmp_path / "model_dir")
+    estimator.train(halves_of_batches, steps=8)
+
+    variables = old_runs.variables_in(str(tmp_path / "model_dir"))
+    assert {f"variables/{name}" for name in variables} == {name for name in expected if name.startswith("variables/")}
+    for name, value in variables.items():
+        np.testing.assert_allclose(value, expected[f"variables/{name}"], rtol=1e-3, atol=1e-5, err_msg=name)
+    assert estimator.evaluate(old_runs.one_pass_input_fn)["global_step"] == 20

@@ -16,7 +16,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.training import saver as tf_saver
 
-from ray_estimator._checkpoints import Checkpoint, CheckpointState, CheckpointStore, Published, Retention
+from ray_estimator._checkpoint_state import CheckpointState
+from ray_estimator._checkpoints import Checkpoint, CheckpointStore, Published, Retention
 from ray_estimator._storage import Storage
 from ray_estimator.errors import CheckpointNotFoundError
 
