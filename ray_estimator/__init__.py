@@ -1,6 +1,6 @@
 """The Estimator for today: one model_fn from a driver to Ray Train workers and back.
 
-    estimator.py       Estimator: train, evaluate, predict, export_savedmodel        the driver
+    estimator.py       Estimator: train, evaluate, predict, export                   the driver
     training.py        train_and_evaluate, TrainSpec, EvalSpec                       one run, evaluated on its way
     exporters.py       LatestExporter, BestExporter, FinalExporter                   what to export after evaluations
     early_stopping.py in_memory.py hooks.py extenders.py                             hooks; add_metrics
@@ -8,7 +8,7 @@
     config.py          RunConfig                                                     what to run on
     spec.py            EstimatorSpec, ModeKeys                                       what model_fn returns
     inputs.py          dataset_input_fn, numpy_input_fn, pandas_input_fn             what to read
-    export.py          ServingInputReceiver and its builders                         what to serve
+    export.py          receivers, their builders, export outputs                     what to serve
     errors.py          the errors, drawn as a tree
     warm_start.py      WarmStartSettings, VocabInfo                                  what to start from
     _install.py _tf_estimator.py   the names of tf.estimator, put back by install()
@@ -19,7 +19,7 @@
     _entry.py          what each process runs
     _engine/           graphs and sessions                                           starts no Ray job
     _rows.py _columns.py     from blocks of a Ray Dataset to a rank's arrays
-    _checkpoints.py _storage.py _staging.py    checkpoints, and any file, on any fsspec store
+    _checkpoints.py _exports.py _staging.py _storage.py    what lies on any fsspec store
 
 Importing the package imports neither TensorFlow nor Ray.
 """
@@ -45,7 +45,7 @@ from ray_estimator.errors import (
     WorkersLostError,
 )
 from ray_estimator.estimator import Estimator
-from ray_estimator.export import ServingInputReceiver, TensorServingInputReceiver
+from ray_estimator.export import ServingInputReceiver, SupervisedInputReceiver, TensorServingInputReceiver
 from ray_estimator.exporters import BestExporter, Exporter, FinalExporter, LatestExporter
 from ray_estimator.extenders import add_metrics
 from ray_estimator.inputs import DatasetInput, dataset_input_fn
@@ -75,6 +75,7 @@ __all__ = [
     "ServingInputReceiver",
     "ShippingError",
     "StepTimeoutError",
+    "SupervisedInputReceiver",
     "TensorServingInputReceiver",
     "TrainSpec",
     "TrainingError",

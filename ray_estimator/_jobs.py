@@ -31,7 +31,7 @@ class UserCode:
     map_fn: Callable[..., Any] | None = None
     hooks: Sequence[Any] = ()
     saving_listeners: Sequence[Any] = ()
-    receiver_fn: Callable[[], Any] | None = None
+    receiver_fns: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     keras_settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -120,11 +120,14 @@ class PredictJob(ModelJob):
 
 @dataclass(frozen=True)
 class ExportJob(ModelJob):
-    """Export `checkpoint` as a SavedModel under `export_dir_base`."""
+    """Export `checkpoint` as a SavedModel under `export_dir_base`; None means initial weights, warm-started.
+
+    The code's `receiver_fns` say in which modes; paths in `assets_extra` and `export_dir_base` are absolute.
+    """
 
     export_dir_base: str = ""
     checkpoint: Checkpoint | None = None
-    assets_extra: Mapping[str, str] | None = None
+    assets_extra: Mapping[str, str] = field(default_factory=dict)
     as_text: bool = False
     strip_default_attrs: bool = False
 

@@ -14,7 +14,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -120,9 +120,15 @@ class Storage:
         _make_parent(local_path)
         files.get(path, local_path)
 
-    def put_dir(self, local_dir: str, url: str) -> None:
-        """Copy the files below `local_dir`, each to its own relative place below `url`."""
-        for relative in _files_below(local_dir):
+    def put_dir(self, local_dir: str, url: str, *, last: Sequence[str] = ()) -> None:
+        """Copy the files below `local_dir`, each to its own relative place below `url`.
+
+        Args:
+            local_dir: The directory to copy.
+            url: Where to.
+            last: Files, relative to it, that come after all others: those by which readers know that all is there.
+        """
+        for relative in sorted(_files_below(local_dir), key=lambda name: name in last):
             self.put_file(os.path.join(local_dir, relative), self.join(url, relative))
 
     def get_dir(self, url: str, local_dir: str) -> None:
@@ -162,6 +168,11 @@ class Storage:
         """Whether there is a file or a directory at `url`."""
         files, path = self._locate(url)
         return files.exists(path)
+
+    def is_file(self, url: str) -> bool:
+        """Whether there is a file, and no directory, at `url`."""
+        files, path = self._locate(url)
+        return files.is_file(path)
 
     def size(self, url: str) -> int:
         """Size of a file in bytes.
@@ -226,6 +237,8 @@ class _Files(Protocol):
 
     def exists(self, path: str) -> bool: ...
 
+    def is_file(self, path: str) -> bool: ...
+
     def size(self, path: str) -> int: ...
 
     def describe(self, path: str) -> dict[str, Mapping[str, Any]]: ...
@@ -275,6 +288,9 @@ class _LocalFiles:
     def exists(self, path: str) -> bool:
         return os.path.exists(path)
 
+    def is_file(self, path: str) -> bool:
+        return os.path.isfile(path)
+
     def size(self, path: str) -> int:
         return os.path.getsize(path)
 
@@ -310,8 +326,11 @@ class _RemoteFiles:
     def create(self, path: str, data: bytes) -> None:
         try:
             self._filesystem.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+        except OSError as error:
+            # Stores that speak S3 may refuse in words of their own.
+            if isinstance(error, FileExistsError) or self.exists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+            raise
 
     def put(self, local_path: str, path: str, move: bool) -> None:
         self._filesystem.put_file(local_path, path)
@@ -329,12 +348,17 @@ class _RemoteFiles:
         return [found.removeprefix(path).lstrip("/") for found in self._filesystem.find(path)]
 
     def exists(self, path: str) -> bool:
+        return self._kind(path) is not None
+
+    def is_file(self, path: str) -> bool:
+        return self._kind(path) == "file"
+
+    def _kind(self, path: str) -> str | None:
         # fsspec's own `exists` may take any error for a no.
         try:
-            self._filesystem.info(path)
+            return str(self._filesystem.info(path)["type"])
         except FileNotFoundError:
-            return False
-        return True
+            return None
 
     def size(self, path: str) -> int:
         return int(self._filesystem.info(path)["size"])

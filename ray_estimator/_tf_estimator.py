@@ -96,6 +96,14 @@ _EXPORT = _all_in(
         "build_raw_serving_input_receiver_fn",
     ),
 )
+_EXPORT_LIB = _EXPORT | _all_in(
+    "ray_estimator.export",
+    (
+        "SupervisedInputReceiver",
+        "build_raw_supervised_input_receiver_fn",
+        "build_supervised_input_receiver_fn_from_input_fn",
+    ),
+)
 _INPUTS = _all_in("ray_estimator.inputs", ("numpy_input_fn", "pandas_input_fn"))
 _EXPERIMENTAL = {
     **_all_in("ray_estimator.experimental", (*_EARLY_STOPPING, *_MORE_HOOKS, "call_logit_fn")),
@@ -145,8 +153,8 @@ _WITHOUT_PACKAGE: Mapping[str, Table] = {
     "": {},
     "export": {},
     "hooks": {},
-    "export.export": _EXPORT,
-    "export.export_lib": _EXPORT,
+    "export.export": _EXPORT_LIB,
+    "export.export_lib": _EXPORT_LIB,
     "export.export_output": _EXPORT,
     "inputs": _INPUTS,
     "inputs.inputs": _INPUTS,

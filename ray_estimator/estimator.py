@@ -21,6 +21,7 @@ from ray_estimator._arguments import (
 from ray_estimator._batches import rows_of
 from ray_estimator._checkpoints import Checkpoint, CheckpointStore, checkpoint_at
 from ray_estimator._columns import column_specs, select_columns
+from ray_estimator._exports import checked_assets, checked_receiver_fns
 from ray_estimator._jobs import EvaluateJob, ExportJob, PredictJob, RowSpec, TrainJob
 from ray_estimator._shipping import keras_settings_of_this_thread
 from ray_estimator._signatures import call_model_fn, check_input_fn, check_model_fn
@@ -315,25 +316,74 @@ class Estimator:
         Raises:
             ValueError: No receiver function, no checkpoint, or a model_fn that the checkpoint does not fit.
         """
-        if serving_input_receiver_fn is None:
-            raise ValueError("An input_receiver_fn must be defined.")
-        if not callable(serving_input_receiver_fn):
-            raise TypeError(f"serving_input_receiver_fn must be callable, given: {serving_input_receiver_fn!r}.")
-        checkpoint = self._checkpoint_to_export(checkpoint_path)
-        runtime = self._runtime()
-        job = ExportJob(
-            self._code(runtime, None, receiver_fn=serving_input_receiver_fn),
-            self._config,
-            self.model_dir,
-            None,
-            self._warm_start_cargo(runtime, checkpoint),
-            export_dir_base=self._storage.normalize(os.fspath(export_dir_base)),
-            checkpoint=checkpoint,
-            assets_extra=assets_extra,
-            as_text=as_text,
+        receiver_fns = {ModeKeys.PREDICT: _required(serving_input_receiver_fn)}
+        return self._export(
+            export_dir_base,
+            receiver_fns,
+            assets_extra,
+            as_text,
+            checkpoint_path,
             strip_default_attrs=strip_default_attrs,
         )
-        return runtime.run(_entry.export, job)
+
+    def export_saved_model(
+        self,
+        export_dir_base: str | os.PathLike[str],
+        serving_input_receiver_fn: Callable[[], Any],
+        assets_extra: Mapping[str, str] | None = None,
+        as_text: bool = False,
+        checkpoint_path: str | None = None,
+        experimental_mode: str = ModeKeys.PREDICT,
+    ) -> str:
+        """As `export_savedmodel`, without attributes that have their default value, and in any mode.
+
+        Args:
+            export_dir_base: As there.
+            serving_input_receiver_fn: As there; in TRAIN and EVAL it makes a `SupervisedInputReceiver`.
+            assets_extra: As there.
+            as_text: As there.
+            checkpoint_path: As there.
+            experimental_mode: The mode in which model_fn builds what is exported.
+
+        Returns:
+            The path or URL of the new directory.
+
+        Raises:
+            ValueError: As there; or the mode is unknown.
+        """
+        receiver_fns = {experimental_mode: _required(serving_input_receiver_fn)}
+        return self._export(export_dir_base, receiver_fns, assets_extra, as_text, checkpoint_path)
+
+    def experimental_export_all_saved_models(
+        self,
+        export_dir_base: str | os.PathLike[str],
+        input_receiver_fn_map: Mapping[str, Callable[[], Any]],
+        assets_extra: Mapping[str, str] | None = None,
+        as_text: bool = False,
+        checkpoint_path: str | None = None,
+    ) -> str:
+        """Exports a SavedModel with a MetaGraph for each mode in the map, and one set of variables.
+
+        PREDICT gets the signatures of its `export_outputs`, under the tag ``serve``. TRAIN and EVAL, under the tags
+        ``train`` and ``eval``, get one signature of that name with the loss, the predictions, and value and update of
+        each metric; TRAIN's train_op is where TensorFlow's loaders look for it. The variables are those of the first
+        mode in the order TRAIN, EVAL, PREDICT; the others must need no more.
+
+        Args:
+            export_dir_base: As in `export_savedmodel`.
+            input_receiver_fn_map: By mode, a function that makes a `SupervisedInputReceiver` or, for PREDICT, a
+                `ServingInputReceiver`.
+            assets_extra: As in `export_savedmodel`.
+            as_text: As there.
+            checkpoint_path: As there.
+
+        Returns:
+            The path or URL of the new directory.
+
+        Raises:
+            ValueError: No mode, an unknown one, no checkpoint, or a model_fn that the checkpoint does not fit.
+        """
+        return self._export(export_dir_base, input_receiver_fn_map, assets_extra, as_text, checkpoint_path)
 
     # How a verb becomes a job
 
@@ -415,6 +465,35 @@ class Estimator:
         )
         return job, rows
 
+    def _export(
+        self,
+        export_dir_base: str | os.PathLike[str],
+        receiver_fns: Mapping[str, Any],
+        assets_extra: Any,
+        as_text: bool,
+        checkpoint_path: str | None,
+        *,
+        strip_default_attrs: bool = True,
+    ) -> str:
+        receiver_fns = checked_receiver_fns(receiver_fns)
+        base = self._storage.normalize(os.fsdecode(export_dir_base))
+        assets = checked_assets(assets_extra, self._storage)
+        checkpoint = self._checkpoint_to_export(checkpoint_path)
+        runtime = self._runtime()
+        job = ExportJob(
+            self._code(runtime, None, receiver_fns=receiver_fns),
+            self._config,
+            self.model_dir,
+            None,
+            self._warm_start_cargo(runtime, checkpoint),
+            export_dir_base=base,
+            checkpoint=checkpoint,
+            assets_extra=assets,
+            as_text=as_text,
+            strip_default_attrs=strip_default_attrs,
+        )
+        return runtime.run(_entry.export, job)
+
     def _code(self, runtime: Runtime, input_fn: InputFn | None, **parts: Any) -> Any:
         own = {"model_fn": self._model_fn, "params": self._params, "keras_settings": keras_settings_of_this_thread()}
         if isinstance(input_fn, DatasetInput):
@@ -463,7 +542,7 @@ class Estimator:
 
     def _checkpoint(self, checkpoint_path: str | None, allow_untrained: bool) -> Checkpoint | None:
         if checkpoint_path is not None:
-            return self._store.find(checkpoint_path)
+            return self._store.find(os.fsdecode(checkpoint_path))
         newest = self._newest()
         if newest is None and not allow_untrained and self._warm_start is None:
             raise EstimatorNotTrainedError(self.model_dir)
@@ -496,6 +575,12 @@ def check_estimator(estimator: Any) -> None:
     """Refuses what is no Estimator, with a TypeError."""
     if not isinstance(estimator, Estimator):
         raise TypeError(f"`estimator` must have type ray_estimator.Estimator, given: {estimator!r}.")
+
+
+def _required(input_receiver_fn: Any) -> Any:
+    if input_receiver_fn is None:
+        raise ValueError("An input_receiver_fn must be defined.")
+    return input_receiver_fn
 
 
 def _refuse_overrides(kind: type[Estimator]) -> None:

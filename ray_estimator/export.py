@@ -1,6 +1,12 @@
-"""What an export needs: receivers of serving inputs, their builders, and the kinds of export outputs.
+"""What an export needs: receivers of inputs, their builders, and the kinds of export outputs.
 
-Importing this module imports no TensorFlow; using it does.
+    ServingInputReceiver, TensorServingInputReceiver    what a serving_input_receiver_fn returns
+    SupervisedInputReceiver                             the same with labels, for exports of TRAIN and EVAL
+    build_..._receiver_fn                               make such functions
+    PredictOutput, ClassificationOutput, ...            values of EstimatorSpec's export_outputs, TensorFlow's own
+
+A receiver function runs in the graph of the export. The builders keep dtypes and shapes, no tensors, so what they
+return travels. Importing this module imports no TensorFlow; using it does.
 """
 
 from __future__ import annotations
@@ -9,8 +15,27 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 _SINGLE_FEATURE = "feature"
+_SINGLE_LABEL = "label"
 _SINGLE_RECEIVER = "input"
-_OUTPUTS = ("ClassificationOutput", "ExportOutput", "PredictOutput", "RegressionOutput")
+_OUTPUTS = ("ClassificationOutput", "EvalOutput", "ExportOutput", "PredictOutput", "RegressionOutput")
+
+__all__ = [  # noqa: F822  the outputs come from TensorFlow when they are asked for
+    "ClassificationOutput",
+    "EvalOutput",
+    "ExportOutput",
+    "PredictOutput",
+    "RegressionOutput",
+    "ServingInputReceiver",
+    "SupervisedInputReceiver",
+    "TensorServingInputReceiver",
+    "build_parsing_serving_input_receiver_fn",
+    "build_raw_serving_input_receiver_fn",
+    "build_raw_supervised_input_receiver_fn",
+    "build_supervised_input_receiver_fn_from_input_fn",
+]
+
+
+# Receivers
 
 
 class _Receiver(NamedTuple):
@@ -23,7 +48,8 @@ class ServingInputReceiver(_Receiver):
     """The inputs of an exported model, as a serving_input_receiver_fn returns them.
 
     Args:
-        features: What model_fn gets: a dict of Tensors by name, or one Tensor, which becomes ``{"feature": tensor}``.
+        features: What model_fn gets: a dict of Tensors by name or int, or one Tensor, which becomes
+            ``{"feature": tensor}``.
         receiver_tensors: What the signature takes: a dict of Tensors by name, or one, which becomes
             ``{"input": tensor}``.
         receiver_tensors_alternatives: Further sets of inputs by name, each a dict or one Tensor; each gives further
@@ -41,7 +67,7 @@ class ServingInputReceiver(_Receiver):
         """Check and name the tensors; see the class."""
         return super().__new__(
             cls,
-            features=_named("feature", features, _SINGLE_FEATURE),
+            features=_named("feature", features, _SINGLE_FEATURE, int_keys=True),
             receiver_tensors=_named("receiver_tensor", receiver_tensors, _SINGLE_RECEIVER),
             receiver_tensors_alternatives=_alternatives(receiver_tensors_alternatives),
         )
@@ -56,7 +82,9 @@ class TensorServingInputReceiver(_Receiver):
         cls, features: Any, receiver_tensors: Any, receiver_tensors_alternatives: Any = None
     ) -> TensorServingInputReceiver:
         """Check and name the receiver's tensors; see the class."""
-        if isinstance(features, Mapping) or not _is_tensor(features):
+        if features is None:
+            raise ValueError("features must be defined.")
+        if not _is_tensor(features):
             raise ValueError(f"feature must be one Tensor, given: {features!r}. For a dict use ServingInputReceiver.")
         return super().__new__(
             cls,
@@ -66,26 +94,65 @@ class TensorServingInputReceiver(_Receiver):
         )
 
 
+class _SupervisedReceiver(NamedTuple):
+    features: Any
+    labels: Any
+    receiver_tensors: Mapping[str, Any]
+
+
+class SupervisedInputReceiver(_SupervisedReceiver):
+    """The inputs of a model that is exported in TRAIN or EVAL, as an input_receiver_fn returns them.
+
+    Args:
+        features: What model_fn gets as features, just as it is: a Tensor, or a dict of Tensors by name or int.
+        labels: What it gets as labels, likewise.
+        receiver_tensors: What the signature takes: a dict of Tensors by name, or one, which becomes
+            ``{"input": tensor}``.
+
+    Raises:
+        ValueError: Something is None, no Tensor, or not named by strings (features and labels: or ints).
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, features: Any, labels: Any, receiver_tensors: Any) -> SupervisedInputReceiver:
+        """Check the tensors and name the receiver's; see the class."""
+        _named("feature", features, _SINGLE_FEATURE, int_keys=True)
+        _named("label", labels, _SINGLE_LABEL, int_keys=True)
+        return super().__new__(
+            cls,
+            features=features,
+            labels=labels,
+            receiver_tensors=_named("receiver_tensor", receiver_tensors, _SINGLE_RECEIVER),
+        )
+
+
+# Builders
+
+
 def build_raw_serving_input_receiver_fn(
     features: Mapping[str, Any], default_batch_size: int | None = None
 ) -> Callable[[], ServingInputReceiver]:
     """A receiver function that takes features as they are.
 
     Args:
-        features: By name, Tensors or `tf.TensorSpec`s whose dtype and shape the inputs have; the first dimension is
-            the batch.
+        features: By name, Tensors, SparseTensors, RaggedTensors, arrays or `tf.TypeSpec`s such as `tf.TensorSpec`,
+            whose dtype and shape the inputs have; the first dimension is the batch. A placeholder has the name of the
+            Tensor's op, if it has one.
         default_batch_size: The batch dimension; None for any.
+
+    Raises:
+        TypeError: `features` is no dict, or a value no tensor.
     """
+    if not isinstance(features, Mapping):
+        raise TypeError(
+            f"features must be a dict of Tensors by name, given: {features!r}. For a model_fn whose features are one "
+            "Tensor write a function that returns TensorServingInputReceiver(tensor, tensor)."
+        )
+    templates = _templates("features", features)
 
     def serving_input_receiver_fn() -> ServingInputReceiver:
-        import tensorflow as tf
-
-        placeholders = {
-            name: tf.compat.v1.placeholder(
-                value.dtype, [default_batch_size, *value.shape.as_list()[1:]], _op_name(value, name)
-            )
-            for name, value in features.items()
-        }
+        placeholders = _placeholders(templates, default_batch_size)
         return ServingInputReceiver(placeholders, placeholders)
 
     return serving_input_receiver_fn
@@ -111,6 +178,78 @@ def build_parsing_serving_input_receiver_fn(
     return serving_input_receiver_fn
 
 
+def build_raw_supervised_input_receiver_fn(
+    features: Any, labels: Any, default_batch_size: int | None = None
+) -> Callable[[], SupervisedInputReceiver]:
+    """A receiver function that takes features and labels as they are, for exports of TRAIN and EVAL.
+
+    Args:
+        features: One template, as `build_raw_serving_input_receiver_fn` describes them, or a dict of them; the
+            model_fn gets features of the same structure. The input of a single one is called ``input``.
+        labels: The same for labels. The input of a single one is called ``label``.
+        default_batch_size: The batch dimension; None for any.
+
+    Raises:
+        ValueError: Features and labels have keys in common, or one of them is None.
+        TypeError: A value is no tensor.
+    """
+    named_features = _by_name("features", features, _SINGLE_RECEIVER)
+    named_labels = _by_name("labels", labels, _SINGLE_LABEL)
+    overlap = sorted(named_features.keys() & named_labels.keys())
+    if overlap:
+        raise ValueError(
+            f"Features and labels must have distinct keys. Found overlapping keys: {overlap}. Both are inputs of one "
+            "signature: rename one of them."
+        )
+    feature_templates, label_templates = _templates("features", named_features), _templates("labels", named_labels)
+    one_feature, one_label = not isinstance(features, Mapping), not isinstance(labels, Mapping)
+
+    def supervised_input_receiver_fn() -> SupervisedInputReceiver:
+        features = _placeholders(feature_templates, default_batch_size)
+        labels = _placeholders(label_templates, default_batch_size)
+        return SupervisedInputReceiver(
+            features[_SINGLE_RECEIVER] if one_feature else features,
+            labels[_SINGLE_LABEL] if one_label else labels,
+            {**features, **labels},
+        )
+
+    return supervised_input_receiver_fn
+
+
+def build_supervised_input_receiver_fn_from_input_fn(
+    input_fn: Callable[..., Any], **input_fn_args: Any
+) -> Callable[[], SupervisedInputReceiver]:
+    """A receiver function whose inputs are like those that `input_fn` gives, for exports of TRAIN and EVAL.
+
+    `input_fn` is called here and now, once, on the driver, in a graph of its own; no data is read.
+
+    Args:
+        input_fn: A function that returns a `tf.data.Dataset` of ``(features, labels)``, or ``(features, labels)``.
+        **input_fn_args: What to call it with.
+
+    Raises:
+        ValueError: `input_fn` gives no labels; or as `build_raw_supervised_input_receiver_fn` raises it.
+        TypeError: `input_fn` is no function.
+    """
+    import tensorflow as tf
+
+    if not callable(input_fn):
+        raise TypeError(
+            f"input_fn must be callable, given: {input_fn!r}. For dataset_input_fn(...) describe the columns: "
+            "build_raw_supervised_input_receiver_fn({name: tf.TensorSpec(...)}, ...)."
+        )
+    with tf.Graph().as_default():
+        returned = input_fn(**input_fn_args)
+        if isinstance(returned, tf.data.Dataset):
+            returned = returned.element_spec
+        if not isinstance(returned, tuple | list) or len(returned) != 2:
+            raise ValueError(f"input_fn should return (features, labels) as a len 2 tuple. It returned {returned!r}.")
+        return build_raw_supervised_input_receiver_fn(*returned)
+
+
+# Outputs
+
+
 def __getattr__(name: str) -> Any:
     if name in _OUTPUTS:
         from tensorflow.python.saved_model.model_utils import export_output
@@ -119,10 +258,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _op_name(value: Any, name: str) -> str:
-    import tensorflow as tf
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_OUTPUTS})
 
-    return value.op.name if isinstance(value, tf.Tensor) and hasattr(value, "graph") else name
+
+# Tensors and their templates
 
 
 def _is_tensor(value: Any) -> bool:
@@ -131,13 +271,13 @@ def _is_tensor(value: Any) -> bool:
     return bool(tf.is_tensor(value))
 
 
-def _named(what: str, tensors: Any, single_name: str) -> dict[str, Any]:
+def _named(what: str, tensors: Any, single_name: str, *, int_keys: bool = False) -> dict[Any, Any]:
     if tensors is None:
         raise ValueError(f"{what}s must be defined.")
     named = dict(tensors) if isinstance(tensors, Mapping) else {single_name: tensors}
     for name, tensor in named.items():
-        if not isinstance(name, str) and not (what == "feature" and isinstance(name, int)):
-            raise ValueError(f"{what} keys must be strings: {name!r}.")
+        if not isinstance(name, str | int if int_keys else str):
+            raise ValueError(f"{what} keys must be strings{' or ints' if int_keys else ''}: {name!r}.")
         if not _is_tensor(tensor):
             raise ValueError(f"{what} {name!r} must be a Tensor, SparseTensor or RaggedTensor, given: {tensor!r}.")
     return named
@@ -148,4 +288,46 @@ def _alternatives(alternatives: Any) -> dict[str, dict[str, Any]] | None:
         return None
     if not isinstance(alternatives, Mapping):
         raise ValueError(f"receiver_tensors_alternatives must be a dict: {alternatives!r}.")
-    return {name: _named("receiver_tensor", tensors, _SINGLE_RECEIVER) for name, tensors in alternatives.items()}
+    return {
+        name: _named("receiver_tensors_alternative", tensors, _SINGLE_RECEIVER)
+        for name, tensors in alternatives.items()
+    }
+
+
+def _by_name(what: str, values: Any, single_name: str) -> Mapping[Any, Any]:
+    if values is None:
+        raise ValueError(f"{what} must be defined: give a Tensor or a dict of Tensors whose dtype and shape they have.")
+    return values if isinstance(values, Mapping) else {single_name: values}
+
+
+def _templates(what: str, values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The type of each value, with the name of its op if it has one: types travel, tensors of a graph would not."""
+    return {name: _template(f"{what}[{name!r}]", value) for name, value in values.items()}
+
+
+def _template(what: str, value: Any) -> Any:
+    import tensorflow as tf
+
+    if isinstance(value, tf.TypeSpec):
+        return value
+    if isinstance(value, tf.Tensor):
+        return tf.TensorSpec.from_tensor(value)  # which keeps the name of its op
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise TypeError(f"{what} must be a Tensor, an array or a tf.TypeSpec, given: {value!r}.")
+    return tf.type_spec_from_value(value)
+
+
+def _placeholders(templates: Mapping[Any, Any], batch_size: int | None) -> dict[Any, Any]:
+    return {name: _placeholder(spec, batch_size) for name, spec in templates.items()}
+
+
+def _placeholder(spec: Any, batch_size: int | None) -> Any:
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    if isinstance(spec, tf.RaggedTensorSpec):
+        return v1.ragged.placeholder(spec.dtype, spec.ragged_rank, spec.shape[spec.ragged_rank + 1 :])
+    shape = tf.TensorShape([batch_size]).concatenate(spec.shape[1:])
+    if isinstance(spec, tf.SparseTensorSpec):
+        return v1.sparse_placeholder(spec.dtype, None if shape.rank is None else shape)
+    return v1.placeholder(spec.dtype, shape, getattr(spec, "name", None))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray_estimator import _entry
+from ray_estimator._exports import remove as remove_saved_model
 from ray_estimator._signatures import accepted_arguments
 from ray_estimator._storage import Storage
 from ray_estimator.estimator import Estimator
@@ -250,13 +251,12 @@ class _SavedModel:
         self._as_text = as_text
 
     def export(self, estimator: Estimator, export_path: str, checkpoint_path: str) -> str:
-        return estimator.export_savedmodel(
+        return estimator.export_saved_model(
             export_path,
             self._receiver_fn,  # type: ignore[arg-type]  # None is refused there
             assets_extra=self._assets_extra,
             as_text=self._as_text,
             checkpoint_path=checkpoint_path,
-            strip_default_attrs=True,
         )
 
 
@@ -275,7 +275,7 @@ def _delete_old_exports(storage: Storage, export_path: str, to_keep: int | None)
     for name in _exports(storage, export_path)[:-to_keep]:
         url = storage.join(export_path, name)
         try:
-            storage.remove_dir(url)
+            remove_saved_model(storage, url)
         except Exception as error:  # Stores raise what they like, and no training should end for it.
             logger.warning("Could not delete the old export %s: %s", url, error)
 

@@ -1,142 +1,186 @@
-"""One SavedModel from one checkpoint."""
+"""One SavedModel from one checkpoint: a MetaGraph for each mode that is asked for, and one set of variables."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import logging
 import os
-import tempfile
-import time
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._checkpoints import CheckpointStore
 from ray_estimator._engine import internals
 from ray_estimator._engine.distribution import Alone
-from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
-from ray_estimator._engine.places import fetched
-from ray_estimator._engine.warm_starting import warm_started
-from ray_estimator._jobs import ExportJob
+from ray_estimator._engine.model import as_tuples, begin_graph, call_model_fn, open_user_code, scaffold_of
+from ray_estimator._engine.restoring import build_saver
+from ray_estimator._engine.warm_starting import starting_point
+from ray_estimator._exports import MODES, copy_assets, publish, staging_dir
+from ray_estimator._jobs import ExportJob, UserCode
 from ray_estimator._storage import Storage
 from ray_estimator.spec import ModeKeys
 
-_TRIES = 10
+logger = logging.getLogger(__name__)
+
+_TAGS = {ModeKeys.TRAIN: tf.saved_model.TRAINING, ModeKeys.EVAL: "eval", ModeKeys.PREDICT: tf.saved_model.SERVING}
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the graph of one mode adds to a SavedModel.
+
+    Attributes:
+        mode: The mode.
+        signatures: SignatureDefs by name.
+        scaffold: The Scaffold of the spec.
+        saver: Restores here, and in the process that loads the SavedModel.
+        main_op: Runs when the SavedModel is loaded.
+    """
+
+    mode: str
+    signatures: Mapping[str, Any]
+    scaffold: v1.train.Scaffold
+    saver: v1.train.Saver
+    main_op: tf.Operation
 
 
 def run(job: ExportJob) -> str:
-    """Builds the PREDICT graph on what the receiver function gives, restores, and writes a SavedModel.
+    """Writes a SavedModel and publishes it. Runs as one task, or in the caller's process.
 
-    Runs as one task, or in the caller's process.
+    for each mode, in a graph of its own: the receiver's inputs, model_fn, signatures
+    the first mode: restore the checkpoint, save the variables
+    further modes: restore those very variables, to show that they suffice
+    copy assets; publish the directory
 
     Returns:
         The path or URL of the new directory, named by a timestamp in seconds.
     """
-    storage = Storage(job.config.storage_options)
-    base = storage.normalize(job.export_dir_base)
-    storage.make_dir(base)
-    with _staging(storage, base) as folder:
-        saved_model = os.path.join(folder, "saved_model")
-        _write_saved_model(job, storage, saved_model)
-        _copy_assets(storage, job.assets_extra or {}, saved_model)
-        return _publish(storage, saved_model, base)
-
-
-def _write_saved_model(job: ExportJob, storage: Storage, folder: str) -> None:
     code = open_user_code(job)
-    if code.receiver_fn is None:
-        raise AssertionError("An export job needs a receiver function.")
-    store = CheckpointStore(job.model_dir, storage)
-    with tf.Graph().as_default(), fetched(store, job.checkpoint) as prefix, contextlib.ExitStack() as stack:
-        begin_graph(job)
-        receiver = code.receiver_fn()
-        labels = getattr(receiver, "labels", None)
-        spec = call_model_fn(job, code, receiver.features, labels, ModeKeys.PREDICT, Alone()).spec
-        signatures = internals.signature_defs(receiver, spec.export_outputs)
-        if prefix is None:
-            stack.enter_context(warm_started(job))
-        scaffold = scaffold_of(spec)
-        saver = scaffold.saver or v1.train.Saver(sharded=True, allow_empty=True)
-        local_init_op = scaffold.local_init_op or v1.train.Scaffold.default_local_init_op()
-        builder = v1.saved_model.Builder(folder)
-        with v1.Session(config=job.config.resolved_session_config()) as session:
-            _initialise(session, saver, prefix)
-            session.run(local_init_op)
-            builder.add_meta_graph_and_variables(
-                session,
-                [tf.saved_model.SERVING],
-                signature_def_map=signatures,
-                assets_collection=v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
-                main_op=local_init_op,
-                saver=saver,
-                strip_default_attrs=job.strip_default_attrs,
-            )
-            builder.save(job.as_text)
+    storage = Storage(job.config.storage_options)
+    with staging_dir(storage, job.export_dir_base) as folder:
+        saved_model = os.path.join(folder, "saved_model")
+        _write(job, code, saved_model)
+        copy_assets(storage, job.assets_extra, saved_model)
+        return publish(storage, saved_model, job.export_dir_base)
 
 
-def _initialise(session: v1.Session, saver: v1.train.Saver, prefix: str | None) -> None:
-    if prefix is None:
-        session.run(v1.global_variables_initializer())
-        return
+def _write(job: ExportJob, code: UserCode, folder: str) -> None:
+    builder = v1.saved_model.Builder(folder)
+    first, *others = (mode for mode in MODES if mode in code.receiver_fns)
+    with tf.Graph().as_default():
+        part = _build(job, code, first)
+        with starting_point(job) as prefix, v1.Session(config=job.config.resolved_session_config()) as session:
+            if prefix is None:
+                _initialise(session, part.scaffold)
+            else:
+                _restore(session, part, prefix, "in the checkpoint")
+            builder.add_meta_graph_and_variables(session, [_TAGS[first]], **_meta_graph(part, job))
+    exported = os.path.join(folder, tf.saved_model.VARIABLES_DIRECTORY, tf.saved_model.VARIABLES_FILENAME)
+    for mode in others:
+        with tf.Graph().as_default():
+            part = _build(job, code, mode)
+            with v1.Session(config=job.config.resolved_session_config()) as session:
+                _restore(session, part, exported, f"by mode `{first}`, whose variables the SavedModel has")
+            builder.add_meta_graph([_TAGS[mode]], **_meta_graph(part, job))
+    builder.save(job.as_text)
+
+
+# The graph of a mode
+
+
+def _build(job: ExportJob, code: UserCode, mode: str) -> Part:
+    begin_graph(job)
+    receiver = _received(code, mode)
+    model = call_model_fn(job, code, receiver.features, getattr(receiver, "labels", None), mode, Alone())
+    metrics = model.metrics
+    if mode == ModeKeys.TRAIN:
+        metrics = as_tuples(model.spec.eval_metric_ops or {}, model.keras_writes)
+        internals.keep_train_op(model.train_op)
+    outputs = internals.export_outputs(
+        mode,
+        served=getattr(model.spec, "export_outputs", None),
+        predictions=model.spec.predictions,
+        loss=model.loss,
+        metrics=metrics,
+    )
+    signatures = internals.signature_defs(receiver, outputs)
+    if mode == ModeKeys.PREDICT:
+        signatures = {name: signature for name, signature in signatures.items() if _is_servable(name, signature)}
+    scaffold = scaffold_of(model.spec)
+    return Part(mode, signatures, scaffold, _saver(scaffold), _main_op(scaffold, mode))
+
+
+def _received(code: UserCode, mode: str) -> Any:
+    receiver = code.receiver_fns[mode]()
+    if not hasattr(receiver, "features") or not hasattr(receiver, "receiver_tensors"):
+        raise TypeError(
+            f"The input_receiver_fn for mode {mode!r} must return a ServingInputReceiver, a "
+            f"TensorServingInputReceiver or, with labels, a SupervisedInputReceiver. It returned {receiver!r}."
+        )
+    return receiver
+
+
+def _is_servable(name: str, signature: Any) -> bool:
+    if v1.saved_model.is_valid_signature(signature):
+        return True
+    logger.warning(
+        "Signatures EXCLUDED from export because they cannot be served: %r is not what TensorFlow Serving takes for "
+        "Predict, Classify or Regress (method %r, inputs %s, outputs %s).",
+        name,
+        signature.method_name,
+        sorted(signature.inputs),
+        sorted(signature.outputs),
+    )
+    return False
+
+
+def _saver(scaffold: v1.train.Scaffold) -> v1.train.Saver:
+    saver = scaffold.saver
+    if saver is None:
+        saver = v1.train.Saver(sharded=True)
+    elif isinstance(saver, tf.train.Checkpoint):
+        saver = internals.saver_of_objects(saver)
+    build_saver(saver)
+    return saver
+
+
+def _main_op(scaffold: v1.train.Scaffold, mode: str) -> tf.Operation:
+    default = v1.train.Scaffold.default_local_init_op()
+    if scaffold.local_init_op is None:
+        return default
+    # Metrics need the default one as well, in an evaluation as here.
+    return scaffold.local_init_op if mode == ModeKeys.PREDICT else tf.group(scaffold.local_init_op, default)
+
+
+def _meta_graph(part: Part, job: ExportJob) -> dict[str, Any]:
+    return {
+        "signature_def_map": part.signatures,
+        "assets_collection": v1.get_collection(v1.GraphKeys.ASSET_FILEPATHS),
+        "main_op": part.main_op,
+        "saver": part.saver,
+        "strip_default_attrs": job.strip_default_attrs,
+    }
+
+
+# Its variables
+
+
+def _initialise(session: v1.Session, scaffold: v1.train.Scaffold) -> None:
+    session.run(scaffold.init_op or v1.global_variables_initializer(), scaffold.init_feed_dict)
+    if scaffold.init_fn is not None:
+        scaffold.init_fn(session)
+
+
+def _restore(session: v1.Session, part: Part, prefix: str, where_saved: str) -> None:
     try:
-        saver.restore(session, prefix)
+        part.saver.restore(session, prefix)
     except tf.errors.NotFoundError as error:
+        # Of TensorFlow's message, which is pages long, this line names the variable.
+        missing = re.search(r"Key .* not found in checkpoint", error.message)
         raise ValueError(
             "Could not load all requested variables from checkpoint. Please make sure your model_fn does not expect "
-            f"variables that were not saved in the checkpoint (mode: {ModeKeys.PREDICT!r}).\n\n"
-            f"Encountered error with mode `{ModeKeys.PREDICT}` while restoring checkpoint from: `{prefix}`. Full "
-            f"Traceback:\n\n{error}"
+            f"variables that were not saved {where_saved}.\n\nEncountered error with mode `{part.mode}` while "
+            f"restoring checkpoint from: `{prefix}`: {missing[0] if missing else error.message}"
         ) from error
-
-
-def _copy_assets(storage: Storage, assets_extra: Mapping[str, str], saved_model: str) -> None:
-    for destination, source in assets_extra.items():
-        target = os.path.join(saved_model, "assets.extra", destination)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        storage.get_file(storage.normalize(source), target)
-
-
-@contextlib.contextmanager
-def _staging(storage: Storage, base: str) -> Any:
-    """A local folder; on the file system of `base` if that is local, so that publishing is one rename."""
-    local = storage.local_path(base)
-    with tempfile.TemporaryDirectory(prefix="temp-", dir=local) as folder:
-        yield folder
-
-
-def _publish(storage: Storage, saved_model: str, base: str) -> str:
-    local = storage.local_path(base)
-    for _ in range(_TRIES):
-        url = storage.join(base, str(int(time.time())))
-        if local is not None:
-            if _renamed(saved_model, url):
-                return url
-        elif not storage.list_dir(url):
-            _upload(storage, saved_model, url)
-            return url
-        time.sleep(1)
-    raise RuntimeError(f"Failed to obtain a unique export directory name under {base} after {_TRIES} attempts.")
-
-
-def _renamed(folder: str, new: str) -> bool:
-    """Renames a local folder; False if another export has taken the name."""
-    try:
-        os.rename(folder, new)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            return False
-        raise
-    return True
-
-
-def _upload(storage: Storage, saved_model: str, url: str) -> None:
-    """A loader looks for the graph first, so that file goes last."""
-    graphs = [name for name in os.listdir(saved_model) if name.startswith("saved_model.pb")]
-    kept_back = {name: os.path.join(os.path.dirname(saved_model), name) for name in graphs}
-    for name, path in kept_back.items():
-        os.rename(os.path.join(saved_model, name), path)
-    storage.put_dir(saved_model, url)
-    for name, path in kept_back.items():
-        storage.put_file(path, storage.join(url, name))

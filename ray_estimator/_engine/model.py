@@ -34,6 +34,7 @@ class Model:
         train_op: Everything a training step runs; None outside TRAIN.
         loss_is_summed: Whether losses of replicas add up to the reported loss; else their mean is reported.
         metrics: (value, update_op) by name, in EVAL.
+        keras_writes: What Keras writes to its variables, in order.
     """
 
     spec: Any
@@ -41,6 +42,7 @@ class Model:
     train_op: tf.Operation | None = None
     loss_is_summed: bool = False
     metrics: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    keras_writes: list[tf.Operation] = field(default_factory=list)
 
 
 def open_user_code(job: ModelJob) -> UserCode:
@@ -84,9 +86,12 @@ def _build(job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str)
         )
     writes = keras_state.order()
     if mode == ModeKeys.TRAIN:
-        return Model(spec, spec.loss, _train_op(spec.train_op, writes), internals.losses_are_summed())
+        train_op = _train_op(spec.train_op, writes)
+        return Model(spec, spec.loss, train_op, internals.losses_are_summed(), keras_writes=writes)
     if mode == ModeKeys.EVAL:
-        return Model(spec, spec.loss, metrics=_metrics(spec.eval_metric_ops or {}, writes))
+        metrics = spec.eval_metric_ops or {}
+        _require_free_names(metrics)
+        return Model(spec, spec.loss, metrics=as_tuples(metrics, writes), keras_writes=writes)
     return Model(spec)
 
 
@@ -135,16 +140,21 @@ def writes_global_step(op: tf.Operation) -> bool:
     return op not in initializers and any(internals.writes_input(op, number) for number in positions)
 
 
-def _metrics(eval_metric_ops: Mapping[str, Any], keras_writes: list[tf.Operation]) -> dict[str, tuple[Any, Any]]:
-    metrics = {}
-    for name, metric in eval_metric_ops.items():
+def _require_free_names(metrics: Mapping[str, Any]) -> None:
+    for name in metrics:
         if name in {"loss", v1.GraphKeys.GLOBAL_STEP}:
             raise ValueError(
                 f'Metric with name "{name}" is not allowed, because Estimator already defines a default metric with '
                 "the same name."
             )
-        metrics[name] = metric if isinstance(metric, tuple) else _keras_metric(metric, keras_writes)
-    return metrics
+
+
+def as_tuples(metrics: Mapping[str, Any], keras_writes: list[tf.Operation]) -> dict[str, tuple[Any, Any]]:
+    """A spec's metrics as (value, update_op) by name, those of Keras among them. Call once, in the model's graph."""
+    return {
+        name: metric if isinstance(metric, tuple) else _keras_metric(metric, keras_writes)
+        for name, metric in metrics.items()
+    }
 
 
 def _keras_metric(metric: Any, keras_writes: list[tf.Operation]) -> tuple[Any, tf.Operation]:

@@ -222,6 +222,44 @@ def test_signature_defs_name_inputs_and_outputs() -> None:
     assert list(signature.outputs) == ["double"]
 
 
+def test_signature_defs_leave_out_what_the_receiver_does_not_feed() -> None:
+    x, unfed = v1.placeholder(tf.float32, [2]), v1.placeholder(tf.float32, [2])
+    receiver = ServingInputReceiver({"x": x}, {"x": x}, {"other": {"unfed": unfed}})
+    outputs = {"good": PredictOutput({"double": x * 2}), "bad": PredictOutput({"sum": x + unfed})}
+    assert list(internals.signature_defs(receiver, outputs)) == ["good"]
+
+
+def test_export_outputs_are_what_is_served_or_one_of_loss_predictions_and_metrics() -> None:
+    loss, update = tf.constant(1.0), tf.no_op()
+    served = {"serving_default": PredictOutput(loss)}
+    rest: dict[str, Any] = {"predictions": {"p": loss}, "loss": loss, "metrics": {"m": (loss, update)}}
+    for mode, names in {"infer": ["serving_default"], "train": ["train"], "eval": ["eval"]}.items():
+        outputs = internals.export_outputs(mode, served=served, **rest)
+        assert list(outputs) == names
+    assert set(outputs["eval"].metrics) == {"metrics/m/value", "metrics/m/update_op"}
+    assert set(outputs["eval"].predictions) == {"predictions/p"}
+
+
+def test_keep_train_op_puts_it_where_loaders_find_it() -> None:
+    from tensorflow.python.saved_model.loader_impl import get_train_op
+
+    train_op = tf.no_op("train")
+    internals.keep_train_op(train_op)
+    assert get_train_op(v1.train.export_meta_graph()) is train_op
+
+
+def test_saver_of_objects_restores_what_the_checkpoint_names(tmp_path: Path) -> None:
+    weight = v1.get_variable("weight", [], initializer=v1.constant_initializer(3.0))
+    v1.get_variable("unnamed", [], initializer=v1.zeros_initializer())
+    saver = internals.saver_of_objects(tf.train.Checkpoint(w=weight))
+    with session() as opened:
+        path = saver.save(opened, str(tmp_path / "model.ckpt"))
+        opened.run(weight.assign(0.0))
+        saver.restore(opened, path)
+        assert opened.run(weight) == 3.0
+    assert "w/.ATTRIBUTES/VARIABLE_VALUE" in dict(tf.train.list_variables(path))
+
+
 # TensorFlow: distribution
 
 

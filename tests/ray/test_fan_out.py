@@ -144,10 +144,16 @@ def test_predict_tolerates_a_dataset_without_labels(trained: Callable[..., Any],
     assert [row["id"] for row in estimator.predict(input_fn)] == list(range(250))
 
 
-def test_an_export_runs_as_a_task_and_loads(trained: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_export_runs_as_a_task_and_loads(
+    trained: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     estimator = trained()
+    (tmp_path / "notes.txt").write_text("below the driver's directory")
+    monkeypatch.chdir(tmp_path)
     features = {"x": tf.TensorSpec([None], tf.float32), "id": tf.TensorSpec([None], tf.int64)}
-    path = estimator.export_savedmodel(tmp_path / "export", export.build_raw_serving_input_receiver_fn(features))
+    receiver_fn = export.build_raw_serving_input_receiver_fn(features)
+    path = estimator.export_savedmodel("export", receiver_fn, assets_extra={"notes.txt": "notes.txt"})
+    assert (Path(path) / "assets.extra" / "notes.txt").read_text() == "below the driver's directory"
     served = tf.saved_model.load(path).signatures["serving_default"]
     answer = served(x=tf.constant([1.0, 2.0]), id=tf.constant([7, 8], tf.int64))
     scale = estimator.get_variable_value("scale")

@@ -13,10 +13,15 @@ import tensorflow as tf
 import worlds
 from probes import NoteLosses, note, notes
 
+from ray_estimator import export
+
 v1 = tf.compat.v1
 pytestmark = pytest.mark.ray
 
 STEPS = 60
+RECEIVER_FN = export.build_raw_serving_input_receiver_fn(
+    {"x": tf.TensorSpec([None, worlds.NUM_FLOATS]), "ids": tf.TensorSpec([None, worlds.SEQUENCE_LENGTH], tf.int32)}
+)
 
 WORLDS = {
     "v1": (worlds.v1_model_fn, {}),
@@ -45,7 +50,7 @@ class NoteMasks(v1.train.SessionRunHook):
 
 
 @pytest.mark.parametrize(("world", "num_workers"), CASES)
-def test_a_world_trains_evaluates_and_predicts(
+def test_a_world_trains_evaluates_predicts_and_serves(
     on_ray: Callable[..., Any], tmp_path: Path, world: str, num_workers: int
 ) -> None:
     model_fn, params = WORLDS[world]
@@ -76,3 +81,7 @@ def test_a_world_trains_evaluates_and_predicts(
     after = [row["probability"] for row in make().predict(worlds.one_pass_input_fn)]
     assert len(before) == worlds.NUM_ROWS
     np.testing.assert_array_equal(before, after)
+
+    served = tf.saved_model.load(estimator.export_saved_model(tmp_path / "export", RECEIVER_FN))
+    answer = served.signatures["serving_default"](x=tf.constant(worlds.X), ids=tf.constant(worlds.IDS))
+    np.testing.assert_allclose(answer["probability"], before, rtol=1e-5 if world != "keras_bfloat16" else 0.05)

@@ -104,6 +104,8 @@ for name in ("SessionRunHook", "StopAtStepHook", "LoggingTensorHook", "Checkpoin
     assert getattr(tf.estimator, name) is getattr(tf.compat.v1.train, name), name
 for name in ("PredictOutput", "ClassificationOutput", "ServingInputReceiver", "build_raw_serving_input_receiver_fn"):
     assert getattr(tf.estimator.export, name) is getattr(ray_estimator.export, name), name
+name = "build_raw_supervised_input_receiver_fn"
+assert getattr(tf.estimator.experimental, name) is getattr(ray_estimator.export, name)
 assert {"Estimator", "DNNClassifier", "export", "inputs"} <= set(dir(tf.estimator))
 print("all")
 """

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from ray_estimator._storage import Storage
 
@@ -145,6 +146,38 @@ def test_put_and_get_a_directory(storage: Storage, root: str, tmp_path: Path) ->
     storage.get_dir(url, str(tmp_path / "back"))
     back = {str(p.relative_to(tmp_path / "back")): p.read_bytes() for p in (tmp_path / "back").rglob("*.*")}
     assert back == {"saved_model.pb": b"graph", os.path.join("variables", "variables.index"): b"index"}
+
+
+def test_put_dir_keeps_files_back_until_all_others_are_there(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/1", "b", "c"):
+        storage.write_bytes(f"{tmp_path}/source/{name}", b"")
+    arrived: list[str] = []
+    monkeypatch.setattr(Storage, "put_file", lambda self, local_path, url: arrived.append(url))
+    storage.put_dir(f"{tmp_path}/source", "memory://ordered", last=["b", "missing"])
+    assert arrived == ["memory://ordered/a/1", "memory://ordered/c", "memory://ordered/b"]
+
+
+def test_create_takes_a_stores_own_way_of_refusing_and_raises_other_errors(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object, path: str, value: bytes, mode: str) -> None:
+        raise OSError("412, or the network")
+
+    storage.write_bytes("memory://claims/taken", b"")
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
+    with pytest.raises(FileExistsError):
+        storage.create_bytes("memory://claims/taken", b"")
+    with pytest.raises(OSError, match="or the network"):
+        storage.create_bytes("memory://claims/free", b"")
+
+
+def test_is_file_tells_files_from_directories(storage: Storage, root: str) -> None:
+    storage.write_bytes(storage.join(root, "run", "a"), b"")
+    assert storage.is_file(storage.join(root, "run", "a"))
+    assert not storage.is_file(storage.join(root, "run"))
+    assert not storage.is_file(storage.join(root, "missing"))
 
 
 def test_list_dir_gives_sorted_base_names_of_files_and_directories(storage: Storage, root: str) -> None:
