@@ -44,14 +44,16 @@ class Noting(Exporter):
 
 
 class Raising(Exporter):
-    """Raises at its first call."""
+    """Raises at each call."""
 
     name = "raising"
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
+        self.calls = 0
 
     def export(self, **arguments: Any) -> None:  # type: ignore[override]
+        self.calls += 1
         raise self._error
 
 
@@ -191,12 +193,13 @@ def test_a11_2_an_error_of_an_evaluation_ends_training_as_itself(in_process: Mak
 
 @pytest.mark.parametrize("error", [LookupError("its own"), StopIteration("its own"), KeyboardInterrupt("its own")])
 def test_a11_2_an_error_of_an_exporter_ends_training_as_itself(in_process: Make, error: BaseException) -> None:
-    estimator = estimator_saving(in_process)
+    estimator, raising = estimator_saving(in_process), Raising(error)
 
     with pytest.raises(type(error), match="its own") as raised:
-        train_and_evaluate(estimator, TrainSpec(endless_input_fn, max_steps=20), evaluated(Raising(error)))
+        train_and_evaluate(estimator, TrainSpec(endless_input_fn, max_steps=20), evaluated(raising))
 
     assert raised.value is error
+    assert raising.calls == 1
     assert estimator.latest_checkpoint().endswith("-5")
 
 

@@ -53,7 +53,9 @@ class GoOnWhen(v1.train.SessionRunHook):
         note(self._folder, "steps", step)
         deadline = time.monotonic() + DEADLINE_SECS
         while step >= self._step and not list(Path(self._folder).glob(self._pattern)):
-            assert time.monotonic() < deadline, f"nothing like {self._pattern} came"
+            if time.monotonic() > deadline:
+                note(self._folder, "waited_in_vain", step)
+                raise TimeoutError(f"nothing like {self._pattern} came")
             time.sleep(0.02)
 
 
@@ -151,7 +153,7 @@ def test_a11_3_where_training_takes_every_cpu_evaluations_wait_and_the_last_is_m
 
 
 def test_a11_2_an_error_of_an_exporter_ends_the_workers(on_ray: Callable[..., Any], tmp_path: Path) -> None:
-    estimator = on_ray(linear_model_fn, 1, params={}, save_checkpoints_steps=5)
+    estimator = on_ray(linear_model_fn, 1, params={}, save_checkpoints_steps=5, step_timeout_secs=300)
     for_ever = partial(GoOnWhen, 12, str(tmp_path), "never")
 
     with pytest.raises(LookupError, match="the exporter's own error") as raised:
@@ -159,6 +161,7 @@ def test_a11_2_an_error_of_an_exporter_ends_the_workers(on_ray: Callable[..., An
 
     assert not getattr(raised.value, "__notes__", [])
     assert "training" not in {thread.name for thread in threading.enumerate()}
+    assert notes(tmp_path, "waited_in_vain") == {}
 
 
 def test_a11_2_an_error_of_training_ends_the_loop(on_ray: Callable[..., Any]) -> None:
