@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._engine import internals
+from ray_estimator._engine import internals, strategy_internals
 from ray_estimator.errors import RanksDisagreeError
 
 
@@ -46,7 +46,9 @@ def _communicates(op: tf.Operation) -> bool:
     return op.type not in {"CollectiveInitializeCommunicator", "CollectiveAssignGroupV2"}
 
 
-def seat_for(vector: tf.Tensor, train_op: tf.Operation, seats: Iterable[internals.Seat]) -> internals.Seat | None:
+def seat_for(
+    vector: tf.Tensor, train_op: tf.Operation, seats: Iterable[strategy_internals.Seat]
+) -> strategy_internals.Seat | None:
     """The last seat in a step's all-reduces that has to wait for none that `vector` does not wait for; None if none."""
     position = {op: number for number, op in enumerate(v1.get_default_graph().get_operations())}
     run = ancestors([train_op])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,14 +17,17 @@ from typing import Any, Protocol, TypeVar
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._engine import internals
+from ray_estimator._engine import internals, sparse_gradients, strategy_internals
 from ray_estimator._engine.collectives import seat_for
+from ray_estimator._engine.whole_steps import depends_on_input
 from ray_estimator._jobs import Worker
 
 CONTROL_SIZE = 4
 """How many elements the control vector of a step has."""
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class Distribution(Protocol):
@@ -99,21 +103,21 @@ class MultiWorker:
         self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
         self.num_replicas = self._strategy.num_replicas_in_sync
         self.master = f"grpc://{worker.addresses[worker.rank]}"
-        self._seats: list[internals.Seat] = []
+        self._seats: list[strategy_internals.Seat] = []
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
         """The strategy's scope; optimizers average gradients within it."""
         with (
             self._strategy.scope(),
-            internals.averaging_v1_gradients(self._strategy),
+            strategy_internals.averaging_v1_gradients(self._strategy),
             internals.averaging_keras_gradients(self.num_replicas),
         ):
             yield
 
     def prepare_global_step(self, global_step: tf.Variable) -> None:
         """Replaces the default read, which is a broadcast."""
-        internals.read_global_step_locally(self._strategy, global_step)
+        strategy_internals.read_global_step_locally(self._strategy, global_step)
 
     def run_replica(self, build: Callable[[], T]) -> T:
         """Calls `build` in the strategy's replica thread."""
@@ -121,7 +125,13 @@ class MultiWorker:
         results: list[T] = []
         # AutoGraph would rewrite model_fn, and its errors with it.
         replica = tf.autograph.experimental.do_not_convert(lambda: results.append(build()))
-        with internals.seats_in_all_reduces(CONTROL_SIZE) as self._seats:
+        with (
+            strategy_internals.seats_in_all_reduces(CONTROL_SIZE) as self._seats,
+            strategy_internals.packs_of_one_dtype(),
+            strategy_internals.reducing_slices(sparse_gradients.summed, sparse_gradients.NUM_SIZES),
+            strategy_internals.averaging_assigned_values(_differs_between_workers),
+            strategy_internals.naming_as_alone(),
+        ):
             self._strategy.extended.call_for_each_replica(replica)
         return results[0]
 
@@ -138,7 +148,7 @@ class MultiWorker:
 
     def session_config(self, config: v1.ConfigProto) -> v1.ConfigProto:
         """`config` with this worker's collective settings."""
-        return internals.session_config(self._strategy, config)
+        return strategy_internals.session_config(self._strategy, config)
 
 
 def open_distribution(worker: Worker) -> Distribution:
@@ -160,6 +170,17 @@ def _prepare_devices(num_cpus: int | None) -> None:
         if num_cpus is not None:
             tf.config.threading.set_intra_op_parallelism_threads(num_cpus)
             tf.config.threading.set_inter_op_parallelism_threads(max(2, num_cpus))
+
+
+def _differs_between_workers(variable: tf.Variable, assigned: tf.Tensor) -> bool:
+    """Whether workers assign different values to `variable` in a step, which they then average."""
+    if not assigned.dtype.is_floating or not depends_on_input(assigned):
+        return False
+    if v1.get_default_graph().building_function or internals.in_v1_control_flow(assigned.op):
+        logger.warning("Each worker keeps what it assigns to %s in a branch or loop.", variable.name)
+        return False
+    logger.info("What model_fn assigns to %s depends on the batch: the workers average it.", variable.name)
+    return True
 
 
 def _require_one_replica_each(distribution: Distribution, num_workers: int) -> None:

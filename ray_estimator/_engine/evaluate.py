@@ -22,6 +22,7 @@ from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_co
 from ray_estimator._engine.places import local_events, step_of
 from ray_estimator._engine.restoring import BuildRestore
 from ray_estimator._engine.warm_starting import starting_point
+from ray_estimator._engine.whole_steps import INPUT_OPS, write_after_input, written_by
 from ray_estimator._jobs import EvaluateJob, MetricState, Tables, UserCode
 from ray_estimator._merge import difference_from_sum
 from ray_estimator._storage import Storage
@@ -29,8 +30,7 @@ from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)
 
-_INPUT_OPS = ("IteratorGetNext", "Placeholder", "QueueDequeue", "ReaderRead")
-_WRITE_OPS = ("Assign", "Scatter", "ResourceScatter", "ResourceApply", "Apply")
+_BATCH_OPS = (*INPUT_OPS, "Placeholder")
 
 
 @dataclass
@@ -99,6 +99,7 @@ def build(job: EvaluateJob, code: UserCode, tables: Tables | None) -> Evaluation
     metrics = {**model.metrics, "loss": v1.metrics.mean(model.loss)}
     advance = [feed.advance] if feed.advance is not None else []
     update_op = tf.group(*advance, *(metrics[name][1] for name in sorted(metrics)))
+    write_after_input(update_op)
     values = {name: value for name, (value, _) in metrics.items()}
     return Evaluation(feed, model.spec, update_op, {**values, v1.GraphKeys.GLOBAL_STEP: global_step})
 
@@ -179,12 +180,13 @@ class RangeEvaluator:
         if self._evaluation.spec.evaluation_hooks:
             return "model_fn returned evaluation_hooks"
         for name, value in self._evaluation.values.items():
-            if any(op.type.startswith(_INPUT_OPS) for op in ancestors(_operations(value))):
+            if any(op.type.startswith(_BATCH_OPS) for op in ancestors(_operations(value))):
                 return f"the value of the metric {name!r} depends on tensors of a batch"
         own = {variable.handle.name if hasattr(variable, "handle") else variable.name for variable in self._state}
         for op in ancestors([self._evaluation.update_op]):
-            if _writes_a_variable(op) and op.inputs[0].name not in own:
-                return f"an update writes {op.inputs[0].op.name!r}, which is no metric variable"
+            for variable in written_by(op):
+                if variable.name not in own:
+                    return f"an update writes {variable.op.name!r}, which is no metric variable"
         return None
 
 
@@ -214,14 +216,6 @@ def _scaffold_with(values: Mapping[str, Any], evaluation: Evaluation) -> v1.trai
         session.run([variable.initializer for variable in taken], feed)
 
     return v1.train.Scaffold(init_fn=assign, copy_from_scaffold=_scaffold(evaluation))
-
-
-def _writes_a_variable(op: tf.Operation) -> bool:
-    if not op.type.startswith(_WRITE_OPS):
-        return False
-    written = op.inputs[0].dtype
-    # A reference's dtype differs from its base; tf.scatter_nd, which makes a new tensor, takes neither.
-    return bool(written == tf.resource or written != written.base_dtype)
 
 
 def _operations(value: Any) -> Iterable[tf.Operation]:

@@ -1,6 +1,7 @@
 """Every private name of TensorFlow and Keras that the engine leans on, each behind a function with a public meaning.
 
-An upgrade that moves one of them shows in `tests/engine/test_internals.py`, one test for each.
+An upgrade that moves one of them shows in `tests/engine/test_internals.py`, one test for each. `strategy_internals` has
+those of tf.distribute.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ import random
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 from tensorflow.python.checkpoint import graph_view
-from tensorflow.python.distribute import cross_device_utils, distribute_utils
+from tensorflow.python.distribute import distribute_utils
 from tensorflow.python.saved_model import constants
 from tensorflow.python.saved_model.model_utils import export_utils
 from tensorflow.python.training import evaluation, training_util
@@ -176,74 +176,12 @@ def saver_of_objects(checkpoint: tf.train.Checkpoint) -> v1.train.Saver:
     return v1.train.Saver(graph_view.ObjectGraphView(checkpoint).frozen_saveable_objects(), sharded=True)
 
 
-# TensorFlow: distribution
-
-
-def averaging_v1_gradients(strategy: tf.distribute.Strategy) -> contextlib.AbstractContextManager[None]:
-    """Within it, v1 optimizers divide the loss by the number of replicas, as under tf.estimator."""
-    scope: contextlib.AbstractContextManager[None] = strategy._scale_loss_for_estimator_enabled()
-    return scope
-
-
-def session_config(strategy: tf.distribute.Strategy, config: v1.ConfigProto) -> v1.ConfigProto:
-    """`config` with the collective leader and the device filters of this worker."""
-    return strategy.extended._update_config_proto(config)
+# TensorFlow: the global step, losses, switches
 
 
 def read_global_step_plainly(global_step: tf.Variable) -> None:
     """Makes hooks read the global step here and now, so that the read can be put before the step."""
     v1.add_to_collection(training_util.GLOBAL_STEP_READ_KEY, global_step.read_value() + 0)
-
-
-def read_global_step_locally(strategy: tf.distribute.Strategy, global_step: tf.Variable) -> None:
-    """Makes hooks read the global step of this worker.
-
-    The default read carries the variable's initial value, which is a broadcast: hooks on one rank alone would
-    abort the collectives.
-    """
-    v1.add_to_collection(training_util.GLOBAL_STEP_READ_KEY, strategy.extended.read_var(global_step))
-
-
-@dataclass(frozen=True)
-class Seat:
-    """Room for a small vector in an all-reduce that the model makes anyway.
-
-    Attributes:
-        op: What the all-reduce takes the vector from; zeros until it is taken.
-        total: The vector's sum over the workers.
-    """
-
-    op: tf.Operation
-    total: tf.Tensor
-
-    def take(self, vector: tf.Tensor) -> tf.Tensor:
-        """Sends `vector` along; gives its sum. Call before any session has run the graph."""
-        self.op._update_input(0, vector)
-        return self.total
-
-
-@contextlib.contextmanager
-def seats_in_all_reduces(size: int) -> Iterator[list[Seat]]:
-    """Within it, each packed float32 all-reduce of the default graph has a seat for `size` elements more."""
-    launcher = cross_device_utils.CollectiveReplicaLauncher
-    graph, plain, seats = v1.get_default_graph(), launcher.batch_all_reduce, list[Seat]()
-
-    def with_seat(self: Any, packs: Sequence[Sequence[tf.Tensor]], options: Any = None) -> list[tf.Tensor]:
-        here = v1.get_default_graph() is graph and graph._get_control_flow_context() is None
-        first = packs[0]
-        if not here or any(tensor.dtype != tf.float32 for tensor in first):
-            reduced: list[tf.Tensor] = plain(self, packs, options)
-            return reduced
-        seat = tf.identity(tf.zeros([size]), name="control/seat")
-        reduced = plain(self, [[*first, seat], *packs[1:]], options)
-        seats.append(Seat(seat.op, reduced.pop(len(first))))
-        return reduced
-
-    launcher.batch_all_reduce = with_seat
-    try:
-        yield seats
-    finally:
-        launcher.batch_all_reduce = plain
 
 
 def global_step_reads() -> list[tf.Operation]:

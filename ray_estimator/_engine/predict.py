@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._engine import warm
+from ray_estimator._engine import internals, warm
 from ray_estimator._engine.distribution import Alone
 from ray_estimator._engine.feed import Feed, open_feed
 from ray_estimator._engine.hooks import made, without_waiters
@@ -61,7 +61,7 @@ def stream(job: PredictJob, tables: Tables | None = None) -> Generator[Any]:
     Nothing of TensorFlow's thread-local state is held between batches, so that generators may interleave.
     """
     graph = tf.Graph()
-    with contextlib.ExitStack() as places:
+    with internals.closing_event_writers(), contextlib.ExitStack() as places:
         with graph.as_default():
             session, fetches, feed = _open_monitored(job, tables, places)
         places.push(functools.partial(_leave, graph, session))
@@ -103,8 +103,6 @@ def _leave(graph: tf.Graph, session: v1.train.SingularMonitoredSession, *error: 
     """Ends the hooks, in the graph, unless an error or an early end of the generator ends the session."""
     with graph.as_default():
         ended: bool | None = session.__exit__(*error)
-        # Writers of hooks, as train and evaluate close them.
-        v1.summary.FileWriterCache.clear()
         return ended
 
 

@@ -18,6 +18,7 @@ from ray_estimator._engine.hooks import training_hooks
 from ray_estimator._engine.model import Model, begin_graph, call_model_fn, open_user_code
 from ray_estimator._engine.places import fetched, local_events
 from ray_estimator._engine.warm_starting import warm_started
+from ray_estimator._engine.whole_steps import write_after_input
 from ray_estimator._jobs import TrainJob, TrainResult, UserCode, Worker
 from ray_estimator._publishing import Publisher
 from ray_estimator._storage import Storage
@@ -75,6 +76,7 @@ def build(job: TrainJob, code: UserCode, worker: Worker, distribution: Distribut
     model = call_model_fn(job, code, feed.features, feed.labels, ModeKeys.TRAIN, distribution)
     if feed.advance is not None:
         model.train_op = tf.group(model.train_op, feed.advance)
+    write_after_input(model.train_op)
     control = Control(model, feed, distribution)
     v1.add_to_collection(v1.GraphKeys.LOSSES, control.loss)
     if not any(summary.op.name == "loss" for summary in v1.get_collection(v1.GraphKeys.SUMMARIES)):
@@ -126,7 +128,11 @@ def _run_until_stopped(
             steps_made += 1
             step, verdict = control.step, control.verdict
             loss = verdict.loss
-            agreed = verdict.stop or (last_step is not None and step >= last_step)
+            at_target = last_step is not None and step >= last_step
+            agreed = verdict.stop or at_target
+            if at_target:
+                # TensorFlow's hook looks at the step as it was, and goes too far where a run counts more than one.
+                break
         if together and not agreed:
             raise InputEndedError(worker.rank)
         worker.pulse.enter("ending (hooks, last checkpoint)")

@@ -14,7 +14,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import tensorflow as tf
 
-from ray_estimator._engine import internals
+from ray_estimator._engine import internals, strategy_internals
 from ray_estimator._shipping import V2Switches
 
 v1 = tf.compat.v1
@@ -42,14 +42,14 @@ def group() -> None:
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
     given = v1.ConfigProto(log_device_placement=True)
-    config = internals.session_config(strategy, given)
+    config = strategy_internals.session_config(strategy, given)
     assert config.experimental.collective_group_leader == "/job:worker/replica:0/task:0"
     assert list(config.device_filters) == ["/job:worker/task:0"]
     assert config.log_device_placement
     assert not given.device_filters
 
     with tf.Graph().as_default(), strategy.scope():
-        internals.read_global_step_locally(strategy, v1.train.create_global_step())
+        strategy_internals.read_global_step_locally(strategy, v1.train.create_global_step())
         (read,) = v1.get_collection("global_step_read_op_cache")
         hook = v1.train.StopAtStepHook(last_step=3)
         operations = len(v1.get_default_graph().get_operations())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import tensorflow as tf
 
-from ray_estimator._engine import internals
+from ray_estimator._engine import strategy_internals
 from ray_estimator._engine.collectives import (
     ancestors,
     chain,
@@ -76,11 +76,11 @@ def test_setting_up_a_communicator_is_no_collective_of_a_step() -> None:
     assert collectives_of([reduced.op]) == [reduced.op]
 
 
-def seated(key: int) -> tuple[internals.Seat, tf.Tensor]:
+def seated(key: int) -> tuple[strategy_internals.Seat, tf.Tensor]:
     """A seat in an all-reduce, and the all-reduce."""
     seat = tf.identity(tf.zeros([4]))
     reduced = reduce(seat, key)
-    return internals.Seat(seat.op, reduced), reduced
+    return strategy_internals.Seat(seat.op, reduced), reduced
 
 
 def test_a_vector_takes_the_last_seat_that_the_step_reduces() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,10 +12,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.distribute import cross_device_utils
+from processes import in_a_process, session, two_replicas_here
 
-from ray_estimator._engine import internals
-from ray_estimator._engine.collectives import ancestors, collectives_of
+from ray_estimator._engine import internals, strategy_internals
 from ray_estimator._shipping import keras_settings_of_this_thread
 from ray_estimator.export import PredictOutput, ServingInputReceiver
 
@@ -33,21 +30,7 @@ def graph() -> Iterator[tf.Graph]:
 
 @pytest.fixture
 def two_replicas() -> tf.distribute.Strategy:
-    """Two replicas on two CPUs of this process; `session()` has both."""
-    return tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
-
-
-def session() -> v1.Session:
-    opened = v1.Session(config=v1.ConfigProto(device_count={"CPU": 2}))
-    opened.run([v1.global_variables_initializer(), v1.local_variables_initializer()])
-    return opened
-
-
-def in_a_process(what: str) -> None:
-    script = Path(__file__).parent / "internals_script.py"
-    environment = {**os.environ, "TF_CONFIG": ""}
-    ended = subprocess.run([sys.executable, script, what], env=environment, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr[-4000:]
+    return two_replicas_here()
 
 
 # TensorFlow: graphs and sessions
@@ -263,61 +246,14 @@ def test_saver_of_objects_restores_what_the_checkpoint_names(tmp_path: Path) -> 
 # TensorFlow: distribution
 
 
-def test_averaging_v1_gradients_makes_v1_optimizers_average(two_replicas: tf.distribute.Strategy) -> None:
-    with two_replicas.scope():
-        weight = v1.get_variable("weight", [], initializer=v1.zeros_initializer())
-
-    def minimized() -> float:
-        def replica() -> tf.Operation:
-            number = tf.distribute.get_replica_context().replica_id_in_sync_group
-            return v1.train.GradientDescentOptimizer(1.0).minimize(weight * (tf.cast(number, tf.float32) + 1.0))
-
-        train_op = two_replicas.group(two_replicas.extended.call_for_each_replica(replica))
-        with session() as opened:
-            opened.run(train_op)
-            return float(opened.run(two_replicas.extended.read_var(weight)))
-
-    with two_replicas.scope():
-        assert minimized() == -3.0  # a sum, unhelped
-        with internals.averaging_v1_gradients(two_replicas):
-            assert minimized() == -1.5
-
-
 def test_losses_are_summed_says_how_the_model_reduced_its_last_loss(two_replicas: tf.distribute.Strategy) -> None:
     answers = []
     ones = tf.ones([2])
-    with two_replicas.scope(), internals.averaging_v1_gradients(two_replicas):
+    with two_replicas.scope(), strategy_internals.averaging_v1_gradients(two_replicas):
         for reduction in (v1.losses.Reduction.SUM, v1.losses.Reduction.SUM_OVER_BATCH_SIZE):
             v1.losses.mean_squared_error(ones, ones, reduction=reduction)
             answers.append(internals.losses_are_summed())
     assert answers == [True, False]
-
-
-def test_seats_in_all_reduces_take_a_vector_along() -> None:
-    keys, device = cross_device_utils.CollectiveKeys(), "/device:CPU:0"
-    group, options = keys.get_group_key([device]), tf.distribute.experimental.CommunicationOptions()
-    launcher = cross_device_utils.CollectiveReplicaLauncher(group, 2, keys, device, options)
-    gradients = [tf.ones([3]), tf.ones([2, 2])]
-    with internals.seats_in_all_reduces(4) as seats:
-        reduced = launcher.batch_all_reduce([gradients, [tf.ones([5])]])
-        launcher.batch_all_reduce([[tf.ones([3], tf.float64)]])
-        with tf.Graph().as_default():
-            launcher.batch_all_reduce([[tf.ones([3])]])
-    assert [tensor.shape for tensor in reduced] == [[3], [2, 2], [5]]
-    (seat,) = seats
-
-    vector = tf.constant([1.0, 2.0, 3.0, 4.0])
-    assert seat.take(vector) is seat.total
-    assert collectives_of([seat.total.op]) == collectives_of([reduced[0].op])
-    assert vector.op in ancestors([reduced[0].op])
-
-    launcher.batch_all_reduce([gradients])
-    assert len(seats) == 1
-
-
-def test_session_config_and_the_local_read_of_the_global_step_of_a_worker() -> None:
-    """`session_config` and `read_global_step_locally`, on the strategy that they are for."""
-    in_a_process("group")
 
 
 def test_awaited_step_is_that_of_a_waiter() -> None:
@@ -343,16 +279,6 @@ def test_global_step_reads_are_what_hooks_fetch() -> None:
     assert internals.global_step_reads() == []
     v1.train.StopAtStepHook(last_step=3).begin()
     assert len(internals.global_step_reads()) == 1
-
-
-def test_read_global_step_locally_gives_hooks_a_plain_read(two_replicas: tf.distribute.Strategy) -> None:
-    with two_replicas.scope():
-        step = v1.train.create_global_step()
-        internals.read_global_step_locally(two_replicas, step)
-    (read,) = v1.get_collection(v1.GraphKeys.GLOBAL_STEP + "_read_op_cache")
-    with session() as opened:
-        opened.run([copy.assign(5) for copy in step.values])
-        assert opened.run(read) == 5
 
 
 def test_replay_v2_switches_turns_off_what_the_driver_turned_off() -> None:
@@ -432,7 +358,7 @@ def test_averaging_keras_gradients_makes_keras_optimizers_average(
     before = len(graph.get_operations())
     with (
         two_replicas.scope(),
-        internals.averaging_v1_gradients(two_replicas),
+        strategy_internals.averaging_v1_gradients(two_replicas),
         internals.averaging_keras_gradients(2),
     ):
         two_replicas.extended.call_for_each_replica(replica)
