@@ -6,6 +6,9 @@
     ├── ShippingError (TypeError)               user code that cannot travel to the workers
     │   └── ModuleNotShippedError               … because they cannot import one of its modules
     └── TrainingError (RuntimeError)            a training run that could not go on
+        ├── ModelDirInUseError                  another driver trains in model_dir
+        ├── ModelDirAccessError                 model_dir cannot be used from where the run needs it
+        ├── WriterFencedError                   another writer has taken model_dir over
         ├── ResourcesTimeoutError               the workers found no place in the cluster
         ├── StepTimeoutError                    a step did not end: who waits, who is silent
         ├── InputTimeoutError                   the input gave no data in time
@@ -23,6 +26,7 @@ Each class hands its constructor's arguments to `super().__init__`, so that it s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 
 class RayEstimatorError(Exception):
@@ -104,6 +108,69 @@ class ModuleNotShippedError(ShippingError):
 
 class TrainingError(RayEstimatorError, RuntimeError):
     """A training run that could not go on."""
+
+
+class ModelDirInUseError(TrainingError):
+    """Another driver trains in model_dir, or another thread of this one.
+
+    Attributes:
+        model_dir: The directory.
+        host: The host of the driver that trains there.
+        pid: Its process.
+        since: Since when, in seconds since the epoch.
+    """
+
+    def __init__(self, model_dir: str, host: str, pid: int, since: int) -> None:
+        super().__init__(model_dir, host, pid, since)
+        self.model_dir = model_dir
+        self.host = host
+        self.pid = pid
+        self.since = since
+
+    def __str__(self) -> str:
+        return (
+            f"model_dir {self.model_dir} is in use: process {self.pid} on host {self.host} has trained there since "
+            f"{datetime.fromtimestamp(self.since, UTC)}. Wait until it ends, or end it, or choose another model_dir."
+        )
+
+
+class ModelDirAccessError(TrainingError):
+    """Files of model_dir cannot be written, read, listed or deleted from where the run needs them.
+
+    Attributes:
+        model_dir: The directory.
+        where: From where it was tried, in words.
+        reason: What failed, and the store's own words.
+    """
+
+    def __init__(self, model_dir: str, where: str, reason: str) -> None:
+        super().__init__(model_dir, where, reason)
+        self.model_dir = model_dir
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"model_dir {self.model_dir} cannot be used from {self.where}: {self.reason}"
+
+
+class WriterFencedError(TrainingError):
+    """Another writer has taken model_dir over, so this run may not write there any more.
+
+    Attributes:
+        model_dir: The directory.
+        by: The other writer, in words.
+    """
+
+    def __init__(self, model_dir: str, by: str) -> None:
+        super().__init__(model_dir, by)
+        self.model_dir = model_dir
+        self.by = by
+
+    def __str__(self) -> str:
+        return (
+            f"This run no longer writes in model_dir {self.model_dir}: it gave no sign of life for too long, and was "
+            f"taken over by {self.by}. What it had published is kept."
+        )
 
 
 class ResourcesTimeoutError(TrainingError):
