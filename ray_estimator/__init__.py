@@ -20,6 +20,7 @@
     _engine/           graphs and sessions                                           starts no Ray job
     _rows.py _columns.py     from blocks of a Ray Dataset to a rank's arrays
     _checkpoints.py _exports.py _staging.py _storage.py    what lies on any fsspec store
+    _lease.py _preflight.py    who may write in model_dir, and whether it can be used
 
 Importing the package imports neither TensorFlow nor Ray.
 """
@@ -35,6 +36,8 @@ from ray_estimator.errors import (
     EstimatorNotTrainedError,
     InputEndedError,
     InputTimeoutError,
+    ModelDirAccessError,
+    ModelDirInUseError,
     ModuleNotShippedError,
     RanksDisagreeError,
     RayEstimatorError,
@@ -43,6 +46,7 @@ from ray_estimator.errors import (
     StepTimeoutError,
     TrainingError,
     WorkersLostError,
+    WriterFencedError,
 )
 from ray_estimator.estimator import Estimator
 from ray_estimator.export import ServingInputReceiver, SupervisedInputReceiver, TensorServingInputReceiver
@@ -67,6 +71,8 @@ __all__ = [
     "InputTimeoutError",
     "LatestExporter",
     "ModeKeys",
+    "ModelDirAccessError",
+    "ModelDirInUseError",
     "ModuleNotShippedError",
     "RanksDisagreeError",
     "RayEstimatorError",
@@ -82,6 +88,7 @@ __all__ = [
     "VocabInfo",
     "WarmStartSettings",
     "WorkersLostError",
+    "WriterFencedError",
     "add_metrics",
     "dataset_input_fn",
     "errors",

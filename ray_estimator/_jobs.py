@@ -92,10 +92,14 @@ class ModelJob:
 
 @dataclass(frozen=True)
 class TrainJob(ModelJob):
-    """Train from `first_step` to `last_step`, both as the driver saw them; no `last_step`: until the input ends."""
+    """Train from `first_step` to `last_step`, both as the driver saw them; no `last_step`: until the input ends.
+
+    `generation` is that of the driver's lease.
+    """
 
     first_step: int = 0
     last_step: int | None = None
+    generation: int = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -243,6 +247,10 @@ class Worker(Protocol):
     @property
     def rank(self) -> int:
         """Position in the group, from 0."""
+
+    @property
+    def attempt(self) -> int:
+        """Which start of the group it belongs to, from 1."""
 
     @property
     def addresses(self) -> Sequence[str]:

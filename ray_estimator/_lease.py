@@ -21,13 +21,13 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
 from ray_estimator._storage import Storage
-from ray_estimator.errors import ModelDirInUseError, WriterFencedError
+from ray_estimator.errors import ModelDirAccessError, ModelDirInUseError, WriterFencedError
 
 HEARTBEAT_SECS = 5.0
 TAKEOVER_SECS = 30.0
@@ -162,9 +162,9 @@ class _Writers:
     """The files in `.writers/`."""
 
     def __init__(self, model_dir: str, storage: Storage) -> None:
-        self.model_dir = storage.normalize(model_dir)
+        self.shown = storage.redacted(model_dir)
         self._storage = storage
-        self._folder = storage.join(self.model_dir, ".writers")
+        self._folder = storage.join(storage.normalize(model_dir), ".writers")
 
     def tokens(self) -> list[Token]:
         """Who is or was a writer, in no order."""
@@ -195,16 +195,16 @@ class _Writers:
         """Replaces a writer's own file."""
         self._storage.write_bytes(self._url(token), record.to_bytes())
 
-    def require_newest(self, token: Token) -> None:
-        """Raises `WriterFencedError` if there is a newer writer than `token`."""
-        newest = self.newest()
+    def require_newest(self, token: Token, tokens: Sequence[Token] | None = None) -> None:
+        """Raises `WriterFencedError` if there is a newer writer than `token`, now or in a listing."""
+        newest = max(self.tokens() if tokens is None else tokens, default=token)
         if newest > token:
             raise self.fenced_by(newest)
 
     def fenced_by(self, token: Token) -> WriterFencedError:
         """The error of a writer that finds the newer `token`."""
         record = Record.from_bytes(self.read(token))
-        return WriterFencedError(self.model_dir, "another writer" if record is None else str(record))
+        return WriterFencedError(self.shown, "another writer" if record is None else str(record))
 
     def sweep(self, tokens: Iterable[Token]) -> None:
         """Deletes the files of earlier writers. What cannot be deleted is left behind, with a warning."""
@@ -212,7 +212,11 @@ class _Writers:
             try:
                 self._storage.remove(self._url(token))
             except Exception as error:  # Stores raise what they like, and no training should end for it.
-                logger.warning("Could not delete %s: %s", self._url(token), error)
+                self.warn(f"delete {token.file_name}", error)
+
+    def warn(self, what: str, error: Exception) -> None:
+        """Logs what could not be done, and why."""
+        logger.warning("%s", self._storage.redacted(f"Could not {what} in {self._folder}: {error}"))
 
     def _url(self, token: Token) -> str:
         return self._storage.join(self._folder, token.file_name)
@@ -232,11 +236,19 @@ class Lease:
         self._pid = os.getpid()
 
     def beat(self) -> None:
-        """Shows that the owner lives.
+        """Shows that the owner lives. If the store cannot be reached, that is logged, and the next beat tries again.
 
         Raises:
             WriterFencedError: Another driver has taken the lease meanwhile.
         """
+        try:
+            self._beat()
+        except WriterFencedError:
+            raise
+        except Exception as error:  # Stores raise what they like. The lease is ours until another takes it.
+            self._writers.warn("renew the lease", error)
+
+    def _beat(self) -> None:
         own = Token(self.generation)
         newest = Token(self._writers.newest().generation)
         found = Record.from_bytes(self._writers.read(own))
@@ -253,7 +265,7 @@ class Lease:
         try:
             self._writers.write(Token(self.generation), replace(self._record, released=True))
         except Exception as error:  # Stores raise what they like, and the training is done.
-            logger.warning("Could not release %s: %s", self._writers.model_dir, error)
+            self._writers.warn("release the lease", error)
 
 
 def take(
@@ -304,7 +316,7 @@ def _free_generation(
             raise _in_use(writers, owner)
         if watched is None or watched[0] != generation:
             watched, watched_since = (generation, content), clock()
-            logger.warning("%s is held by %s. Waiting for a sign of life.", writers.model_dir, owner or "somebody")
+            logger.warning("%s is held by %s. Waiting for a sign of life.", writers.shown, owner or "somebody")
         elif watched[1] != content:
             raise _in_use(writers, owner)
         elif clock() - watched_since >= TAKEOVER_SECS:
@@ -322,8 +334,8 @@ def _is_free(owner: Record, process: Process) -> bool:
 
 def _in_use(writers: _Writers, owner: Record | None) -> ModelDirInUseError:
     if owner is None:
-        return ModelDirInUseError(writers.model_dir, "an unknown host", 0, 0)
-    return ModelDirInUseError(writers.model_dir, owner.writer.host, owner.writer.pid, owner.since)
+        return ModelDirInUseError(writers.shown, "an unknown host", 0, 0)
+    return ModelDirInUseError(writers.shown, owner.writer.host, owner.writer.pid, owner.since)
 
 
 def _create(writers: _Writers, generation: int, process: Process) -> Lease | None:
@@ -367,8 +379,6 @@ def hold(model_dir: str, storage: Storage, on_loss: Callable[[], None]) -> Itera
                 losses.append(loss)
                 on_loss()
                 return
-            except Exception as error:  # Stores raise what they like. The next beat tries again.
-                logger.warning("Could not renew the lease of %s: %s", model_dir, error)
 
     thread = threading.Thread(target=keep_beating, name="lease", daemon=True)
     thread.start()
@@ -398,11 +408,14 @@ def claim(model_dir: str, storage: Storage, token: Token) -> Callable[[], None]:
 
     Raises:
         WriterFencedError: There is one already.
+        ModelDirAccessError: The driver's lease is not to be seen here, so this is another directory.
     """
     writers = _Writers(model_dir, storage)
     writers.write(token, Record.begin(Process.current()))
-    writers.require_newest(token)
-    if token.attempt > 2:
-        older = (old for old in writers.tokens() if old.generation == token.generation)
-        writers.sweep(old for old in older if 0 < old.attempt < token.attempt - 1)
+    tokens = writers.tokens()
+    writers.require_newest(token, tokens)
+    if Token(token.generation) not in tokens:
+        raise ModelDirAccessError.not_shared(writers.shown, f"the chief on host {socket.gethostname()}")
+    of_this_driver = (old for old in tokens if old.generation == token.generation)
+    writers.sweep(old for old in of_this_driver if 0 < old.attempt < token.attempt - 1)
     return partial(writers.require_newest, token)

@@ -47,10 +47,14 @@ class Publisher:
     Args:
         store: Where to.
         timeout_secs: How long one checkpoint may take; None for any time.
+        fence: Raises if this process may write no more.
     """
 
-    def __init__(self, store: CheckpointStore, timeout_secs: float | None) -> None:
+    def __init__(
+        self, store: CheckpointStore, timeout_secs: float | None, fence: Callable[[], None] | None = None
+    ) -> None:
         self.store = store
+        self._fence = fence
         self._timeout_secs = timeout_secs
         self._changed = threading.Condition()
         self._waiting: Saved | None = None
@@ -139,7 +143,7 @@ class Publisher:
         while (saved := self._next()) is not None:
             try:
                 with saved.staging:
-                    self.store.publish(saved.prefix, saved.step, saved.retention)
+                    self.store.publish(saved.prefix, saved.step, saved.retention, fence=self._fence)
                 logger.info("Published the checkpoint of step %d.", saved.step)
             except BaseException as error:
                 self._fail(error)

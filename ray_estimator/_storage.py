@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fnmatch
 import os
+import re
 import shutil
 import threading
 import uuid
@@ -22,6 +23,9 @@ import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
 _LOCAL_SCHEMES = ("file", "local")
+_SECRET = re.compile(r"key|secret|token|passw|credential|sas|connection_string|auth", re.IGNORECASE)
+_USER_IN_URL = re.compile(r"(\w://)[^/@\s]+@")
+_SHORTEST_SECRET = 4
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,12 @@ class Storage:
     def __repr__(self) -> str:
         # Names only: the values may be credentials.
         return f"Storage(storage_options=<{', '.join(sorted(self.storage_options or {}))}>)"
+
+    def redacted(self, text: str) -> str:
+        """`text` without credentials: those in `storage_options`, and those in URLs."""
+        for secret in sorted(_secrets(self.storage_options or {}), key=len, reverse=True):
+            text = text.replace(secret, "<redacted>")
+        return _USER_IN_URL.sub(r"\1<redacted>@", text)
 
     def normalize(self, url: str) -> str:
         """The one spelling of `url`: an absolute local path, or a URL without a trailing slash.
@@ -396,6 +406,18 @@ class _MemoryFiles(_RemoteFiles):
         content = self.read(path)
         with open(local_path, "wb") as file:
             file.write(content)
+
+
+def _secrets(options: Any, is_secret: bool = False) -> Iterator[str]:
+    """The texts in fsspec options that are credentials, by the names of the options."""
+    if isinstance(options, Mapping):
+        for name, value in options.items():
+            yield from _secrets(value, is_secret or _SECRET.search(str(name)) is not None)
+    elif isinstance(options, list | tuple):
+        for value in options:
+            yield from _secrets(value, is_secret)
+    elif is_secret and isinstance(options, str) and len(options) >= _SHORTEST_SECRET:
+        yield options
 
 
 @contextlib.contextmanager

@@ -149,6 +149,15 @@ class ModelDirAccessError(TrainingError):
         self.where = where
         self.reason = reason
 
+    @classmethod
+    def not_shared(cls, model_dir: str, where: str) -> ModelDirAccessError:
+        """What the driver wrote is not there."""
+        reason = (
+            "a file that the driver wrote there is not to be seen, so it is another directory. Choose the URL of an "
+            "object store, or a directory that all nodes share, and give workers the same environment variables for it."
+        )
+        return cls(model_dir, where, reason)
+
     def __str__(self) -> str:
         return f"model_dir {self.model_dir} cannot be used from {self.where}: {self.reason}"
 

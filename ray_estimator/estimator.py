@@ -23,12 +23,13 @@ from ray_estimator._checkpoints import Checkpoint, CheckpointStore, checkpoint_a
 from ray_estimator._columns import column_specs, select_columns
 from ray_estimator._exports import checked_assets, checked_receiver_fns
 from ray_estimator._jobs import EvaluateJob, ExportJob, PredictJob, RowSpec, TrainJob
+from ray_estimator._lease import hold
 from ray_estimator._shipping import keras_settings_of_this_thread
 from ray_estimator._signatures import call_model_fn, check_input_fn, check_model_fn
 from ray_estimator._storage import Storage
 from ray_estimator._targets import last_step_of, own_target
 from ray_estimator.config import RunConfig
-from ray_estimator.errors import EstimatorNotTrainedError
+from ray_estimator.errors import EstimatorNotTrainedError, RayEstimatorError
 from ray_estimator.inputs import DatasetInput
 from ray_estimator.spec import EstimatorSpec, ModeKeys
 from ray_estimator.warm_start import WarmStartSettings, as_settings
@@ -190,6 +191,8 @@ class Estimator:
             ValueError: Both `steps` and `max_steps`, or one that is not positive; a dataset without the columns.
             TypeError: Hooks or listeners of the wrong kind; a Ray Dataset that is not wrapped.
             ShippingError: User code that cannot travel to the workers.
+            ModelDirInUseError: Another driver, or another thread of this one, trains in model_dir.
+            ModelDirAccessError: model_dir cannot be used from here, or from where workers run.
             TrainingError: No place in the cluster, a step without end, or workers lost too often.
             NanLossDuringTrainingError: The loss was not a number (TensorFlow's own error).
         """
@@ -411,34 +414,51 @@ class Estimator:
             raise ValueError("Can not provide both steps and max_steps.")
         hooks = checked_hooks(hooks)
         listeners = checked_listeners(saving_listeners)
-        start = self._store.start()
-        start_step = start.step if start is not None else 0
-        if max_steps is not None and max_steps <= start_step:
-            logger.info("Skipping training since max_steps has already saved.")
+        start = self._start()
+        if _is_done(start, max_steps):
             return None
-        hooks, own_last_step = own_target(hooks, start_step)
-        last_step = last_step_of(start_step, steps, max_steps, own_last_step)
         runtime = self._runtime()
         warm_start = self._warm_start_cargo(runtime, start)
         rows, row_spec = self._rows(input_fn, ModeKeys.TRAIN)
-        code = self._code(runtime, input_fn, hooks=hooks, saving_listeners=listeners)
-        job = TrainJob(
-            code,
-            self._config,
-            self.model_dir,
-            row_spec,
-            warm_start,
-            first_step=start_step,
-            last_step=last_step,
-        )
+        others, _ = own_target(hooks, 0)
+        code = self._code(runtime, input_fn, hooks=others, saving_listeners=listeners)
 
         def run(given_up: threading.Event | None) -> None:
-            result = runtime.train(job, rows, given_up)
-            if result.step == start_step:
+            given_up = given_up or threading.Event()
+            runtime.check_model_dir()
+            with hold(self.model_dir, self._storage, on_loss=given_up.set) as lease:
+                # Only now nobody else trains here.
+                start = self._start()
+                if _is_done(start, max_steps):
+                    return
+                first_step = _step_of(start)
+                _, own_last_step = own_target(hooks, first_step)
+                job = TrainJob(
+                    code,
+                    self._config,
+                    self.model_dir,
+                    row_spec,
+                    warm_start,
+                    first_step=first_step,
+                    last_step=last_step_of(first_step, steps, max_steps, own_last_step),
+                    generation=lease.generation,
+                )
+                result = runtime.train(job, rows, given_up)
+            if result.step == first_step:
                 logger.warning("Training with estimator made no steps. Perhaps input is empty or misspecified.")
             logger.info("Loss for final step: %s.", result.loss)
 
         return run
+
+    def _start(self) -> Checkpoint | None:
+        """What training goes on from."""
+        try:
+            return self._store.start()
+        except RayEstimatorError:
+            raise
+        except Exception:
+            self._runtime().check_model_dir()  # Where this raises, it says more.
+            raise
 
     def _evaluation(
         self,
@@ -592,3 +612,14 @@ def _refuse_overrides(kind: type[Estimator]) -> None:
             f"Subclasses of Estimator cannot override members of Estimator. {kind} does override {overridden}: give "
             "them other names, and change the model in model_fn."
         )
+
+
+def _step_of(start: Checkpoint | None) -> int:
+    return 0 if start is None else start.step
+
+
+def _is_done(start: Checkpoint | None, max_steps: int | None) -> bool:
+    if max_steps is None or _step_of(start) < max_steps:
+        return False
+    logger.info("Skipping training since max_steps has already saved.")
+    return True

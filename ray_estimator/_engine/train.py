@@ -20,6 +20,7 @@ from ray_estimator._engine.places import fetched, local_events
 from ray_estimator._engine.warm_starting import warm_started
 from ray_estimator._engine.whole_steps import write_after_input
 from ray_estimator._jobs import TrainJob, TrainResult, UserCode, Worker
+from ray_estimator._lease import Token, claim
 from ray_estimator._publishing import Publisher
 from ray_estimator._storage import Storage
 from ray_estimator.errors import InputEndedError
@@ -30,6 +31,7 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
     """Trains on one worker until the target, the end of the input, or a hook's request. Runs on every worker.
 
     create the strategy, then unpickle the user's code
+    the chief claims model_dir: from here on, writers of earlier attempts are fenced
     agree on the newest published checkpoint
     build: global step, input_fn, model_fn, hooks, hooks.begin()
     compare graphs with the other ranks
@@ -44,6 +46,7 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
     code = open_user_code(job)
     storage = Storage(job.config.storage_options)
     store = CheckpointStore(job.model_dir, storage)
+    fence = claim(job.model_dir, storage, Token(job.generation, worker.attempt)) if worker.rank == 0 else None
     start = _agree_on_start(worker, store)
     if start is not None and job.last_step is not None and start.step >= job.last_step:
         return TrainResult(step=start.step, loss=None, steps_made=0)
@@ -55,9 +58,9 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         feed, model, control = build(job, code, worker, distribution)
         if start is None:
             stack.enter_context(warm_started(job, distribution, is_chief=worker.rank == 0))
-        publisher = Publisher(store, job.config.step_timeout_secs) if worker.rank == 0 else None
-        if publisher is not None:
-            stack.enter_context(publisher)
+        publisher = None
+        if fence is not None:
+            publisher = stack.enter_context(Publisher(store, job.config.step_timeout_secs, fence))
         hooks = training_hooks(job, code, worker, publisher, model, feed, control, distribution, events_dir)
         session = v1.train.SingularMonitoredSession(
             hooks=[*hooks.in_order, CompareGraphs(worker, control)],

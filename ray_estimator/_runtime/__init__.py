@@ -21,6 +21,9 @@ class Runtime(Protocol):
     def pack(self, parts: Mapping[str, Any]) -> Cargo[Mapping[str, Any]]:
         """Makes user code ready to go where this runtime runs it."""
 
+    def check_model_dir(self) -> None:
+        """Raises `ModelDirAccessError` if model_dir cannot be used from here, or from where workers run."""
+
     def train(self, job: TrainJob, rows: RowSource | None, given_up: threading.Event | None = None) -> TrainResult:
         """Trains with as many workers as the job's config says; gives the chief's result.
 

@@ -38,10 +38,12 @@ class Group:
 
     Attributes:
         attempt: Names this start of the group.
+        number: Which start it is, from 1.
         addresses: ``host:port`` of each worker, in rank order.
     """
 
     attempt: str
+    number: int
     addresses: tuple[str, ...]
 
 
@@ -67,15 +69,18 @@ def _hold_port() -> str:
 class GroupBackend(Backend):
     """Tells every worker who its peers are. Runs in Ray Train's controller, at each start of the group."""
 
-    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         """Chooses addresses and a name for this attempt."""
         addresses = tuple(worker_group.execute(_hold_port)) if len(worker_group) > 1 else ("",)
-        worker_group.execute(_join_group, Group(uuid.uuid4().hex, addresses))
+        number = ray.get(backend_config.monitor.begin.remote())
+        worker_group.execute(_join_group, Group(uuid.uuid4().hex, number, addresses))
 
 
 @dataclass
 class GroupBackendConfig(BackendConfig):
-    """Selects `GroupBackend`."""
+    """Selects `GroupBackend`, which asks the `RunMonitor` for the number of each start."""
+
+    monitor: Any
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -135,6 +140,11 @@ class GroupWorker:
     group: Group
     work: GroupWork
     pulse: Pulse = field(default_factory=Pulse)
+
+    @property
+    def attempt(self) -> int:
+        """Which start of the group it is."""
+        return self.group.number
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ray_estimator import _entry
 from ray_estimator._jobs import EvaluateJob, GroupView, PredictJob, Pulse, Tables, TrainJob, TrainResult, Vitals
+from ray_estimator._preflight import Preflight
 from ray_estimator._progress import Progress
 from ray_estimator._shipping import InPlace
+from ray_estimator._storage import Storage
 from ray_estimator.config import RunConfig
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class OwnProcess:
     tables: Tables | None
     pulse: Pulse = field(default_factory=Pulse)
     rank: int = 0
+    attempt: int = 1
     addresses: tuple[str, ...] = ()
     num_cpus: int | None = None
 
@@ -61,6 +64,11 @@ class InlineRuntime:
     def pack(self, parts: Mapping[str, Any]) -> InPlace[Mapping[str, Any]]:
         """User code as it is."""
         return InPlace(parts)
+
+    def check_model_dir(self) -> None:
+        """Tries model_dir from here."""
+        with Preflight(str(self._config.model_dir), Storage(self._config.storage_options)).file_from("this process"):
+            pass
 
     def train(self, job: TrainJob, rows: RowSource | None, given_up: threading.Event | None = None) -> TrainResult:
         """Trains here, where an exception ends it."""

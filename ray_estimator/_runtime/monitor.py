@@ -22,6 +22,7 @@ class RunMonitor:
 
     def __init__(self, num_ranks: int) -> None:
         self._num_ranks = num_ranks
+        self._started = 0
         self._attempt: str | None = None
         self._number = 0
         self._ended: str | None = None
@@ -33,6 +34,11 @@ class RunMonitor:
         self._heard: dict[int, float] = {}
         self._actors: dict[int, Any] = {}
         self._meetings: dict[tuple[str, str], _Meeting] = defaultdict(_Meeting)
+
+    async def begin(self) -> int:
+        """A new group starts; gives its number, from 1, which no other group of the run has."""
+        self._started += 1
+        return self._started
 
     async def join(self, attempt: str, rank: int, actor: Any) -> str | None:
         """A rank of a new group says that it is there; gives why the run is over, if it is."""

@@ -26,15 +26,18 @@ from ray_estimator import _entry
 from ray_estimator._failures import RemoteFailure
 from ray_estimator._jobs import EvaluateJob, GroupView, PredictJob, TrainJob, TrainResult
 from ray_estimator._merge import merged
+from ray_estimator._preflight import Preflight
 from ray_estimator._progress import Progress
 from ray_estimator._rows import aligned_ranges
 from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, failure_in, run_worker
 from ray_estimator._runtime.monitor import RunMonitor
-from ray_estimator._runtime.resources import require_shared, resources_per_worker
+from ray_estimator._runtime.preflight import check_model_dir
+from ray_estimator._runtime.resources import require_outside_this_process, require_shared, resources_per_worker
 from ray_estimator._runtime.rows import BlockFeed, BlockRef, RangeOfRows, RowSource
 from ray_estimator._runtime.schema import ray_is_ready
 from ray_estimator._runtime.watch import StepWatch
 from ray_estimator._shipping import Packed, pack
+from ray_estimator._storage import Storage
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import (
     ResourcesTimeoutError,
@@ -59,6 +62,7 @@ class RayRuntime:
 
     def __init__(self, config: RunConfig, *, model_dir_is_temporary: bool = False) -> None:
         self._config = config
+        require_outside_this_process(str(config.model_dir))
         ray_is_ready()
         num_nodes = sum(bool(node["Alive"]) for node in ray.nodes())
         require_shared(str(config.model_dir), is_temporary=model_dir_is_temporary, num_nodes=num_nodes)
@@ -66,6 +70,12 @@ class RayRuntime:
     def pack(self, parts: Mapping[str, Any]) -> Packed:
         """Pickles user code."""
         return pack(parts)
+
+    def check_model_dir(self) -> None:
+        """Tries model_dir from here and from workers."""
+        config = self._config
+        preflight = Preflight(str(config.model_dir), Storage(config.storage_options))
+        check_model_dir(preflight, self._task, config.start_timeout_secs)
 
     # Training
 
@@ -83,7 +93,7 @@ class RayRuntime:
         trainer = DataParallelTrainer(
             run_worker,
             train_loop_config={"work": work},
-            backend_config=GroupBackendConfig(),
+            backend_config=GroupBackendConfig(monitor),
             scaling_config=self._scaling(resources),
             run_config=ray.train.RunConfig(
                 name=f"ray-estimator-{uuid.uuid4().hex[:12]}",

@@ -41,6 +41,20 @@ def resources_per_worker(
     return {"CPU": max(share, 0.01)}
 
 
+def require_outside_this_process(model_dir: str) -> None:
+    """Refuses a model_dir in the memory of the driver.
+
+    Raises:
+        ValueError: `model_dir` is such a one.
+    """
+    if model_dir.startswith("memory://"):
+        raise ValueError(
+            f"model_dir is {model_dir}, which is in the memory of this process, where no worker can see it. Pass "
+            "Estimator(model_dir=...) a directory or the URL of an object store; or run in this process: "
+            "RunConfig(scaling_config=ray.train.ScalingConfig(num_workers=0))."
+        )
+
+
 def require_shared(model_dir: str, *, is_temporary: bool, num_nodes: int) -> None:
     """Refuses a model_dir that nobody chose where other nodes could not see it.
 

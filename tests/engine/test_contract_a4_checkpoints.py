@@ -24,7 +24,7 @@ Make = Callable[..., Any]
 
 
 def names_in(directory: str | os.PathLike[str]) -> set[str]:
-    return {name for name in os.listdir(directory) if not name.startswith("events.")}
+    return {name for name in os.listdir(directory) if not name.startswith(("events.", "."))}
 
 
 def files_of(step: int) -> set[str]:

@@ -15,8 +15,10 @@ from ray_estimator import EstimatorSpec, InputTimeoutError, ModeKeys, RunConfig,
 from ray_estimator._columns import column_specs
 from ray_estimator._engine.feed import Feed, batch_dimension, open_feed
 from ray_estimator._jobs import EvaluateJob, PredictJob, RowSpec, TrainJob, UserCode
+from ray_estimator._lease import hold
 from ray_estimator._runtime.inline import OwnProcess
 from ray_estimator._shipping import InPlace
+from ray_estimator._storage import Storage
 
 v1 = tf.compat.v1
 
@@ -35,7 +37,7 @@ def batches(
     table: pa.Table, mode: str = ModeKeys.TRAIN, labels: tuple[str, ...] = (), map_fn: Any = None, **options: Any
 ) -> list[tuple[Any, Any]]:
     """Every (features, labels) that the graph of `mode` sees."""
-    job = TrainJob(InPlace({}), RunConfig(), "unused", row_spec(table, labels, **options))
+    job = TrainJob(InPlace({}), RunConfig(), "unused", row_spec(table, labels, **options), generation=1)
     seen = []
     with tf.Graph().as_default(), v1.Session() as session:
         feed = open_feed(job, UserCode(None, map_fn=map_fn), mode, lambda: iter([table.slice(0, 4), table.slice(4)]))
@@ -175,8 +177,13 @@ def test_an_error_in_fetching_rows_arrives_as_itself(
     tmp_path: Path, tables: Callable[[], Any], kind: type[Exception], text: str, verb: str
 ) -> None:
     common = (InPlace({"model_fn": mean_model_fn}), RunConfig(), str(tmp_path), row_spec(pa.table({"x": [1, 2]})))
+
+    def train() -> None:
+        with hold(str(tmp_path), Storage(), on_loss=pytest.fail) as lease:
+            _entry.train(TrainJob(*common, generation=lease.generation), OwnProcess(tables))
+
     run = {
-        "train": lambda: _entry.train(TrainJob(*common), OwnProcess(tables)),
+        "train": train,
         "evaluate": lambda: _entry.evaluate(EvaluateJob(*common), tables),
         "predict": lambda: list(_entry.predict(PredictJob(*common), tables)),
         "evaluate_range": lambda: _entry.evaluate_range(EvaluateJob(*common), tables),

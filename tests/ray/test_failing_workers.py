@@ -75,6 +75,9 @@ def test_a_killed_worker_costs_a_restart_and_no_step(
     # Step 17 ended on rank 0 as well or not, then the group went on from the checkpoint of step 15.
     assert steps[:16] == list(range(1, 17))
     assert steps[-15:] == list(range(16, 31))
+    # Each group's chief has claimed model_dir under a number of its own.
+    writers = sorted(path.name for path in (Path(estimator.model_dir) / ".writers").iterdir())
+    assert writers == ["00000001-0001.json", "00000001-0002.json", "00000001.json"]
 
 
 def test_a_restarted_group_reads_its_dataset_from_the_start(

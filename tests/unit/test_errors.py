@@ -16,6 +16,8 @@ from ray_estimator.errors import (
     EstimatorNotTrainedError,
     InputEndedError,
     InputTimeoutError,
+    ModelDirAccessError,
+    ModelDirInUseError,
     ModuleNotShippedError,
     RanksDisagreeError,
     RayEstimatorError,
@@ -24,6 +26,7 @@ from ray_estimator.errors import (
     StepTimeoutError,
     TrainingError,
     WorkersLostError,
+    WriterFencedError,
 )
 
 ONE_OF_EACH = [
@@ -33,6 +36,9 @@ ONE_OF_EACH = [
     ShippingError("hooks[0]", "it holds a lock."),
     ModuleNotShippedError("model_fn", "mine.models"),
     TrainingError("something"),
+    ModelDirInUseError("s3://b/run", "host-3", 4711, 1_700_000_000),
+    ModelDirAccessError("s3://b/run", "the driver", "writing s3://b/run/x failed: PermissionError: no"),
+    WriterFencedError("s3://b/run", "process 12 on host-4"),
     ResourcesTimeoutError([{"CPU": 4.0}, {"CPU": 4.0}], {"CPU": 2.0}, {"CPU": 1.0}, 30.0),
     StepTimeoutError(12, 60.0, {0: "in a step", 2: "in a step"}, {1: 61.5}),
     InputTimeoutError("Ray Data", 45.0),
@@ -73,6 +79,20 @@ def test_an_error_survives_pickle_with_its_message_and_attributes(error: RayEsti
             ResourcesTimeoutError([{"CPU": 4.0}] * 2, {"CPU": 2.0}, {"CPU": 1.0}, 30.0),
             ["2 worker(s) of {'CPU': 4.0}", "start_timeout_secs=30", "{'CPU': 2.0}", "{'CPU': 1.0} is free"],
         ),
+        (
+            ModelDirInUseError("s3://b/run", "host-3", 4711, 1_700_000_000),
+            [
+                "s3://b/run is in use",
+                "process 4711 on host host-3",
+                "since 2023-11-14 22:13:20+00:00",
+                "another model_dir",
+            ],
+        ),
+        (
+            ModelDirAccessError.not_shared("/mnt/run", "a worker on node 10.0.0.2"),
+            ["/mnt/run cannot be used from a worker on node 10.0.0.2", "not to be seen", "all nodes share"],
+        ),
+        (WriterFencedError("s3://b/run", "process 12 on host-4"), ["s3://b/run", "taken over by process 12 on host-4"]),
         (
             StepTimeoutError(12, 60.0, {2: "in a step", 0: "saving"}, {1: 61.5}),
             ["step_timeout_secs=60 after global step 12", "rank 0: saving; rank 2: in a step", "rank 1: for 62 s"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_estimator._runtime.resources import require_shared, resources_per_worker
+from ray_estimator._runtime.resources import require_outside_this_process, require_shared, resources_per_worker
 
 
 def test_workers_that_fit_are_left_to_ray() -> None:
@@ -39,3 +39,9 @@ def test_a0_a_temporary_model_dir_on_several_nodes_is_refused() -> None:
     require_shared("/shared/x", is_temporary=False, num_nodes=3)
     with pytest.raises(ValueError, match=r"3 nodes.*model_dir"):
         require_shared("/tmp/x", is_temporary=True, num_nodes=3)
+
+
+def test_the_memory_of_this_process_is_no_model_dir_for_workers() -> None:
+    require_outside_this_process("/memory/a")
+    with pytest.raises(ValueError, match=r"model_dir is memory://a/b.*num_workers=0"):
+        require_outside_this_process("memory://a/b")

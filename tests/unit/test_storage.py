@@ -342,3 +342,23 @@ def test_options_reach_the_remote_store_and_leave_local_files_alone(caching_stor
     assert storage.read_bytes(str(tmp_path / "a")) == b"local"
     with pytest.raises(PermissionError, match="'endpoint': 'here'"):
         storage.size(caching_store)
+
+
+# Credentials
+
+
+def test_credentials_in_options_and_urls_are_redacted_and_the_rest_is_not() -> None:
+    storage = Storage(
+        {
+            "key": "AKIA4711",
+            "secret": "AKIA4711-and-more",
+            "client_kwargs": {"endpoint_url": "http://store:9000", "aws_session_token": "t0psecret"},
+            "token": {"project": "deep", "private_key": "lines"},
+            "use_ssl": False,
+            "password": "x",
+        }
+    )
+
+    assert storage.redacted("AKIA4711 AKIA4711-and-more t0psecret deep lines") == " ".join(["<redacted>"] * 5)
+    assert storage.redacted("http://store:9000 False x") == "http://store:9000 False x"
+    assert storage.redacted("sftp://me:pw@host/a or s3://bucket/a@b") == "sftp://<redacted>@host/a or s3://bucket/a@b"

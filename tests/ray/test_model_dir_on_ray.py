@@ -1,0 +1,79 @@
+"""model_dir as a cluster's workers see it, and what becomes of a group whose model_dir was taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import tensorflow as tf
+from fsspec.implementations.memory import MemoryFileSystem
+from models import endless_input_fn, linear_model_fn
+
+from ray_estimator import ModelDirAccessError, WriterFencedError
+from ray_estimator._lease import Process, Record, Token
+from ray_estimator._storage import Storage
+
+v1 = tf.compat.v1
+pytestmark = pytest.mark.ray
+
+
+class OnlyHere(MemoryFileSystem):
+    """A store of which only the process that registers it has heard."""
+
+    protocol = "onlyhere"
+
+
+def test_a_store_that_workers_cannot_open_is_refused_before_any_starts(on_ray: Callable[..., Any]) -> None:
+    fsspec.register_implementation("onlyhere", OnlyHere, clobber=True)
+    estimator = on_ray(linear_model_fn, params={}, model_dir="onlyhere://model")
+
+    with pytest.raises(ModelDirAccessError) as refused:
+        estimator.train(endless_input_fn, steps=1)
+
+    assert refused.value.where.startswith("a worker on node ")
+    assert "reading onlyhere://model/.preflight-" in str(refused.value)
+    assert "Protocol not known: onlyhere" in str(refused.value)
+    # Neither a chief's claim nor what was tried is there.
+    assert Storage().list_dir("onlyhere://model") == []
+
+
+def test_the_memory_of_the_driver_is_refused(on_ray: Callable[..., Any]) -> None:
+    estimator = on_ray(linear_model_fn, params={}, model_dir="memory://model")
+
+    with pytest.raises(ValueError, match=r"memory://model.*no worker can see it.*num_workers=0"):
+        estimator.train(endless_input_fn, steps=1)
+
+
+class BeTakenOver(v1.train.SessionRunHook):
+    """Another driver takes the lease after step 3, as it may when this one showed no life for long."""
+
+    def __init__(self, model_dir: str) -> None:
+        self._model_dir = model_dir
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        if run_context.session.run(v1.train.get_global_step()) == 3:
+            other = Record.begin(Process("elsewhere", 77, "another boot", 5))
+            Storage().create_bytes(f"{self._model_dir}/.writers/{Token(9).file_name}", other.to_bytes())
+
+
+def test_a_group_whose_model_dir_was_taken_over_ends_and_is_not_started_again(on_ray: Callable[..., Any]) -> None:
+    estimator = on_ray(linear_model_fn, 1, params={}, max_failures=3, save_checkpoints_steps=2)
+
+    with pytest.raises(WriterFencedError, match="taken over by process 77 on elsewhere"):
+        estimator.train(endless_input_fn, steps=10**6, hooks=[partial(BeTakenOver, estimator.model_dir)])
+
+    writers = sorted(path.name for path in (Path(estimator.model_dir) / ".writers").iterdir())
+    assert writers == ["00000001-0001.json", "00000001.json", "00000009.json"]
+
+
+def test_a_group_that_never_saves_ends_when_its_driver_has_lost_the_lease(on_ray: Callable[..., Any]) -> None:
+    estimator = on_ray(linear_model_fn, 1, params={}, max_failures=3, save_checkpoints_secs=10**6)
+
+    with pytest.raises(WriterFencedError, match="taken over by process 77 on elsewhere") as lost:
+        estimator.train(endless_input_fn, steps=10**6, hooks=[partial(BeTakenOver, estimator.model_dir)])
+
+    assert "given up by its driver" in str(lost.value.__cause__)
