@@ -75,7 +75,7 @@ class RayRuntime:
         """Tries model_dir from here and from workers."""
         config = self._config
         preflight = Preflight(str(config.model_dir), Storage(config.storage_options))
-        check_model_dir(preflight, self._task, config.start_timeout_secs)
+        check_model_dir(preflight, self._task_runtime_env(), config.start_timeout_secs)
 
     # Training
 
@@ -161,13 +161,17 @@ class RayRuntime:
         options = {"num_cpus": resources.pop("CPU", 1), "num_gpus": resources.pop("GPU", 0), **options}
         if resources:
             options["resources"] = resources
-        env = dict(self._config.worker_runtime_env or {})
-        if self._config.legacy_keras:
-            env["env_vars"] = {**_LEGACY_KERAS, **env.get("env_vars", {})}
-        if env:
+        env = self._task_runtime_env()
+        if env is not None:
             options["runtime_env"] = env
         # num_gpus in the decorator would end the process after each call; in the options it stays warm.
         return ray.remote(fn).options(**options)
+
+    def _task_runtime_env(self) -> dict[str, Any] | None:
+        env = dict(self._config.worker_runtime_env or {})
+        if self._config.legacy_keras:
+            env["env_vars"] = {**_LEGACY_KERAS, **env.get("env_vars", {})}
+        return env or None
 
     def _task_over(self, rows: RowSource | None, fn: Callable[..., Any], **options: Any) -> Any:
         """A task that drives Ray Data itself holds no CPU, since Ray Data may need it."""

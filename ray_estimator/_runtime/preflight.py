@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -13,12 +13,12 @@ from ray_estimator._preflight import Preflight
 from ray_estimator.errors import ModelDirAccessError
 
 
-def check_model_dir(preflight: Preflight, task: Callable[..., Any], timeout_secs: float | None) -> None:
+def check_model_dir(preflight: Preflight, runtime_env: Mapping[str, Any] | None, timeout_secs: float | None) -> None:
     """Tries model_dir from the driver and from a node where workers may run; from each such node if it is local.
 
     Args:
         preflight: What to try.
-        task: Makes a function a Ray task, with options, in the workers' environment.
+        runtime_env: The workers' environment.
         timeout_secs: How long the workers may take; None for any time.
 
     Raises:
@@ -27,11 +27,7 @@ def check_model_dir(preflight: Preflight, task: Callable[..., Any], timeout_secs
     nodes = _nodes_of_workers()
     is_local = preflight.storage.local_path(preflight.model_dir) is not None
     with preflight.file_from("the driver") as name:
-        refs = [
-            task(_try, num_cpus=0, num_gpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True))
-            .remote(preflight, name)
-            for node in (nodes if is_local else nodes[:1])
-        ]  # fmt: skip
+        refs = [_task_on(node, runtime_env).remote(preflight, name) for node in (nodes if is_local else nodes[:1])]
         try:
             errors = ray.get(refs, timeout=timeout_secs)
         except ray.exceptions.GetTimeoutError:
@@ -48,6 +44,12 @@ def _nodes_of_workers() -> list[str]:
     here = ray.get_runtime_context().get_node_id()
     nodes = [node for node in ray.nodes() if node["Alive"] and {"CPU", "GPU"} & node["Resources"].keys()]
     return [node["NodeID"] for node in nodes if node["NodeID"] != here] or [here]
+
+
+def _task_on(node: str, runtime_env: Mapping[str, Any] | None) -> Any:
+    # Of no CPU, so that it waits for nobody; if the node is lost meanwhile, it runs on another one.
+    there = NodeAffinitySchedulingStrategy(node, soft=True)
+    return ray.remote(_try).options(num_cpus=0, runtime_env=runtime_env, scheduling_strategy=there)
 
 
 def _try(preflight: Preflight, name: str) -> ModelDirAccessError | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +22,8 @@ from ray_estimator._storage import Storage
 
 v1 = tf.compat.v1
 pytestmark = pytest.mark.ray
+
+PROGRAM = Path(__file__).with_name("two_nodes_program.py")
 
 
 class OnlyHere(MemoryFileSystem):
@@ -46,6 +51,35 @@ def test_the_memory_of_the_driver_is_refused(on_ray: Callable[..., Any]) -> None
 
     with pytest.raises(ValueError, match=r"memory://model.*no worker can see it.*num_workers=0"):
         estimator.train(endless_input_fn, steps=1)
+
+
+def may_mount() -> bool:
+    try:
+        return subprocess.run(["unshare", "--mount", "true"], stderr=subprocess.DEVNULL).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not may_mount(), reason="needs unshare and the right to mount")
+def test_a_directory_that_is_another_one_on_a_second_node_is_refused(tmp_path: Path) -> None:
+    model_dir = tmp_path / "model"
+    model_dir.mkdir()
+    path = os.pathsep.join([str(PROGRAM.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(model_dir)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=280,
+        check=True,
+    )
+
+    assert done.stdout.startswith(f"model_dir {model_dir} cannot be used from a worker on node ")
+    assert "a file that the driver wrote there is not to be seen" in done.stdout
+    assert "all nodes share" in done.stdout
+    assert list(model_dir.iterdir()) == []
 
 
 class BeTakenOver(v1.train.SessionRunHook):
