@@ -13,6 +13,7 @@
     warm_start.py      WarmStartSettings, VocabInfo                                  what to start from
     _install.py _tf_estimator.py   the names of tf.estimator, put back by install()
 
+    _program.py        what an Estimator is made of, and how a verb becomes a job
     _jobs.py           what travels: frozen values
     _shipping.py       user code as opaque bytes
     _runtime/          where work runs: on Ray, or in this process                   knows no TensorFlow

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_estimator import _entry
 from ray_estimator._arguments import (
@@ -19,26 +19,17 @@ from ray_estimator._arguments import (
     checked_listeners,
 )
 from ray_estimator._batches import rows_of
-from ray_estimator._checkpoints import Checkpoint, CheckpointStore, checkpoint_at
-from ray_estimator._columns import column_specs, select_columns
+from ray_estimator._checkpoints import Checkpoint
 from ray_estimator._exports import checked_assets, checked_receiver_fns
-from ray_estimator._jobs import EvaluateJob, ExportJob, PredictJob, RowSpec, TrainJob
 from ray_estimator._lease import hold
-from ray_estimator._shipping import keras_settings_of_this_thread
+from ray_estimator._program import Program
 from ray_estimator._signatures import call_model_fn, check_input_fn, check_model_fn
-from ray_estimator._storage import Storage
 from ray_estimator._targets import last_step_of, own_target
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import EstimatorNotTrainedError, RayEstimatorError
-from ray_estimator.inputs import DatasetInput
+from ray_estimator.inputs import InputFn
 from ray_estimator.spec import EstimatorSpec, ModeKeys
 from ray_estimator.warm_start import WarmStartSettings, as_settings
-
-if TYPE_CHECKING:
-    from ray_estimator._runtime import Runtime
-    from ray_estimator._runtime.rows import RowSource
-
-InputFn = Callable[..., Any] | DatasetInput
 
 _MAY_BE_OVERRIDDEN = {"model_fn", "latest_checkpoint", "experimental_export_all_saved_models"}
 
@@ -81,31 +72,32 @@ class Estimator:
     ) -> None:
         _refuse_overrides(type(self))
         check_model_fn(model_fn, params)
-        self._model_fn = model_fn
-        self._params = copy.deepcopy(params or {})
-        self._config = checked_config(config, model_dir)
-        check_keras(model_fn, self._config)
-        self._model_dir_is_temporary = model_dir is None and (config is None or config.model_dir is None)
-        self._warm_start = as_settings(warm_start_from)
-        self._storage = Storage(self._config.storage_options)
-        self._store = CheckpointStore(self.model_dir, self._storage)
+        effective = checked_config(config, model_dir)
+        check_keras(model_fn, effective)
+        self._program = Program(
+            model_fn,
+            copy.deepcopy(params or {}),
+            effective,
+            as_settings(warm_start_from),
+            model_dir_is_temporary=model_dir is None and (config is None or config.model_dir is None),
+        )
 
     # What it holds
 
     @property
     def model_dir(self) -> str:
         """Where checkpoints are."""
-        return str(self._config.model_dir)
+        return self._program.model_dir
 
     @property
     def config(self) -> RunConfig:
         """A copy of the configuration."""
-        return copy.deepcopy(self._config)
+        return copy.deepcopy(self._program.config)
 
     @property
     def params(self) -> Any:
         """A copy of the hyperparameters."""
-        return copy.deepcopy(self._params)
+        return copy.deepcopy(self._program.params)
 
     @property
     def model_fn(self) -> Callable[[Any, Any, str, RunConfig], EstimatorSpec]:
@@ -113,7 +105,7 @@ class Estimator:
 
         def public_model_fn(features: Any, labels: Any, mode: str, config: RunConfig) -> EstimatorSpec:
             return call_model_fn(
-                self._model_fn,
+                self._program.model_fn,
                 features=features,
                 labels=labels,
                 mode=mode,
@@ -126,11 +118,11 @@ class Estimator:
 
     def eval_dir(self, name: str | None = None) -> str:
         """The directory of the events of evaluations called `name`."""
-        return self._storage.join(self.model_dir, f"eval_{name}" if name else "eval")
+        return self._program.storage.join(self.model_dir, f"eval_{name}" if name else "eval")
 
     def latest_checkpoint(self) -> str | None:
         """The path of the newest whole checkpoint, without suffix; None if there is none."""
-        newest = self._store.latest()
+        newest = self._program.store.latest()
         return None if newest is None else newest.path
 
     def get_variable_names(self) -> list[str]:
@@ -139,7 +131,7 @@ class Estimator:
         Raises:
             EstimatorNotTrainedError: There is no checkpoint.
         """
-        return self._runtime().run(_entry.variable_names, self.model_dir, self._config, self._trained())
+        return self._program.runtime().run(_entry.variable_names, self.model_dir, self._program.config, self._trained())
 
     def get_variable_value(self, name: str) -> Any:
         """The value of one variable of the newest checkpoint, a NumPy array.
@@ -148,7 +140,8 @@ class Estimator:
             EstimatorNotTrainedError: There is no checkpoint.
             ValueError: There is no such variable.
         """
-        return self._runtime().run(_entry.variable_value, self.model_dir, self._config, self._trained(), name)
+        runtime = self._program.runtime()
+        return runtime.run(_entry.variable_value, self.model_dir, self._program.config, self._trained(), name)
 
     # The verbs
 
@@ -238,8 +231,8 @@ class Estimator:
         check_positive("steps", steps)
         hooks = checked_hooks(hooks)
         checkpoint = self._checkpoint(checkpoint_path, allow_untrained)
-        runtime = self._runtime()
-        job, rows = self._evaluation(runtime, input_fn, steps, hooks, checkpoint, name)
+        runtime = self._program.runtime()
+        job, rows = self._program.evaluation(runtime, input_fn, steps, hooks, checkpoint, name)
         return runtime.evaluate(job, rows, one_task=bool(hooks))
 
     def predict(
@@ -274,20 +267,9 @@ class Estimator:
         check_input_fn(input_fn, ModeKeys.PREDICT)
         hooks = checked_hooks(hooks)
         checkpoint = self._checkpoint(checkpoint_path, allow_untrained)
-        runtime = self._runtime()
-        warm_start = self._warm_start_cargo(runtime, checkpoint)
-        rows, row_spec = self._rows(input_fn, ModeKeys.PREDICT)
+        runtime = self._program.runtime()
         keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
-        job = PredictJob(
-            self._code(runtime, input_fn, hooks=hooks),
-            self._config,
-            self.model_dir,
-            row_spec,
-            warm_start,
-            checkpoint=checkpoint,
-            fingerprint=self._fingerprint(checkpoint),
-            predict_keys=None if keys is None else tuple(keys),
-        )
+        job, rows = self._program.prediction(runtime, input_fn, keys, hooks, checkpoint)
         for batch in runtime.predict(job, rows, one_task=bool(hooks)):
             if yield_single_examples:
                 yield from rows_of(batch)
@@ -388,16 +370,7 @@ class Estimator:
         """
         return self._export(export_dir_base, input_receiver_fn_map, assets_extra, as_text, checkpoint_path)
 
-    # How a verb becomes a job
-
-    def _runtime(self) -> Runtime:
-        if self._config.num_workers == 0:
-            from ray_estimator._runtime.inline import InlineRuntime
-
-            return InlineRuntime(self._config)
-        from ray_estimator._runtime.on_ray import RayRuntime
-
-        return RayRuntime(self._config, model_dir_is_temporary=self._model_dir_is_temporary)
+    # What the verbs share
 
     def _training(
         self, input_fn: InputFn, steps: int | None, hooks: Any, max_steps: int | None, saving_listeners: Any
@@ -417,32 +390,22 @@ class Estimator:
         start = self._start()
         if _is_done(start, max_steps):
             return None
-        runtime = self._runtime()
-        warm_start = self._warm_start_cargo(runtime, start)
-        rows, row_spec = self._rows(input_fn, ModeKeys.TRAIN)
+        runtime = self._program.runtime()
         others, _ = own_target(hooks, 0)
-        code = self._code(runtime, input_fn, hooks=others, saving_listeners=listeners)
+        job_of, rows = self._program.training(runtime, input_fn, start, others, listeners)
 
         def run(given_up: threading.Event | None) -> None:
             given_up = given_up or threading.Event()
             runtime.check_model_dir()
-            with hold(self.model_dir, self._storage, on_loss=given_up.set) as lease:
+            with hold(self.model_dir, self._program.storage, on_loss=given_up.set) as lease:
                 # Only now nobody else trains here.
                 start = self._start()
                 if _is_done(start, max_steps):
                     return
                 first_step = _step_of(start)
                 _, own_last_step = own_target(hooks, first_step)
-                job = TrainJob(
-                    code,
-                    self._config,
-                    self.model_dir,
-                    row_spec,
-                    warm_start,
-                    first_step=first_step,
-                    last_step=last_step_of(first_step, steps, max_steps, own_last_step),
-                    generation=lease.generation,
-                )
+                last_step = last_step_of(first_step, steps, max_steps, own_last_step)
+                job = job_of(first_step=first_step, last_step=last_step, generation=lease.generation)
                 result = runtime.train(job, rows, given_up)
             if result.step == first_step:
                 logger.warning("Training with estimator made no steps. Perhaps input is empty or misspecified.")
@@ -453,37 +416,12 @@ class Estimator:
     def _start(self) -> Checkpoint | None:
         """What training goes on from."""
         try:
-            return self._store.start()
+            return self._program.store.start()
         except RayEstimatorError:
             raise
         except Exception:
-            self._runtime().check_model_dir()  # Where this raises, it says more.
+            self._program.runtime().check_model_dir()  # Where this raises, it says more.
             raise
-
-    def _evaluation(
-        self,
-        runtime: Runtime,
-        input_fn: InputFn,
-        steps: int | None,
-        hooks: Sequence[Any],
-        checkpoint: Checkpoint | None,
-        name: str | None,
-    ) -> tuple[EvaluateJob, RowSource | None]:
-        """An evaluation of `checkpoint`, packed; None means initial weights."""
-        warm_start = self._warm_start_cargo(runtime, checkpoint)
-        rows, row_spec = self._rows(input_fn, ModeKeys.EVAL)
-        job = EvaluateJob(
-            self._code(runtime, input_fn, hooks=hooks),
-            self._config,
-            self.model_dir,
-            row_spec,
-            warm_start,
-            checkpoint=checkpoint,
-            fingerprint=self._fingerprint(checkpoint),
-            steps=steps,
-            name=name,
-        )
-        return job, rows
 
     def _export(
         self,
@@ -496,63 +434,24 @@ class Estimator:
         strip_default_attrs: bool = True,
     ) -> str:
         receiver_fns = checked_receiver_fns(receiver_fns)
-        base = self._storage.normalize(os.fsdecode(export_dir_base))
-        assets = checked_assets(assets_extra, self._storage)
+        base = self._program.storage.normalize(os.fsdecode(export_dir_base))
+        assets = checked_assets(assets_extra, self._program.storage)
         checkpoint = self._checkpoint_to_export(checkpoint_path)
-        runtime = self._runtime()
-        job = ExportJob(
-            self._code(runtime, None, receiver_fns=receiver_fns),
-            self._config,
-            self.model_dir,
-            None,
-            self._warm_start_cargo(runtime, checkpoint),
+        runtime = self._program.runtime()
+        job = self._program.export(
+            runtime,
+            receiver_fns,
+            checkpoint,
             export_dir_base=base,
-            checkpoint=checkpoint,
             assets_extra=assets,
             as_text=as_text,
             strip_default_attrs=strip_default_attrs,
         )
         return runtime.run(_entry.export, job)
 
-    def _code(self, runtime: Runtime, input_fn: InputFn | None, **parts: Any) -> Any:
-        own = {"model_fn": self._model_fn, "params": self._params, "keras_settings": keras_settings_of_this_thread()}
-        if isinstance(input_fn, DatasetInput):
-            own["map_fn"] = input_fn.map_fn
-        else:
-            own["input_fn"] = input_fn
-        return runtime.pack({**own, **parts})
-
-    def _rows(self, input_fn: InputFn, mode: str) -> tuple[RowSource | None, RowSpec | None]:
-        """How to read a Ray Dataset, checked against its schema; (None, None) for other inputs."""
-        if not isinstance(input_fn, DatasetInput):
-            return None, None
-        from ray_estimator._runtime.schema import arrow_schema, ray_is_ready
-        from ray_estimator._runtime.source import row_source
-
-        ray_is_ready()
-        dataset = input_fn.resolve()
-        schema = arrow_schema(dataset)
-        labels = input_fn.label_columns
-        if mode == ModeKeys.PREDICT:
-            labels = tuple(name for name in labels if name in schema.names)
-        features, labels_read = select_columns(schema.names, input_fn.feature_columns, labels)
-        batch_size = input_fn.batch_size
-        if mode == ModeKeys.PREDICT and self._config.predict_batch_size is not None:
-            batch_size = self._config.predict_batch_size
-        keep_labels = mode != ModeKeys.PREDICT
-        spec = RowSpec(
-            features=column_specs(schema, features),
-            labels=column_specs(schema, labels_read) if keep_labels else {},
-            single_label=input_fn.single_label,
-            batch_size=batch_size,
-            drop_remainder=input_fn.drop_remainder,
-            fill_null=input_fn.fill_null,
-        )
-        return row_source(dataset, spec.columns, input_fn, mode, batch_size, self._config), spec
-
     def _newest(self) -> Checkpoint | None:
         path = self.latest_checkpoint()  # a subclass's own, if it has one
-        return None if path is None else Checkpoint.at(self._storage.normalize(path))
+        return None if path is None else Checkpoint.at(self._program.storage.normalize(path))
 
     def _trained(self) -> Checkpoint:
         newest = self._newest()
@@ -562,27 +461,11 @@ class Estimator:
 
     def _checkpoint(self, checkpoint_path: str | None, allow_untrained: bool) -> Checkpoint | None:
         if checkpoint_path is not None:
-            return self._store.find(os.fsdecode(checkpoint_path))
+            return self._program.store.find(os.fsdecode(checkpoint_path))
         newest = self._newest()
-        if newest is None and not allow_untrained and self._warm_start is None:
+        if newest is None and not allow_untrained and self._program.warm_start is None:
             raise EstimatorNotTrainedError(self.model_dir)
         return newest
-
-    def _warm_checkpoint(self) -> Checkpoint | None:
-        if self._warm_start is None:
-            return None
-        return checkpoint_at(self._warm_start.ckpt_to_initialize_from, self._storage)
-
-    def _warm_start_cargo(self, runtime: Runtime, checkpoint: Checkpoint | None) -> Any:
-        """The warm start, where there is no checkpoint, with the very files that every process is to read."""
-        start = self._warm_checkpoint() if checkpoint is None else None
-        if self._warm_start is None or start is None:
-            return None
-        return runtime.pack({"warm_start_from": self._warm_start._replace(ckpt_to_initialize_from=start.path)})
-
-    def _fingerprint(self, checkpoint: Checkpoint | None) -> str | None:
-        start = checkpoint or self._warm_checkpoint()
-        return None if start is None else self._store.fingerprint(start)
 
     def _checkpoint_to_export(self, checkpoint_path: str | None) -> Checkpoint | None:
         try:

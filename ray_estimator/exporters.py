@@ -226,7 +226,9 @@ class BestExporter(Exporter):
         if self._event_file_pattern is None or not _exports(storage, export_path):
             return None
         logger.info("Loading best metric from event files.")
-        found = estimator._runtime().run(_entry.event_scalars, storage, estimator.model_dir, self._event_file_pattern)
+        found = estimator._program.runtime().run(
+            _entry.event_scalars, storage, estimator.model_dir, self._event_file_pattern
+        )
         numbers_now = {name for name, value in current.items() if isinstance(value, numbers.Real)}
         best: Metrics | None = None
         for step, metrics in found.items():

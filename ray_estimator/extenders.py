@@ -40,8 +40,8 @@ def add_metrics(estimator: Estimator, metric_fn: Callable[..., Mapping[str, Any]
         )
         return spec._replace(eval_metric_ops={**(spec.eval_metric_ops or {}), **added})
 
-    extended = Estimator(model_fn_with_metrics, config=estimator.config, warm_start_from=estimator._warm_start)
-    extended._model_dir_is_temporary = estimator._model_dir_is_temporary
+    extended = Estimator(model_fn_with_metrics, config=estimator.config, warm_start_from=estimator._program.warm_start)
+    extended._program.model_dir_is_temporary = estimator._program.model_dir_is_temporary
     return extended
 
 

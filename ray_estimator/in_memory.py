@@ -8,7 +8,8 @@ from typing import Any
 from ray_estimator._arguments import check_positive, checked_hooks
 from ray_estimator._engine.in_memory import EvaluateInMemory
 from ray_estimator._signatures import check_input_fn
-from ray_estimator.estimator import Estimator, InputFn
+from ray_estimator.estimator import Estimator
+from ray_estimator.inputs import InputFn
 from ray_estimator.spec import ModeKeys
 
 
@@ -56,7 +57,8 @@ class InMemoryEvaluatorHook(EvaluateInMemory):
             )
         check_input_fn(input_fn, ModeKeys.EVAL)
         check_positive("steps", steps)
-        job, rows = estimator._evaluation(
-            estimator._runtime(), input_fn, steps, checked_hooks(hooks), checkpoint=None, name=name
+        program = estimator._program
+        job, rows = program.evaluation(
+            program.runtime(), input_fn, steps, checked_hooks(hooks), checkpoint=None, name=name
         )
         super().__init__(job, None if rows is None else rows.tables, every_n_iter)

@@ -91,6 +91,10 @@ class DatasetInput:
         return made
 
 
+InputFn = Callable[..., Any] | DatasetInput
+"""What a verb reads: an input_fn as tf.estimator takes it, or what `dataset_input_fn` made."""
+
+
 def dataset_input_fn(
     dataset: Dataset | Callable[[], Dataset],
     *,

@@ -16,8 +16,9 @@ from ray_estimator._checkpoints import Checkpoint
 from ray_estimator._signatures import check_input_fn
 from ray_estimator._storage import Storage
 from ray_estimator.errors import CheckpointNotFoundError
-from ray_estimator.estimator import Estimator, InputFn, check_estimator
+from ray_estimator.estimator import Estimator, check_estimator
 from ray_estimator.exporters import Exporter
+from ray_estimator.inputs import InputFn
 from ray_estimator.spec import ModeKeys
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def _evaluate_beside_training(estimator: Estimator, spec: TrainSpec, evaluations
     train = estimator._training(spec.input_fn, None, spec.hooks, spec.max_steps, listeners)
     if train is None:
         return
-    runtime: Any = estimator._runtime()
+    runtime: Any = estimator._program.runtime()
     with _InThread(train) as training:
         while not training.ended.wait(_LOOK_SECS):
             evaluations.look(runtime)
@@ -351,7 +352,7 @@ class _Evaluations:
 
     def _is_gone(self, checkpoint: Checkpoint) -> bool:
         try:
-            self._estimator._store.find(checkpoint.path)
+            self._estimator._program.store.find(checkpoint.path)
         except CheckpointNotFoundError:
             return True
         return False

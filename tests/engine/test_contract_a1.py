@@ -280,7 +280,7 @@ def test_a1_8_a_subclass_brings_its_model_and_adds_methods(tmp_path: Path) -> No
     assert second.bias() == pytest.approx(first.bias(), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "config", "params", "_runtime"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "config", "params", "_training"])
 def test_a1_8_a_subclass_may_not_override_members(name: str) -> None:
     parent = type("Parent", (Regressor,), {name: lambda self: None})
     for kind in (parent, type("Child", (parent,), {})):

@@ -55,6 +55,6 @@ def test_every_rank_takes_part_in_a_save_and_the_chief_publishes_it(on_ray: Call
 
     each = [[when, step] for step in (0, 2, 4, 5) for when in ("before", "after")]
     assert notes(tmp_path, "saves") == {0: each}
-    assert [checkpoint.step for checkpoint in estimator._store.published()] == [4, 5]
+    assert [checkpoint.step for checkpoint in estimator._program.store.published()] == [4, 5]
     # The mean of 1 on rank 0 and 2 on rank 1.
     assert estimator.get_variable_value("average") == 1.5
