@@ -96,11 +96,15 @@ def columns() -> tuple[Values, Values]:
 
 def _by_hash(bucket_number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Words in 5 buckets, and crosses of bucket and right id in 7: by TensorFlow's own operations."""
-    words = tf.strings.to_hash_bucket_fast(WORD, 5).numpy()
-    places = np.stack([np.arange(NUM_ROWS), np.zeros(NUM_ROWS, int)], axis=1)
-    sides = [tf.SparseTensor(places, np.asarray(side, np.int64), [NUM_ROWS, 1]) for side in (bucket_number, IDS[:, 1])]
-    crosses = tf.sparse.cross_hashed(sides, num_buckets=7)
-    return one_hot(words, 5), one_hot(crosses.values.numpy(), 7)
+    with tf.Graph().as_default(), v1.Session() as session:
+        words = tf.strings.to_hash_bucket_fast(WORD, 5)
+        rows = np.stack([np.arange(NUM_ROWS), np.zeros(NUM_ROWS, int)], axis=1)
+        sides = [
+            tf.SparseTensor(rows, np.asarray(side, np.int64), [NUM_ROWS, 1]) for side in (bucket_number, IDS[:, 1])
+        ]
+        crosses = tf.sparse.cross_hashed(sides, num_buckets=7)
+        of_words, of_crosses = session.run([words, crosses.values])
+    return one_hot(of_words, 5), one_hot(of_crosses, 7)
 
 
 def update_ops() -> tuple[Values, Values]:

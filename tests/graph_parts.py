@@ -238,7 +238,7 @@ def gan(features: Any, labels: Any, mode: str, params: Any) -> Part:
     with v1.variable_scope("generator"):
         made = tf.linalg.matvec(features["x"], _ones("weight", 3))
     with v1.variable_scope("discriminator"):
-        slope = _ones("slope").read_value()
+        slope = 1.0 * _ones("slope")
     real, fake = tf.reduce_mean(features["x"][:, 0]) * slope, tf.reduce_mean(made) * slope
     loss_of_discriminator, loss_of_generator = fake - real, -fake
     train_op = None

@@ -3,6 +3,9 @@ says what the trained variables say."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +112,16 @@ def test_all_parts_side_by_side_train_as_each_does_alone(make: Make) -> None:
     for name in names:
         for variable, expected in ORACLES[name]()[0].items():
             assert_close(estimator.get_variable_value(f"{name}/{variable}"), expected, f"{name}/{variable}")
+
+
+def test_all_parts_after_disable_v2_behavior(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "old_style_script.py"
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
+    ended = subprocess.run(
+        [sys.executable, script, tmp_path / "models"], env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert "the old style works" in ended.stdout
 
 
 @pytest.mark.parametrize(("gan_steps", "counted"), [(1, STEPS), (2, 2 * STEPS)])
