@@ -127,6 +127,27 @@ print((importlib.resources.files("tensorflow") / "__init__.py").is_file())
     assert run(code) == "True"
 
 
+def test_every_name_leads_somewhere() -> None:
+    code = """
+import importlib, ray_estimator
+ray_estimator.install()
+from ray_estimator import _tf_estimator as names
+lost, found = [], 0
+modules = [*names._ROOTS, *(f"{root}.{group}" for root in names._ROOTS for group in names._GROUPS)]
+for module in [*modules, *(f"tensorflow.python.estimator.{below}" for below in names._STAND_INS)]:
+    imported = importlib.import_module(module)
+    assert isinstance(imported, names.Names), module
+    for name in imported._table:
+        found += 1
+        try:
+            getattr(imported, name)
+        except Exception as error:
+            lost.append(f"{module}.{name}: {error!r}")
+print(found > 500, lost)
+"""
+    assert run(code) == "True []"
+
+
 def test_the_private_modules_that_programs_import_are_there() -> None:
     code = """
 import ray_estimator
