@@ -165,6 +165,20 @@ def test_a1_11_an_estimator_works_where_it_is_sent(cluster: Any, on_ray: Callabl
     assert there == pytest.approx({**estimator.evaluate(two_words_input_fn), "global_step": 3})
 
 
+class CountSteps(v1.train.SessionRunHook):
+    """Counts the steps that it sees, and notes them at the end."""
+
+    def __init__(self, folder: str) -> None:
+        self.steps = 0
+        self._folder = folder
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        self.steps += 1
+
+    def end(self, session: Any) -> None:
+        note(self._folder, "counted", self.steps)
+
+
 def halves_of_batches(input_context: Any) -> tf.data.Dataset:
     """This worker's share of every batch."""
     size = old_runs.BATCH_SIZE // input_context.num_input_pipelines
@@ -182,9 +196,13 @@ def test_a_run_of_tf_estimators_goes_on_with_two_workers(on_ray: Callable[..., A
         archive.extractall(tmp_path, filter="data")
     expected = np.load(tmp_path / "expected.npz")
 
+    hook = CountSteps(str(tmp_path))
     estimator = on_ray(old_runs.model_of(EstimatorSpec), 2, model_dir=tmp_path / "model_dir")
-    estimator.train(halves_of_batches, steps=8)
+    estimator.train(halves_of_batches, steps=8, hooks=[hook])
 
+    # Hooks run on every worker, as copies that do not come back.
+    assert notes(tmp_path, "counted") == {0: [8], 1: [8]}
+    assert hook.steps == 0
     variables = old_runs.variables_in(str(tmp_path / "model_dir"))
     assert {f"variables/{name}" for name in variables} == {name for name in expected if name.startswith("variables/")}
     for name, value in variables.items():
