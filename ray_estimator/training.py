@@ -198,6 +198,7 @@ def _evaluate_beside_training(estimator: Estimator, spec: TrainSpec, evaluations
     train = estimator._training(spec.input_fn, None, spec.hooks, spec.max_steps, listeners)
     if train is None:
         return
+    evaluations.warn_of_haste()
     runtime: Any = estimator._program.runtime()
     with _InThread(train) as training:
         while not training.ended.wait(_LOOK_SECS):
@@ -284,6 +285,14 @@ class _Evaluations:
             logger.info("Skip the current checkpoint eval due to throttle secs (%g secs).", self._spec.throttle_secs)
         else:
             self._make(newest)
+
+    def warn_of_haste(self) -> None:
+        """Says what it means, beside training, not to wait between evaluations."""
+        if self._spec.throttle_secs == 0:
+            logger.warning(
+                "EvalSpec.throttle_secs is 0: evaluations follow each other as fast as checkpoints come, and take "
+                "their share of the cluster beside training. Raise it if that is too much."
+            )
 
     def look(self, runtime: RayRuntime) -> None:
         """Evaluates the newest checkpoint if it is new, and if it is time, and if the cluster has room for it."""

@@ -86,7 +86,7 @@ def dataset_input(ray: Any) -> Any:
 
 
 def test_a11_2_evaluations_and_exports_happen_while_two_workers_train_once(
-    on_ray: Callable[..., Any], tmp_path: Path
+    on_ray: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     estimator = on_ray(linear_model_fn, 2, params={}, save_checkpoints_steps=5, keep_checkpoint_max=None)
     # What this waits for is written by the driver after it has evaluated step 5 or 10, of which training knows nothing.
@@ -105,6 +105,7 @@ def test_a11_2_evaluations_and_exports_happen_while_two_workers_train_once(
     assert [Path(path).parent.name for path in exports] == ["best_exporter", "final"]
     # One training: each rank made each step once.
     assert notes(tmp_path, "steps") == {0: list(range(1, 21)), 1: list(range(1, 21))}
+    assert caplog.text.count("EvalSpec.throttle_secs is 0") == 1  # A11.3
 
 
 def test_a13_1_an_early_stop_ends_both_workers_and_the_loop(
