@@ -1,4 +1,7 @@
-"""Where tf.estimator and the specification differ: what was decided."""
+"""Where tf.estimator and the specification differ: what was decided.
+
+What was decided of model_fn's `model_dir`, of `params` and of `strip_default_attrs` is tested with A2.1, A1.7 and A7.6.
+"""
 
 from __future__ import annotations
 

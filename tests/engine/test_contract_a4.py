@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 from models import NUM_ROWS, X, endless_input_fn, linear_model_fn, one_pass_input_fn
+from ray.train import ScalingConfig
 from recording import RecordingHook, saved_steps, with_spec
 
-from ray_estimator import EstimatorSpec, RunConfig
+from ray_estimator import Estimator, EstimatorSpec, RunConfig, ShippingError
 
 Make = Callable[..., Any]
 
@@ -98,6 +100,26 @@ def test_a4_2_max_steps_that_are_reached_do_nothing(
     assert "Skipping training since max_steps has already saved." in caplog.messages
     assert built == []
     assert contents_of(estimator.model_dir) == before
+
+
+def test_a4_2_max_steps_that_are_reached_start_no_workers(in_process: Make) -> None:
+    lock = threading.Lock()  # does not travel
+
+    def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
+        with lock:
+            return linear_model_fn(features, labels, mode, params)
+
+    trained = in_process(model_fn, params={}).train(endless_input_fn, steps=5)
+    estimator = Estimator(
+        model_fn, config=trained.config.replace(scaling_config=ScalingConfig(num_workers=2)), params={}
+    )
+    before = contents_of(estimator.model_dir)
+
+    assert estimator.train(endless_input_fn, max_steps=5) is estimator
+
+    assert contents_of(estimator.model_dir) == before
+    with pytest.raises(ShippingError):
+        estimator.train(endless_input_fn, max_steps=6)
 
 
 def contents_of(directory: str) -> dict[str, bytes]:

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
+import tf_keras
 from graph_oracles import ORACLES
 from graph_parts import IDS, LISTS, PARTS, PHRASE, STEPS, WORD, WORDS, X, input_fn, model_fn
 
-from ray_estimator import ServingInputReceiver
+from ray_estimator import EstimatorSpec, ServingInputReceiver
 
 Make = Callable[..., Any]
 
@@ -122,6 +123,38 @@ def test_all_parts_after_disable_v2_behavior(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
     assert "the old style works" in ended.stdout
+
+
+@pytest.mark.parametrize("layer", ["input_layer", "linear_model", "DenseFeatures"])
+def test_a13_8_feature_columns_train_through_each_layer_that_takes_them(in_process: Make, layer: str) -> None:
+    """`DenseFeatures` is tf_keras's alone. The part `columns` above has every kind of column."""
+
+    def columns_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
+        kind = tf.feature_column.categorical_column_with_identity("kind", 3)
+        columns = [tf.feature_column.numeric_column("size"), tf.feature_column.indicator_column(kind)]
+        if layer == "linear_model":
+            score = v1.feature_column.linear_model(features, columns)[:, 0]
+        else:
+            take = (
+                v1.feature_column.input_layer
+                if layer == "input_layer"
+                else lambda x, y: tf_keras.layers.DenseFeatures(y)(x)
+            )
+            weights = v1.get_variable("weights", [4], initializer=v1.zeros_initializer())
+            score = tf.linalg.matvec(take(features, columns), weights)
+        loss = tf.reduce_mean(score)
+        train_op = v1.train.GradientDescentOptimizer(1.0).minimize(loss, v1.train.get_global_step())
+        return EstimatorSpec(mode, predictions=score, loss=loss, train_op=train_op)
+
+    def two_rows() -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensors(({"size": [[2.0], [4.0]], "kind": [[0], [2]]}, [0.0, 0.0]))
+
+    rows = np.array([[2.0, 1.0, 0.0, 0.0], [4.0, 0.0, 0.0, 1.0]])
+    bias = 1.0 if layer == "linear_model" else 0.0
+
+    predicted = list(in_process(columns_model_fn).train(two_rows).predict(two_rows))
+
+    np.testing.assert_allclose(predicted, -rows @ rows.mean(axis=0) - bias, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("gan_steps", "counted"), [(1, STEPS), (2, 2 * STEPS)])

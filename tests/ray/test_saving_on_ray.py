@@ -48,7 +48,9 @@ def averaging_model_fn(features: Any, labels: Any, mode: str, params: Any) -> Es
     return spec._replace(train_op=train_op, scaffold=scaffold)
 
 
-def test_every_rank_takes_part_in_a_save_and_the_chief_publishes_it(on_ray: Callable[..., Any], tmp_path: Any) -> None:
+def test_a4_11_every_rank_takes_part_in_a_save_and_the_chief_publishes_it(
+    on_ray: Callable[..., Any], tmp_path: Any
+) -> None:
     estimator = on_ray(averaging_model_fn, params={}, save_checkpoints_steps=2)
 
     estimator.train(endless_input_fn, steps=5, saving_listeners=[partial(NoteSaves, str(tmp_path))])

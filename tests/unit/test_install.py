@@ -52,7 +52,7 @@ def test_install_imports_neither_tensorflow_nor_ray() -> None:
 
 
 @pytest.mark.parametrize("imported", ["before", "after"])
-def test_every_way_to_name_an_estimator_leads_here(imported: str) -> None:
+def test_a13_5_every_way_to_name_an_estimator_leads_here(imported: str) -> None:
     tensorflow = "import tensorflow as tf, tensorflow.compat.v1 as v1\n"
     install = "import ray_estimator\nray_estimator.install()\nray_estimator.install()\n"
     ways = """
@@ -93,7 +93,7 @@ print(estimator.EstimatorSpec.__module__, estimator.export.ServingInputReceiver.
     assert run(code) == "ray_estimator.spec ray_estimator.export"
 
 
-def test_core_names_are_those_of_the_package_or_of_tensorflow() -> None:
+def test_a13_5_core_names_are_those_of_the_package_or_of_tensorflow() -> None:
     code = """
 import ray_estimator
 ray_estimator.install()
@@ -127,7 +127,38 @@ print((importlib.resources.files("tensorflow") / "__init__.py").is_file())
     assert run(code) == "True"
 
 
-def test_every_name_leads_somewhere() -> None:
+def test_a13_5_every_public_name_of_tf_estimator_is_here_but_those_of_tpus() -> None:
+    """The names are those that tensorflow-estimator 2.15 itself makes public."""
+    code = """
+import ast, pathlib, ray_estimator
+ray_estimator.install()
+import tensorflow as tf
+from ray_estimator._tf_estimator import package_path
+(folder,) = package_path()
+found, missing = 0, set()
+for version, ours in (("v1", tf.compat.v1.estimator), ("v2", tf.estimator)):
+    for group in (".", "experimental", "export", "inputs", "tpu"):
+        listing = pathlib.Path(folder, "_api", version, "estimator", group, "__init__.py")
+        if not listing.exists():
+            continue
+        names = ours if group == "." else getattr(ours, group)
+        imports = [node for node in ast.parse(listing.read_text()).body if isinstance(node, ast.ImportFrom)]
+        for name in (alias.asname or alias.name for node in imports for alias in node.names):
+            if name.startswith("_") or name in ("absolute_import", "division", "print_function"):
+                continue
+            found += 1
+            try:
+                getattr(names, name)
+            except AttributeError as error:
+                assert "TPUs are not supported" in str(error), error
+                missing.add(f"{group}.{name}")
+print(found > 130, sorted(missing))
+"""
+    tpu = ("InputPipelineConfig", "RunConfig", "TPUConfig", "TPUEstimator", "TPUEstimatorSpec", "experimental")
+    assert run(code) == f"True {[f'tpu.{name}' for name in tpu]}"
+
+
+def test_a13_5_every_name_leads_somewhere() -> None:
     code = """
 import importlib, ray_estimator
 ray_estimator.install()
@@ -192,8 +223,10 @@ def test_without_the_package_what_needs_it_says_what_to_install() -> None:
         assert "pip install tensorflow-estimator==2.15.0" in text
 
 
-def test_a_missing_name_says_that_it_is_missing_and_what_to_use() -> None:
+def test_a13_5_a13_6_a_missing_name_says_that_it_is_missing_and_what_to_use() -> None:
     cures = {
+        "tf.estimator.model_to_estimator": "Build the Keras model inside a model_fn.",
+        "tf.estimator.experimental.model_to_estimator": "Build the Keras model inside a model_fn.",
         "tf.estimator.BoostedTreesClassifier": "ray.train.xgboost",
         "tf.estimator.NoSuchName": "ray_estimator does not have it",
         "tf.compat.v1.estimator.tpu.TPUEstimator": "TPUs are not supported",

@@ -359,6 +359,14 @@ class TestExportOutputs:
         assert train_spec(export_outputs={"a": 1, "b": 2}).export_outputs == {"a": 1, "b": 2}
 
 
+def test_a3_10_the_fields_are_tf_estimators() -> None:
+    fields = "mode predictions loss train_op eval_metric_ops export_outputs training_chief_hooks training_hooks"
+
+    assert EstimatorSpec._fields == (*fields.split(), "scaffold", "evaluation_hooks", "prediction_hooks")
+    with pytest.raises(TypeError, match="extra_ops"):
+        train_spec(extra_ops={"op": tf.no_op()})
+
+
 class TestReplace:
     def test_a3_9_changes_a_field_and_leaves_the_others(self) -> None:
         spec, other = train_spec(), loss()
