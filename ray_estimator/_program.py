@@ -123,8 +123,9 @@ class Program:
     ) -> tuple[RowSource | None, dict[str, Any]]:
         """What to read, and the fields that every job has."""
         warm_start = self._packed_warm_start(runtime) if checkpoint is None else None
-        rows, row_spec = self._rows(input_fn, mode)
         packed = runtime.pack({**self._own_code(input_fn), **code})
+        runtime.connect()
+        rows, row_spec = self._rows(input_fn, mode)
         fields = {"code": packed, "config": self.config, "model_dir": self.model_dir}
         return rows, {**fields, "rows": row_spec, "warm_start": warm_start}
 

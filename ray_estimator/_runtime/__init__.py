@@ -21,6 +21,13 @@ class Runtime(Protocol):
     def pack(self, parts: Mapping[str, Any]) -> Cargo[Mapping[str, Any]]:
         """Makes user code ready to go where this runtime runs it."""
 
+    def connect(self) -> None:
+        """Makes sure that there is a place to run; before that, nothing is started, and user code is packed already.
+
+        Raises:
+            ValueError: model_dir is a temporary directory of one node, and there are several.
+        """
+
     def check_model_dir(self) -> None:
         """Raises `ModelDirAccessError` if model_dir cannot be used from here, or from where workers run."""
 

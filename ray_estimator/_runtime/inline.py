@@ -65,6 +65,9 @@ class InlineRuntime:
         """User code as it is."""
         return InPlace(parts)
 
+    def connect(self) -> None:
+        """Nothing to connect to."""
+
     def check_model_dir(self) -> None:
         """Tries model_dir from here."""
         with Preflight(str(self._config.model_dir), Storage(self._config.storage_options)).file_from("this process"):

@@ -62,17 +62,22 @@ class RayRuntime:
 
     def __init__(self, config: RunConfig, *, model_dir_is_temporary: bool = False) -> None:
         self._config = config
+        self._model_dir_is_temporary = model_dir_is_temporary
         require_outside_this_process(str(config.model_dir))
-        ray_is_ready()
-        num_nodes = sum(bool(node["Alive"]) for node in ray.nodes())
-        require_shared(str(config.model_dir), is_temporary=model_dir_is_temporary, num_nodes=num_nodes)
 
     def pack(self, parts: Mapping[str, Any]) -> Packed:
         """Pickles user code."""
         return pack(parts)
 
+    def connect(self) -> None:
+        """Connects to Ray, or starts it, and looks whether its nodes can share model_dir."""
+        ray_is_ready()
+        num_nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+        require_shared(str(self._config.model_dir), is_temporary=self._model_dir_is_temporary, num_nodes=num_nodes)
+
     def check_model_dir(self) -> None:
         """Tries model_dir from here and from workers."""
+        self.connect()
         config = self._config
         preflight = Preflight(str(config.model_dir), Storage(config.storage_options))
         check_model_dir(preflight, self._task_runtime_env(), config.start_timeout_secs)
@@ -153,6 +158,7 @@ class RayRuntime:
 
     def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs `fn` as one task; its errors come back as themselves."""
+        self.connect()
         result: R = _outcome(ray.get(self._task(_call).remote(fn, args, kwargs)))
         return result
 

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import ray
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 from models import NUM_ROWS, X, endless_input_fn, linear_model_fn, one_pass_input_fn
@@ -113,13 +114,14 @@ def test_a4_2_max_steps_that_are_reached_start_no_workers(in_process: Make) -> N
     estimator = Estimator(
         model_fn, config=trained.config.replace(scaling_config=ScalingConfig(num_workers=2)), params={}
     )
-    before = contents_of(estimator.model_dir)
+    before, started = contents_of(estimator.model_dir), ray.is_initialized()
 
     assert estimator.train(endless_input_fn, max_steps=5) is estimator
+    with pytest.raises(ShippingError, match="lock"):
+        estimator.train(endless_input_fn, max_steps=6)
 
     assert contents_of(estimator.model_dir) == before
-    with pytest.raises(ShippingError):
-        estimator.train(endless_input_fn, max_steps=6)
+    assert ray.is_initialized() is started
 
 
 def contents_of(directory: str) -> dict[str, bytes]:
