@@ -52,10 +52,11 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         return TrainResult(step=start.step, loss=None, steps_made=0)
     with contextlib.ExitStack() as stack:
         stack.enter_context(tf.Graph().as_default())
-        stack.enter_context(distribution.scope())
         events_dir = stack.enter_context(local_events(storage, job.model_dir, writes=worker.rank == 0))
         worker.pulse.enter("building the graph")
-        feed, model, control = build(job, code, worker, distribution)
+        feed = begin(job, code, worker, distribution)
+        stack.enter_context(distribution.scope())
+        model, control = build(job, code, feed, distribution)
         if start is None:
             stack.enter_context(warm_started(job, distribution, is_chief=worker.rank == 0))
         publisher = None
@@ -72,10 +73,15 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         return _run_until_stopped(session, hooks.last_step, model, control, feed, worker)
 
 
-def build(job: TrainJob, code: UserCode, worker: Worker, distribution: Distribution) -> tuple[Feed, Model, Control]:
-    """Builds the training graph in the default graph and the distribution's scope."""
-    distribution.prepare_global_step(begin_graph(job))
-    feed = open_feed(job, code, ModeKeys.TRAIN, worker.tables, rank=worker.rank, num_replicas=distribution.num_replicas)
+def begin(job: TrainJob, code: UserCode, worker: Worker, distribution: Distribution) -> Feed:
+    """Builds the global step and the input in the default graph. What input_fn makes is this worker's own."""
+    with distribution.scope():
+        distribution.prepare_global_step(begin_graph(job))
+    return open_feed(job, code, ModeKeys.TRAIN, worker.tables, rank=worker.rank, num_replicas=distribution.num_replicas)
+
+
+def build(job: TrainJob, code: UserCode, feed: Feed, distribution: Distribution) -> tuple[Model, Control]:
+    """Builds the rest of the training graph, in the distribution's scope."""
     model = call_model_fn(job, code, feed.features, feed.labels, ModeKeys.TRAIN, distribution)
     if feed.advance is not None:
         model.train_op = tf.group(model.train_op, feed.advance)
@@ -84,7 +90,7 @@ def build(job: TrainJob, code: UserCode, worker: Worker, distribution: Distribut
     v1.add_to_collection(v1.GraphKeys.LOSSES, control.loss)
     if not any(summary.op.name == "loss" for summary in v1.get_collection(v1.GraphKeys.SUMMARIES)):
         v1.summary.scalar("loss", control.loss)
-    return feed, model, control
+    return model, control
 
 
 def _agree_on_start(worker: Worker, store: CheckpointStore) -> Checkpoint | None:

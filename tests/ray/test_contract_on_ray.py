@@ -13,9 +13,19 @@ import old_runs
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+from models import NUM_ROWS, X, Y, linear_model_fn, one_pass_input_fn
 from probes import note, notes
 
-from ray_estimator import Estimator, EstimatorSpec, ModeKeys, RunConfig, VocabInfo, WarmStartSettings, dataset_input_fn
+from ray_estimator import (
+    Estimator,
+    EstimatorSpec,
+    InputEndedError,
+    ModeKeys,
+    RunConfig,
+    VocabInfo,
+    WarmStartSettings,
+    dataset_input_fn,
+)
 
 v1 = tf.compat.v1
 pytestmark = pytest.mark.ray
@@ -208,3 +218,19 @@ def test_a_run_of_tf_estimators_goes_on_with_two_workers(on_ray: Callable[..., A
     for name, value in variables.items():
         np.testing.assert_allclose(value, expected[f"variables/{name}"], rtol=1e-3, atol=1e-5, err_msg=name)
     assert estimator.evaluate(old_runs.one_pass_input_fn)["global_step"] == 20
+
+
+def tensors_of_a_queue() -> Any:
+    """Batches of 32 rows, twice over."""
+    return v1.train.batch(v1.train.slice_input_producer([X, Y], num_epochs=2, shuffle=False), batch_size=32)
+
+
+def test_a2_4_a_queue_feeds_two_workers_and_its_end_is_an_error(on_ray: Callable[..., Any]) -> None:
+    steps = 2 * NUM_ROWS // 32
+    estimator = on_ray(linear_model_fn, 2, params={"learning_rate": 0.1}, save_checkpoints_steps=steps)
+
+    with pytest.raises(InputEndedError, match=r"tensors that input_fn returned on rank \d came to an end"):
+        estimator.train(tensors_of_a_queue)
+
+    assert estimator.get_variable_value("global_step") == steps
+    assert estimator.evaluate(one_pass_input_fn)["loss"] < 1.0
