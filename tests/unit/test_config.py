@@ -189,6 +189,14 @@ class TestReplace:
             RunConfig().replace(**{name: 1})
 
 
+def test_a9_what_has_no_effect_here_is_accepted() -> None:
+    given = {"protocol": "grpc", "session_creation_timeout_secs": 60, "experimental_max_worker_delay_secs": 0}
+
+    config = RunConfig(**given)
+
+    assert {name: getattr(config, name) for name in given} == given
+
+
 def test_a9_attributes_are_read_only() -> None:
     with pytest.raises(AttributeError):
         RunConfig().model_dir = "elsewhere"  # type: ignore[misc]
