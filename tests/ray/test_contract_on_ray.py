@@ -220,17 +220,20 @@ def test_a_run_of_tf_estimators_goes_on_with_two_workers(on_ray: Callable[..., A
     assert estimator.evaluate(old_runs.one_pass_input_fn)["global_step"] == 20
 
 
-def tensors_of_a_queue() -> Any:
-    """Batches of 32 rows, twice over."""
-    return v1.train.batch(v1.train.slice_input_producer([X, Y], num_epochs=2, shuffle=False), batch_size=32)
+def tensors_of_a_queue_and_an_iterator() -> Any:
+    """Batches of 32 rows, twice over, times one."""
+    x, y = v1.train.batch(v1.train.slice_input_producer([X, Y], num_epochs=2, shuffle=False), batch_size=32)
+    ones = v1.data.make_initializable_iterator(tf.data.Dataset.from_tensors(1.0).repeat())
+    v1.add_to_collection(v1.GraphKeys.TABLE_INITIALIZERS, ones.initializer)
+    return x * ones.get_next(), y
 
 
-def test_a2_4_a_queue_feeds_two_workers_and_its_end_is_an_error(on_ray: Callable[..., Any]) -> None:
+def test_a2_4_tensors_feed_two_workers_and_their_end_is_an_error(on_ray: Callable[..., Any]) -> None:
     steps = 2 * NUM_ROWS // 32
     estimator = on_ray(linear_model_fn, 2, params={"learning_rate": 0.1}, save_checkpoints_steps=steps)
 
     with pytest.raises(InputEndedError, match=r"tensors that input_fn returned on rank \d came to an end"):
-        estimator.train(tensors_of_a_queue)
+        estimator.train(tensors_of_a_queue_and_an_iterator)
 
     assert estimator.get_variable_value("global_step") == steps
     assert estimator.evaluate(one_pass_input_fn)["loss"] < 1.0
