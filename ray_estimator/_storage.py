@@ -12,17 +12,21 @@ import errno
 import fnmatch
 import os
 import re
-import shutil
-import threading
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-import fsspec
-from fsspec.implementations.memory import MemoryFileSystem
+from ray_estimator._local_files import LocalFiles, files_below, make_parent
+from ray_estimator._remote_files import open_remote
+from ray_estimator._retrying import retrying
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 _LOCAL_SCHEMES = ("file", "local")
+_CHUNK_BYTES = 8 * 2**20
 _SECRET = re.compile(r"key|secret|token|passw|credential|sas|connection_string|auth", re.IGNORECASE)
 _USER_IN_URL = re.compile(r"(\w://)[^/@\s]+@")
 _SHORTEST_SECRET = 4
@@ -47,12 +51,6 @@ class Storage:
     def __repr__(self) -> str:
         # Names only: the values may be credentials.
         return f"Storage(storage_options=<{', '.join(sorted(self.storage_options or {}))}>)"
-
-    def redacted(self, text: str) -> str:
-        """`text` without credentials: those in `storage_options`, and those in URLs."""
-        for secret in sorted(_secrets(self.storage_options or {}), key=len, reverse=True):
-            text = text.replace(secret, "<redacted>")
-        return _USER_IN_URL.sub(r"\1<redacted>@", text)
 
     def normalize(self, url: str) -> str:
         """The one spelling of `url`: an absolute local path, or a URL without a trailing slash.
@@ -79,19 +77,42 @@ class Storage:
         """The URL of what `names` lead to below `url`."""
         return (url if url.endswith("/") else url + "/") + "/".join(names)
 
+    def redacted(self, text: str) -> str:
+        """`text` without credentials: those in `storage_options`, and those in URLs."""
+        for secret in sorted(_secrets(self.storage_options or {}), key=len, reverse=True):
+            text = text.replace(secret, "<redacted>")
+        return _USER_IN_URL.sub(r"\1<redacted>@", text)
+
     def read_bytes(self, url: str) -> bytes:
         """The whole content of a file.
 
         Raises:
             FileNotFoundError: There is no such file.
         """
-        files, path = self._locate(url)
-        return files.read(path)
+        return self._ask(url, lambda files, path: files.read(path))
+
+    def read_chunks(self, url: str, size: int | None = None) -> Iterator[bytes]:
+        """The content of a file in order, in parts of at most 8 MiB; of a remote file several are on their way at once.
+
+        Args:
+            url: The file.
+            size: How many bytes it has, if the caller knows; no more are read.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        files, _ = self._locate(url)
+        size = self.size(url) if size is None else size
+
+        def read(start: int) -> bytes:
+            end = min(start + _CHUNK_BYTES, size)
+            return self._ask(url, lambda files, path: _require_length(files.read_range(path, start, end), end - start))
+
+        return _in_order(read, range(0, size, _CHUNK_BYTES), files.threads)
 
     def write_bytes(self, url: str, data: bytes) -> None:
         """Create or replace a file. Readers see the old content or the new, never a part."""
-        files, path = self._locate(url)
-        files.write(path, data)
+        self._ask(url, lambda files, path: files.write(path, data))
 
     def create_bytes(self, url: str, data: bytes) -> None:
         """Create a file that must not be there yet. Readers see all of its content or no file.
@@ -106,8 +127,7 @@ class Storage:
         Raises:
             FileExistsError: There is a file.
         """
-        files, path = self._locate(url)
-        files.create(path, data)
+        self._ask(url, lambda files, path: files.create(path, data))
 
     def put_file(self, local_path: str, url: str, *, move: bool = False) -> None:
         """Create or replace the file `url` with the content of `local_path`, as atomically as `write_bytes`.
@@ -117,8 +137,7 @@ class Storage:
             url: Where to.
             move: The caller needs `local_path` no more, so it may be renamed where that saves a copy.
         """
-        files, path = self._locate(url)
-        files.put(local_path, path, move)
+        self._ask(url, lambda files, path: files.put(local_path, path, move))
 
     def get_file(self, url: str, local_path: str) -> None:
         """Copy a file to `local_path`, whose directory is made if need be.
@@ -126,9 +145,8 @@ class Storage:
         Raises:
             FileNotFoundError: There is no such file.
         """
-        files, path = self._locate(url)
-        _make_parent(local_path)
-        files.get(path, local_path)
+        make_parent(local_path)
+        self._ask(url, lambda files, path: files.get(path, local_path))
 
     def put_dir(self, local_dir: str, url: str, *, last: Sequence[str] = ()) -> None:
         """Copy the files below `local_dir`, each to its own relative place below `url`.
@@ -138,7 +156,7 @@ class Storage:
             url: Where to.
             last: Files, relative to it, that come after all others: those by which readers know that all is there.
         """
-        for relative in sorted(_files_below(local_dir), key=lambda name: name in last):
+        for relative in sorted(files_below(local_dir), key=lambda name: name in last):
             self.put_file(os.path.join(local_dir, relative), self.join(url, relative))
 
     def get_dir(self, url: str, local_dir: str) -> None:
@@ -150,17 +168,22 @@ class Storage:
         if not self.exists(url):
             raise FileNotFoundError(errno.ENOENT, "No such directory", url)
         os.makedirs(local_dir, exist_ok=True)
-        files, path = self._locate(url)
-        for relative in files.below(path):
+        for relative in self._ask(url, lambda files, path: files.below(path)):
             self.get_file(self.join(url, relative), os.path.join(local_dir, relative))
 
     def list_dir(self, url: str) -> list[str]:
         """Base names of the files and directories in `url`, sorted; empty if there is no such directory."""
-        files, path = self._locate(url)
+        return sorted(self._entries(url))
+
+    def sizes(self, url: str) -> dict[str, int]:
+        """Sizes in bytes of the files in `url`, by base name; empty if there is no such directory."""
+        return {name: size for name, size in self._entries(url).items() if size is not None}
+
+    def _entries(self, url: str) -> dict[str, int | None]:
         try:
-            return sorted(files.names(path))
+            return self._ask(url, lambda files, path: files.entries(path))
         except (FileNotFoundError, NotADirectoryError):
-            return []
+            return {}
 
     def glob(self, url: str, pattern: str) -> list[str]:
         """URLs of what is below `url` and fits `pattern`, sorted.
@@ -176,13 +199,11 @@ class Storage:
 
     def exists(self, url: str) -> bool:
         """Whether there is a file or a directory at `url`."""
-        files, path = self._locate(url)
-        return files.exists(path)
+        return self._ask(url, lambda files, path: files.exists(path))
 
     def is_file(self, url: str) -> bool:
         """Whether there is a file, and no directory, at `url`."""
-        files, path = self._locate(url)
-        return files.is_file(path)
+        return self._ask(url, lambda files, path: files.is_file(path))
 
     def size(self, url: str) -> int:
         """Size of a file in bytes.
@@ -190,8 +211,7 @@ class Storage:
         Raises:
             FileNotFoundError: There is no such file.
         """
-        files, path = self._locate(url)
-        return files.size(path)
+        return self._ask(url, lambda files, path: files.size(path))
 
     def describe(self, url: str) -> dict[str, Mapping[str, Any]]:
         """What the store says of a file (size, entity tag, time), by the name ''; of a directory, of each file below.
@@ -199,39 +219,62 @@ class Storage:
         Raises:
             FileNotFoundError: There is nothing at `url`.
         """
-        files, path = self._locate(url)
-        return files.describe(path)
+        return self._ask(url, lambda files, path: files.describe(path))
 
     def remove(self, url: str) -> None:
         """Delete a file, if it is there."""
-        files, path = self._locate(url)
         with contextlib.suppress(FileNotFoundError):
-            files.remove(path)
+            self._ask(url, lambda files, path: files.remove(path))
 
     def remove_dir(self, url: str) -> None:
         """Delete a directory and all below it, if it is there."""
-        files, path = self._locate(url)
         with contextlib.suppress(FileNotFoundError):
-            files.remove_dir(path)
+            self._ask(url, lambda files, path: files.remove_dir(path))
 
     def make_dir(self, url: str) -> None:
-        """Make a directory and its parents, where the store has directories."""
+        """Make a directory and its parents, where the store has directories.
+
+        Raises:
+            FileNotFoundError: The store has no such bucket; none is made.
+        """
+        self._ask(url, lambda files, path: files.make_dir(path))
+
+    def _ask(self, url: str, ask: Callable[[_Files, str], T]) -> T:
         files, path = self._locate(url)
-        files.make_dir(path)
+
+        def ask_once() -> T:
+            with files.turn:
+                return ask(files, path)
+
+        return retrying(ask_once, files.is_transient, self.redacted)
 
     def _locate(self, url: str) -> tuple[_Files, str]:
         """Who serves `url`, and the path by which it knows the file."""
         path = self.local_path(url)
         if path is not None:
-            return _LocalFiles(), path
-        filesystem, path = fsspec.core.url_to_fs(url, **(self.storage_options or {}))
-        return (_MemoryFiles if isinstance(filesystem, MemoryFileSystem) else _RemoteFiles)(filesystem), path
+            return LocalFiles(), path
+        return open_remote(url, self.storage_options or {})
 
 
 class _Files(Protocol):
-    """One store, addressed by path."""
+    """One store, addressed by path.
+
+    Attributes:
+        threads: How many ranges of a file may be read at once.
+        turn: Held while the store is used.
+    """
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def turn(self) -> contextlib.AbstractContextManager[Any]: ...
+
+    def is_transient(self, error: Exception) -> bool: ...
 
     def read(self, path: str) -> bytes: ...
+
+    def read_range(self, path: str, start: int, end: int) -> bytes: ...
 
     def write(self, path: str, data: bytes) -> None: ...
 
@@ -241,7 +284,8 @@ class _Files(Protocol):
 
     def get(self, path: str, local_path: str) -> None: ...
 
-    def names(self, path: str) -> list[str]: ...
+    def entries(self, path: str) -> dict[str, int | None]:
+        """Sizes by name; None for a directory."""
 
     def below(self, path: str) -> list[str]: ...
 
@@ -260,152 +304,28 @@ class _Files(Protocol):
     def make_dir(self, path: str) -> None: ...
 
 
-class _LocalFiles:
-    """Files of the operating system. Missing parents are made, since no other store knows the lack of one."""
-
-    def read(self, path: str) -> bytes:
-        with open(path, "rb") as file:
-            return file.read()
-
-    def write(self, path: str, data: bytes) -> None:
-        with _replacing(path) as temporary, open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def create(self, path: str, data: bytes) -> None:
-        with _creating(path) as temporary, open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def put(self, local_path: str, path: str, move: bool) -> None:
-        if move and _rename(local_path, path):
-            return
-        with _replacing(path) as temporary:
-            shutil.copyfile(local_path, temporary)
-            _sync(temporary)
-
-    def get(self, path: str, local_path: str) -> None:
-        shutil.copyfile(path, local_path)
-
-    def names(self, path: str) -> list[str]:
-        return os.listdir(path)
-
-    def below(self, path: str) -> list[str]:
-        return _files_below(path)
-
-    def exists(self, path: str) -> bool:
-        return os.path.exists(path)
-
-    def is_file(self, path: str) -> bool:
-        return os.path.isfile(path)
-
-    def size(self, path: str) -> int:
-        return os.path.getsize(path)
-
-    def describe(self, path: str) -> dict[str, Mapping[str, Any]]:
-        names = _files_below(path) if os.path.isdir(path) else [""]
-        found = {name: os.stat(os.path.join(path, name) if name else path) for name in names}
-        return {name: {"size": stat.st_size, "mtime": stat.st_mtime_ns} for name, stat in found.items()}
-
-    def remove(self, path: str) -> None:
-        os.remove(path)
-
-    def remove_dir(self, path: str) -> None:
-        shutil.rmtree(path)
-
-    def make_dir(self, path: str) -> None:
-        os.makedirs(path, exist_ok=True)
+def _in_order(function: Callable[[A], T], arguments: Iterable[A], threads: int) -> Iterator[T]:
+    """What `function` returns for each of `arguments`, in order; no more than `threads` of them are ahead."""
+    if threads == 1:
+        yield from map(function, arguments)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="reading")
+    ahead: deque[Future[T]] = deque()
+    try:
+        for argument in arguments:
+            if len(ahead) == threads:
+                yield ahead.popleft().result()
+            ahead.append(pool.submit(function, argument))
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-class _RemoteFiles:
-    """Files of an fsspec file system."""
-
-    def __init__(self, filesystem: Any) -> None:
-        # Others write to the same store: a remembered listing would hide what they did.
-        filesystem.invalidate_cache()
-        self._filesystem = filesystem
-
-    def read(self, path: str) -> bytes:
-        return bytes(self._filesystem.cat_file(path))
-
-    def write(self, path: str, data: bytes) -> None:
-        self._filesystem.pipe_file(path, data)
-
-    def create(self, path: str, data: bytes) -> None:
-        try:
-            self._filesystem.pipe_file(path, data, mode="create")
-        except OSError as error:
-            # Stores that speak S3 may refuse in words of their own.
-            if isinstance(error, FileExistsError) or self.exists(path):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
-            raise
-
-    def put(self, local_path: str, path: str, move: bool) -> None:
-        self._filesystem.put_file(local_path, path)
-
-    def get(self, path: str, local_path: str) -> None:
-        self._filesystem.get_file(path, local_path)
-
-    def names(self, path: str) -> list[str]:
-        listed = self._filesystem.ls(path, detail=False)
-        # Object stores may hold an empty object that stands for the directory itself.
-        entries = {entry.rstrip("/") for entry in listed} - {path.rstrip("/")}
-        return [entry.rpartition("/")[2] for entry in entries]
-
-    def below(self, path: str) -> list[str]:
-        return [found.removeprefix(path).lstrip("/") for found in self._filesystem.find(path)]
-
-    def exists(self, path: str) -> bool:
-        return self._kind(path) is not None
-
-    def is_file(self, path: str) -> bool:
-        return self._kind(path) == "file"
-
-    def _kind(self, path: str) -> str | None:
-        # fsspec's own `exists` may take any error for a no.
-        try:
-            return str(self._filesystem.info(path)["type"])
-        except FileNotFoundError:
-            return None
-
-    def size(self, path: str) -> int:
-        return int(self._filesystem.info(path)["size"])
-
-    def describe(self, path: str) -> dict[str, Mapping[str, Any]]:
-        info = self._filesystem.info(path)
-        if info.get("type") != "directory":
-            return {"": info}
-        found = self._filesystem.find(path, detail=True)
-        return {name.removeprefix(path).lstrip("/"): each for name, each in found.items()}
-
-    def remove(self, path: str) -> None:
-        self._filesystem.rm_file(path)
-
-    def remove_dir(self, path: str) -> None:
-        self._filesystem.rm(path, recursive=True)
-
-    def make_dir(self, path: str) -> None:
-        self._filesystem.makedirs(path, exist_ok=True)
-
-
-class _MemoryFiles(_RemoteFiles):
-    """Files of fsspec's `memory://`: objects of this process, whose threads may see each other's halves of a copy."""
-
-    _creating = threading.Lock()
-
-    def create(self, path: str, data: bytes) -> None:
-        with self._creating:
-            super().create(path, data)
-
-    def put(self, local_path: str, path: str, move: bool) -> None:
-        self.write(path, _LocalFiles().read(local_path))
-
-    def get(self, path: str, local_path: str) -> None:
-        content = self.read(path)
-        with open(local_path, "wb") as file:
-            file.write(content)
+def _require_length(data: bytes, length: int) -> bytes:
+    if len(data) != length:
+        raise OSError(errno.EREMOTEIO, f"Expected {length} bytes, but received {len(data)}")
+    return data
 
 
 def _secrets(options: Any, is_secret: bool = False) -> Iterator[str]:
@@ -418,83 +338,3 @@ def _secrets(options: Any, is_secret: bool = False) -> Iterator[str]:
             yield from _secrets(value, is_secret)
     elif is_secret and isinstance(options, str) and len(options) >= _SHORTEST_SECRET:
         yield options
-
-
-@contextlib.contextmanager
-def _replacing(path: str) -> Iterator[str]:
-    """A name beside `path` to write to, which becomes `path` at the end and is deleted after an error."""
-    _make_parent(path)
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name}.tmp-{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
-    _sync_directory(directory)
-
-
-@contextlib.contextmanager
-def _creating(path: str) -> Iterator[str]:
-    """A name beside `path` to write to, which becomes `path` at the end if nothing is there.
-
-    Raises:
-        FileExistsError: There is something.
-    """
-    _make_parent(path)
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name}.tmp-{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        # Unlike a rename, a link never replaces what is there.
-        os.link(temporary, path)
-    except FileExistsError:
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-    _sync_directory(directory)
-
-
-def _rename(source: str, path: str) -> bool:
-    """Rename `source` to `path`; False if they lie on different file systems."""
-    _make_parent(path)
-    _sync(source)
-    try:
-        os.replace(source, path)
-    except OSError as error:
-        if error.errno == errno.EXDEV:
-            return False
-        raise
-    _sync_directory(os.path.dirname(path))
-    return True
-
-
-def _sync(path: str) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_directory(directory: str) -> None:
-    """Make a rename durable, on the file systems that offer it."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_parent(path: str) -> None:
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-
-
-def _files_below(directory: str) -> list[str]:
-    """Relative paths of all files below a local directory, sorted."""
-    return sorted(
-        os.path.relpath(os.path.join(parent, name), directory)
-        for parent, _, names in os.walk(directory)
-        for name in names
-    )

@@ -304,10 +304,10 @@ class _CachingFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
     entries: ClassVar[list[str]] = []
     remembered: ClassVar[list[str] | None] = None
 
-    def ls(self, path: str, detail: bool = True, **kwargs: object) -> list[str]:
+    def ls(self, path: str, detail: bool = True, **kwargs: object) -> list[dict[str, object]]:
         if _CachingFileSystem.remembered is None:
             _CachingFileSystem.remembered = [f"{path}/", *(f"{path}/{name}" for name in self.entries)]
-        return _CachingFileSystem.remembered
+        return [{"name": name, "size": 0, "type": "file"} for name in _CachingFileSystem.remembered]
 
     def invalidate_cache(self, path: str | None = None) -> None:
         _CachingFileSystem.remembered = None
