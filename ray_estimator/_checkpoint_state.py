@@ -1,13 +1,15 @@
-"""TensorFlow's CheckpointState, the content of the state file, as a text proto.
+"""TensorFlow's CheckpointState as a text proto: what the state file says.
 
-Written and read by hand, since no driver should load TensorFlow to learn the name of a file.
+Written and read by hand, since no driver should load TensorFlow to learn the name of a file. What the proto has no
+field for stands in a comment, which its readers pass over, and which is gone when TensorFlow writes the file again.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 UNKNOWN_TIME = 0.0
 
@@ -20,11 +22,13 @@ class CheckpointState:
         paths: The checkpoints, the current one last, before it the others, oldest first.
         timestamps: When each was published, in seconds since the epoch; 0 where its writer did not say.
         last_preserved_timestamp: From when the hours to the next preserved one count, in seconds since the epoch.
+        manifests: The digest of each checkpoint's manifest by path; without those that TensorFlow published.
     """
 
     paths: tuple[str, ...]
     timestamps: tuple[float, ...]
     last_preserved_timestamp: float | None
+    manifests: Mapping[str, str] = field(default_factory=dict)
 
     def to_text(self) -> str:
         """The text that TensorFlow reads."""
@@ -33,6 +37,8 @@ class CheckpointState:
         lines += [f"all_model_checkpoint_timestamps: {timestamp!r}" for timestamp in self.timestamps]
         if self.last_preserved_timestamp is not None:
             lines.append(f"last_preserved_timestamp: {self.last_preserved_timestamp!r}")
+        if self.manifests:
+            lines.append(f"# manifests: {json.dumps(dict(self.manifests))}")
         return "".join(f"{line}\n" for line in lines)
 
     @classmethod
@@ -56,7 +62,20 @@ class CheckpointState:
         # Whoever edits the file by hand, to go back to an older checkpoint, changes only the current one.
         dated[current] = dated.pop(current, UNKNOWN_TIME)
         preserved = fields.get("last_preserved_timestamp")
-        return cls(tuple(dated), tuple(dated.values()), float(preserved[-1]) if preserved else None)
+        return cls(
+            tuple(dated), tuple(dated.values()), float(preserved[-1]) if preserved else None, _parse_manifests(text)
+        )
+
+
+_MANIFESTS = re.compile(r"^# manifests: (.*)$", re.MULTILINE)
+
+
+def _parse_manifests(text: str) -> dict[str, str]:
+    comment = _MANIFESTS.search(text)
+    manifests = json.loads(comment.group(1)) if comment else {}
+    if not isinstance(manifests, dict) or not all(isinstance(digest, str) for digest in manifests.values()):
+        raise ValueError("expected digests by path after '# manifests:'")
+    return manifests
 
 
 _BLANK = r"(?:\s|\#.*)*"

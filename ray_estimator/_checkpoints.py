@@ -4,11 +4,17 @@
       model.ckpt-100.data-00000-of-00001
       model.ckpt-100.meta                   optional
       model.ckpt-100.index
+      model.ckpt-100.manifest.json          what the other files are
       checkpoint                            the state file: which checkpoints are published, oldest first
+      .publishing-..., .reading-...         marks of what happens just now
 
 A checkpoint is published by one write, that of the state file, after all its other files are in place; it is
 unpublished the same way before any of its files is deleted. So at every moment the state file names whole
 checkpoints. It names them by paths relative to model_dir, which may therefore be moved.
+
+Beside each one the state file notes the digest of its manifest, and a reader takes the files for what they are if they
+are what that manifest says. A checkpoint without such a note was published by TensorFlow; of it the names of the files
+say whether it is whole. So a manifest that got lost is told from one that never was.
 """
 
 from __future__ import annotations
@@ -17,116 +23,31 @@ import contextlib
 import hashlib
 import logging
 import os
-import re
+import socket
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TypeVar
 
-from ray_estimator._checkpoint_state import UNKNOWN_TIME, CheckpointState
+from ray_estimator import _manifest
+from ray_estimator._checkpoint_files import CheckpointFiles, has_suffix, records_of, suffixes_in
+from ray_estimator._ledger import Checkpoint, Ledger, Retention
+from ray_estimator._manifest import Manifest
+from ray_estimator._marks import Marks
+from ray_estimator._node_copies import shared_copy
+from ray_estimator._scratch import scratch_dir
+from ray_estimator._state_file import StateFile
 from ray_estimator._storage import Storage
-from ray_estimator.errors import CheckpointNotFoundError
+from ray_estimator.errors import CheckpointDamagedError, CheckpointNotFoundError
 
-_STATE_FILE = "checkpoint"
-_STEP = re.compile(r"-(\d+)$")
-_SUFFIX = re.compile(r"\.(index|meta|data-\d+-of-(\d+))")
+__all__ = ["Checkpoint", "CheckpointStore", "Retention", "checkpoint_at"]
+
+T = TypeVar("T")
+
+_STALE_SECS = 3600.0
+_LOOKS = 20
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint as it travels between driver, workers and tasks.
-
-    Attributes:
-        path: Local path or URL up to and without the suffixes: ``.../model.ckpt-100``.
-        step: Its global step, from the number at the end of `path`; 0 if there is none.
-    """
-
-    path: str
-    step: int
-
-    @classmethod
-    def at(cls, path: str) -> Checkpoint:
-        """The checkpoint at `path`, which need not exist."""
-        step = _STEP.search(path)
-        return cls(path, int(step.group(1)) if step else 0)
-
-
-@dataclass(frozen=True)
-class Published:
-    """A checkpoint in the state file.
-
-    Attributes:
-        checkpoint: The checkpoint.
-        timestamp: When it was published, in seconds since the epoch; 0 if its writer did not say.
-    """
-
-    checkpoint: Checkpoint
-    timestamp: float
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """What a `Retention` decides.
-
-    Attributes:
-        keep: What stays published, oldest first.
-        preserve: What is no longer published, but whose files stay for good.
-        delete: What is no longer published, and whose files go.
-        last_preserved_timestamp: The time from which the next `every_n_hours` count, in seconds since the epoch.
-    """
-
-    keep: tuple[Published, ...]
-    preserve: tuple[Published, ...]
-    delete: tuple[Published, ...]
-    last_preserved_timestamp: float | None
-
-
-@dataclass(frozen=True)
-class Retention:
-    """Which checkpoints to keep. It decides, and acts on nothing.
-
-    Means what `tf.compat.v1.train.Saver` means by `max_to_keep` and `keep_checkpoint_every_n_hours`, except that a
-    restart does not begin to count the hours anew: they are those on the clock since the first checkpoint.
-
-    Attributes:
-        newest: How many checkpoints stay published; None or 0 for all.
-        every_n_hours: Of those that leave, one for every so many hours keeps its files; None for none.
-    """
-
-    newest: int | None = 5
-    every_n_hours: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.newest is not None and self.newest < 0:
-            raise ValueError(f"keep_checkpoint_max should be >= 0, or None to keep all, but received {self.newest}.")
-        if self.every_n_hours is not None and self.every_n_hours <= 0:
-            raise ValueError(f"keep_checkpoint_every_n_hours should be > 0 or None, but received {self.every_n_hours}.")
-
-    def prune(self, published: Sequence[Published], last_preserved_timestamp: float | None) -> Pruning:
-        """Decide what becomes of `published`.
-
-        Args:
-            published: All published checkpoints, oldest first.
-            last_preserved_timestamp: As the last decision returned it; None at the first one, which starts to count
-                at the newest checkpoint.
-        """
-        leaving = len(published) - self.newest if self.newest else 0
-        keep, leave = tuple(published[max(leaving, 0) :]), published[: max(leaving, 0)]
-        if self.every_n_hours is None or not published:
-            return Pruning(keep, (), tuple(leave), last_preserved_timestamp)
-        interval = self.every_n_hours * 3600
-        last = published[-1].timestamp if last_preserved_timestamp is None else last_preserved_timestamp
-        preserve, delete = [], []
-        for candidate in leave:
-            if candidate.timestamp > last + interval:
-                preserve.append(candidate)
-                last += interval
-            else:
-                delete.append(candidate)
-        return Pruning(keep, tuple(preserve), tuple(delete), last)
 
 
 class CheckpointStore:
@@ -139,52 +60,108 @@ class CheckpointStore:
         model_dir: Local path or URL.
         storage: Opens it.
         clock: Seconds since the epoch, for the timestamps of checkpoints.
+        attempt: Which of the attempts at training writes, for its manifests.
     """
 
-    def __init__(self, model_dir: str, storage: Storage, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, model_dir: str, storage: Storage, clock: Callable[[], float] = time.time, *, attempt: str = ""
+    ) -> None:
         self._storage = storage
         self._model_dir = storage.normalize(model_dir)
         self._clock = clock
+        self._attempt = attempt
+        self._files = CheckpointFiles(storage)
+        self._state_file = StateFile(self._model_dir, storage, self._files)
+        self._marks = Marks(self._model_dir, storage, clock)
 
-    def latest(self) -> Checkpoint | None:
+    # Reading
+
+    def latest(self, skip: Collection[Checkpoint] = ()) -> Checkpoint | None:
         """The newest published checkpoint that is whole; None if there is none.
 
-        A published checkpoint that lacks files is passed over, with a warning. Files that the state file does not
-        name do not count, unless the state file itself is damaged: then the newest whole checkpoint in model_dir
-        counts as the published one, with a warning.
-        """
-        damaged: list[str] = []
-        for checkpoint in reversed(self.published()):
-            defect = self._defect_of(checkpoint)
-            if defect is None:
-                for passed in damaged:
-                    logger.warning("%s Falling back to %s.", passed, checkpoint.path)
-                return checkpoint
-            damaged.append(f"The published checkpoint {checkpoint.path} is not whole: {defect}.")
-        for passed in damaged:
-            logger.warning("%s There is no whole one to fall back to.", passed)
-        return None
+        A published checkpoint that is not whole is passed over, with a warning. Its files must have the names and sizes
+        of its manifest; of local files the checksums are looked at, too, once in each process. Files that the state
+        file does not name do not count, unless the state file itself is damaged: then the newest whole checkpoint in
+        model_dir counts as the published one, with a warning.
 
-    def start(self) -> Checkpoint | None:
-        """The checkpoint that training goes on from: the newest whole one; None if nothing was published.
+        Args:
+            skip: Checkpoints that are to be passed over.
+        """
+        newest, defects = self._newest_whole(skip)
+        for defect in defects:
+            if newest is None:
+                logger.warning("%s There is no whole one to fall back to.", defect)
+            else:
+                logger.warning("%s Falling back to %s.", defect, self._shown(newest.path))
+        return newest
+
+    def start(self, skip: Collection[Checkpoint] = ()) -> Checkpoint | None:
+        """The checkpoint to go on from: as `latest`, but None only if nothing was published.
 
         Raises:
-            CheckpointNotFoundError: Checkpoints were published, and none of them is whole.
+            CheckpointDamagedError: Checkpoints were published, and none of them is whole.
         """
-        newest = self.latest()
+        newest = self.latest(skip)
         published = [] if newest is not None else self.published()
         if not published:
             return newest
-        state_file = self._storage.join(self._model_dir, _STATE_FILE)
-        raise CheckpointNotFoundError(
-            published[-1].path,
-            f"{self._defect_of(published[-1])}, and no other checkpoint that {state_file} names is whole. Bring the "
-            f"files back, or delete {state_file} to train from the beginning.",
+        state_file = self._shown(self._state_file.url)
+        raise CheckpointDamagedError(
+            self._shown(published[-1].path),
+            f"{self._files.defect_of(published[-1]) or 'it proved damaged'}, and no other checkpoint that {state_file} "
+            f"names is whole. Bring the files back, or delete {state_file} to train from the beginning.",
         )
+
+    def with_newest(self, use: Callable[[Checkpoint | None], T]) -> T:
+        """What `use` returns for the checkpoint to go on from, whose files stay meanwhile; None stands for none.
+
+        If `use` finds the checkpoint damaged, or gone, it is called again with the one before, and the log says so.
+
+        Raises:
+            CheckpointDamagedError: Checkpoints were published, and none of them is whole.
+            Exception: What else `use` raises.
+        """
+        unusable: list[Checkpoint] = []
+        while True:
+            newest = self.start(unusable)
+            if newest is None:
+                return use(None)
+            with self.reading(newest):
+                # Pruned while we began to read: then there is a newer one.
+                if newest not in self.published():
+                    continue
+                try:
+                    return use(newest)
+                except CheckpointNotFoundError as error:
+                    if error.checkpoint_path != self._shown(newest.path):
+                        raise
+                    logger.warning("%s Looking for the one before.", error)
+            unusable.append(newest)
+
+    @contextlib.contextmanager
+    def reading(self, checkpoint: Checkpoint | None) -> Iterator[None]:
+        """Within it no training run deletes the files of `checkpoint`, if it was still published at the beginning.
+
+        Where this process may not write, or the checkpoint lies elsewhere, nothing is promised.
+        """
+        if checkpoint is None or not self._is_below_model_dir(checkpoint):
+            yield
+            return
+        mark = None
+        try:
+            mark = self._marks.reading(checkpoint.name)
+        except Exception as error:  # Stores raise what they like, and whoever may only read shall read.
+            logger.info("%s is read without a mark: %s", self._shown(checkpoint.path), self._shown(str(error)))
+        try:
+            yield
+        finally:
+            if mark is not None:
+                with self._warning_of_errors(f"remove {mark}"):
+                    self._marks.remove(mark)
 
     def published(self) -> list[Checkpoint]:
         """What the state file names, whole or not; the current checkpoint last, before it the others, oldest first."""
-        return [published.checkpoint for published in self._read_ledger().published]
+        return [published.checkpoint for published in self._state_file.ledger().published]
 
     def find(self, checkpoint_path: str) -> Checkpoint:
         """The checkpoint that a caller names, published or not, and no other.
@@ -194,88 +171,60 @@ class CheckpointStore:
                 directory first, from model_dir then.
 
         Raises:
-            CheckpointNotFoundError: It is not there, or not whole.
+            CheckpointNotFoundError: It is not there.
+            CheckpointDamagedError: It is not whole.
         """
         candidates = [Checkpoint.at(path) for path in self._readings_of(checkpoint_path)]
-        for checkpoint in candidates:
-            if self._suffixes_of(checkpoint):
-                defect = self._defect_of(checkpoint)
+        for candidate in candidates:
+            if self._files.sizes(candidate):
+                checkpoint = self._as_published(candidate)
+                defect = self._files.defect_of(checkpoint)
                 if defect is None:
                     return checkpoint
-                raise CheckpointNotFoundError(checkpoint_path, f"{checkpoint.path} is not whole: {defect}.")
-        tried = " or ".join(checkpoint.path for checkpoint in candidates)
-        raise CheckpointNotFoundError(checkpoint_path, f"there are no files {tried}.*. {self._advice(checkpoint_path)}")
-
-    def publish(
-        self, local_prefix: str, step: int, retention: Retention, *, fence: Callable[[], None] | None = None
-    ) -> Checkpoint:
-        """Make files that a Saver wrote the newest checkpoint, then let `retention` prune the older ones.
-
-        At every point at which this may stop, the state file names whole checkpoints only: those of before, or these
-        and the new one. To save and publish again then succeeds. A published checkpoint of the same name is replaced.
-        Old files that cannot be deleted are left behind, with a warning.
-
-        Args:
-            local_prefix: Local path without suffix, which ends with ``-<step>``. Its last part becomes the
-                checkpoint's name in model_dir. The files may be moved away.
-            step: The global step of the checkpoint.
-            retention: Decides which older checkpoints go.
-            fence: Raises if this process may write no more. It is called before the first write, and before and
-                after each write of the state file; what it raises ends the publication there.
-
-        Raises:
-            CheckpointNotFoundError: The files at `local_prefix` are not whole.
-            ValueError: `local_prefix` is named for another step, or lies in model_dir already.
-        """
-        new = self.find(os.path.abspath(local_prefix))
-        if new.step != step:
-            raise ValueError(
-                f"Expected a prefix that ends with -{step}, the global step, but received {local_prefix!r}."
-            )
-        target = self._checkpoint(_name_of(new))
-        stand_in = self._checkpoint(f"{_name_of(new)}-replacement-{step}")
-        if new == target:
-            raise ValueError(
-                f"Expected files outside of model_dir, but received {local_prefix!r}. Save them in a staging_dir()."
-            )
-
-        fence = fence or _no_fence
-        fence()
-        self._storage.make_dir(self._model_dir)
-        ledger = self._read_ledger()
-        if ledger.names(target):
-            # Files cannot be swapped all at once, the state file can: it names the copy while they change.
-            self._put(new, stand_in, move=False)
-            ledger = ledger.without(target).plus(stand_in, self._clock())
-            self._write_ledger(ledger, fence)
-        self._put(new, target, move=True)
-        ledger = ledger.without(target).without(stand_in).plus(target, self._clock())
-        pruning = retention.prune(ledger.published, ledger.last_preserved_timestamp)
-        self._write_ledger(_Ledger(pruning.keep, pruning.last_preserved_timestamp), fence)
-        for unpublished in (stand_in, *(published.checkpoint for published in pruning.delete)):
-            self._delete_or_warn(unpublished)
-        return target
+                raise CheckpointDamagedError(
+                    self._shown(checkpoint_path), f"{self._shown(checkpoint.path)} is not whole: {defect}."
+                )
+        tried = " or ".join(self._shown(candidate.path) for candidate in candidates)
+        raise CheckpointNotFoundError(
+            self._shown(checkpoint_path), f"there are no files {tried}.*. {self._advice(checkpoint_path)}"
+        )
 
     def fetch(self, checkpoint: Checkpoint, local_dir: str) -> str:
         """A local prefix from which TensorFlow can restore `checkpoint`.
 
         Args:
             checkpoint: One that this class returned.
-            local_dir: Where the files of a remote checkpoint are copied to. Local ones stay where they are.
+            local_dir: Where the files of a remote checkpoint are copied to, and verified meanwhile. Local ones stay
+                where they are.
 
         Raises:
-            CheckpointNotFoundError: It is not there any more, or not whole.
+            CheckpointDamagedError: It is not whole, or not there any more.
         """
-        defect = self._defect_of(checkpoint)
-        if defect is not None:
-            raise CheckpointNotFoundError(checkpoint.path, f"it is not whole: {defect}.")
         local_path = self._storage.local_path(checkpoint.path)
         if local_path is not None:
+            self._files.require_whole(checkpoint)
             return local_path
-        local_prefix = os.path.join(local_dir, _name_of(checkpoint))
-        for suffix in _index_last(self._suffixes_of(checkpoint)):
-            self._storage.get_file(checkpoint.path + suffix, local_prefix + suffix)
+        os.makedirs(local_dir, exist_ok=True)
+        local_prefix = os.path.join(local_dir, checkpoint.name)
+        self._files.download(checkpoint, local_prefix)
         return local_prefix
+
+    @contextlib.contextmanager
+    def local_copy(self, checkpoint: Checkpoint) -> Iterator[str]:
+        """A local prefix as `fetch` gives it, while it is needed; the processes of a node share what they fetch.
+
+        Raises:
+            CheckpointDamagedError: It is not whole, or not there any more.
+        """
+        if self._storage.local_path(checkpoint.path) is not None:
+            yield self.fetch(checkpoint, "")
+            return
+        content = checkpoint.manifest or self.fingerprint(checkpoint)
+        key = hashlib.sha256(f"{checkpoint.path} {content}".encode()).hexdigest()
+        with shared_copy(
+            key, lambda folder: self._files.download(checkpoint, os.path.join(folder, checkpoint.name))
+        ) as copy:
+            yield os.path.join(copy, checkpoint.name)
 
     def fingerprint(self, checkpoint: Checkpoint) -> str:
         """What tells the checkpoint from any other, even of the same path: its index has a checksum of each value.
@@ -286,137 +235,168 @@ class CheckpointStore:
         try:
             index = self._storage.read_bytes(checkpoint.path + ".index")
         except FileNotFoundError as error:
-            raise CheckpointNotFoundError(checkpoint.path, "its index is not there any more.") from error
+            path = self._shown(checkpoint.path)
+            raise CheckpointNotFoundError(path, "its index is not there any more.") from error
         return hashlib.sha256(index).hexdigest()
+
+    # Writing
+
+    def publish(
+        self, local_prefix: str, step: int, retention: Retention, *, fence: Callable[[], None] | None = None
+    ) -> Checkpoint:
+        """Make files that a Saver wrote the newest checkpoint, then let `retention` prune the older ones.
+
+        At every point at which this may stop, the state file names whole checkpoints only: those of before, or these
+        and the new one. To save and publish again then succeeds, and clears away what was left. A published checkpoint
+        of the same name is replaced. Checkpoints that are being read keep their files until a later publication, and
+        so do those whose files cannot be deleted, with a warning.
+
+        Args:
+            local_prefix: Local path without suffix, which ends with ``-<step>``. Its last part becomes the
+                checkpoint's name in model_dir. The files may be moved away.
+            step: The global step of the checkpoint.
+            retention: Decides which older checkpoints go.
+            fence: Raises if this process may write no more. It is called before the first write, and before and
+                after each write of the state file; what it raises ends the publication there.
+
+        Raises:
+            CheckpointDamagedError: The files at `local_prefix` are not whole, or not what arrived in the store.
+            ValueError: `local_prefix` is named for another step, or lies in model_dir already.
+        """
+        local_prefix = os.path.abspath(local_prefix)
+        name = os.path.basename(local_prefix)
+        self._check_prefix(local_prefix, step)
+        writer = f"{socket.gethostname()}:{os.getpid()}"
+        manifest = Manifest(step, records_of(local_prefix), writer, self._attempt)
+        digest = _manifest.digest_of(manifest.to_bytes())
+        target = Checkpoint(self._url(name), step, digest)
+        stand_in = Checkpoint(self._url(f"{name}-replacement-{step}"), step, digest)
+
+        fence = fence or _no_fence
+        fence()
+        ledger = self._state_file.ledger()
+        now = self._clock()
+        wanted = ledger.without(target).without(stand_in).plus(target, now)
+        pruning = retention.prune(wanted.published, wanted.last_preserved_timestamp)
+        leaving = [published.checkpoint for published in pruning.delete]
+        self._marks.publishing([each.name for each in (target, stand_in, *filter(self._is_below_model_dir, leaving))])
+        if ledger.names(target):
+            # Files cannot be swapped all at once, the state file can: it names the copy while they change.
+            self._files.put(local_prefix, stand_in, manifest, move=False)
+            self._state_file.write(ledger.without(target).without(stand_in).plus(stand_in, now), fence)
+        self._files.put(local_prefix, target, manifest, move=True)
+        self._files.require_whole(target)
+        kept = Ledger(pruning.keep, pruning.last_preserved_timestamp)
+        self._state_file.write(kept, fence)
+        self._clear(kept)
+        return target
+
+    def _check_prefix(self, local_prefix: str, step: int) -> None:
+        if Checkpoint.at(local_prefix).step != step:
+            raise ValueError(
+                f"Expected a prefix that ends with -{step}, the global step, but received {local_prefix!r}."
+            )
+        if os.path.dirname(local_prefix) == self._storage.local_path(self._model_dir):
+            raise ValueError(
+                f"Expected files outside of model_dir, but received {local_prefix!r}. Save them in a staging_dir()."
+            )
+
+    def _clear(self, ledger: Ledger) -> None:
+        """Deletes what publications have marked and the state file does not name, unless it is being read."""
+        with self._warning_of_errors("clear away old files"):
+            listing = self._storage.list_dir(self._model_dir)
+            published = {published.checkpoint.name for published in ledger.published}
+            being_read = self._marks.being_read(listing)
+            for mark, names in self._marks.debris(listing).items():
+                unneeded = names - published
+                if all([self._deleted(name, listing) for name in unneeded - being_read]) and unneeded.isdisjoint(
+                    being_read
+                ):
+                    self._marks.remove(mark)
+            self._storage.remove_stale_temporaries(self._model_dir, _STALE_SECS)
+
+    def _deleted(self, name: str, listing: Sequence[str]) -> bool:
+        """Deletes the files of a checkpoint that nobody needs; False if that failed."""
+        checkpoint = Checkpoint.at(self._url(name))
+        with self._warning_of_errors(f"delete all files of the old checkpoint {name}"):
+            self._files.delete(checkpoint, suffixes_in(listing, checkpoint))
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _warning_of_errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Stores raise what they like, and no training should end for it.
+            logger.warning("Could not %s in %s: %s", what, self._shown(self._model_dir), self._shown(str(error)))
 
     def write_text(self, name: str, text: str) -> None:
         """Create or replace a small file of model_dir, such as graph.pbtxt."""
-        self._storage.write_bytes(self._storage.join(self._model_dir, name), text.encode())
+        self._storage.write_bytes(self._url(name), text.encode())
 
-    @contextlib.contextmanager
-    def staging_dir(self) -> Iterator[str]:
-        """A new local directory for a Saver to write to; it goes at the end.
+    def staging_dir(self) -> contextlib.AbstractContextManager[str]:
+        """A new local directory for a Saver to write to; it goes at the end, and those that the dead left go, too.
 
         For a local model_dir it is a hidden one inside, so that `publish` renames instead of copying.
         """
         local_path = self._storage.local_path(self._model_dir)
         if local_path is None:
-            with tempfile.TemporaryDirectory(prefix="ray_estimator-saving-") as directory:
-                yield directory
-            return
-        directory = os.path.join(local_path, f".saving-{uuid.uuid4().hex}")
-        self._storage.make_dir(directory)
-        try:
-            yield directory
-        finally:
-            self._storage.remove_dir(directory)
+            return scratch_dir(tempfile.gettempdir(), "ray-estimator-saving-")
+        return scratch_dir(local_path, ".saving-")
 
-    # The state file.
+    # What is whole
 
-    def _read_ledger(self) -> _Ledger:
-        try:
-            content = self._storage.read_bytes(self._storage.join(self._model_dir, _STATE_FILE))
-        except FileNotFoundError:
-            return _Ledger((), None)
-        try:
-            state = CheckpointState.from_text(content.decode())
-        except ValueError as error:
-            return self._ledger_without_state(error)
-        checkpoints = [self._listed_as(path) for path in state.paths]
-        published = [Published(each, at) for each, at in zip(checkpoints, state.timestamps, strict=True)]
-        return _Ledger(tuple(published), state.last_preserved_timestamp)
+    def _newest_whole(self, skip: Collection[Checkpoint]) -> tuple[Checkpoint | None, list[str]]:
+        """The newest that is whole, and what is wrong with newer ones."""
+        newest: Checkpoint | None = None
+        defects: list[str] = []
+        for _ in range(_LOOKS):
+            state_file = self._state_file.content()
+            newest, defects = self._first_whole(self._state_file.ledger_in(state_file), skip)
+            # A training run may have pruned what we looked at.
+            if not defects or self._state_file.content() == state_file:
+                break
+        return newest, defects
 
-    def _listed_as(self, path: str) -> Checkpoint:
-        """The checkpoint that the state file names so: the one in model_dir, if it has one of that name.
+    def _first_whole(self, ledger: Ledger, skip: Collection[Checkpoint]) -> tuple[Checkpoint | None, list[str]]:
+        defects: list[str] = []
+        for published in reversed(ledger.published):
+            checkpoint = published.checkpoint
+            if checkpoint in skip:
+                continue
+            defect = self._files.defect_of(checkpoint)
+            if defect is None:
+                return checkpoint, defects
+            defects.append(f"The published checkpoint {self._shown(checkpoint.path)} is not whole: {defect}.")
+        return None, defects
 
-        Savers with absolute paths list where a checkpoint was when it was saved; since then model_dir may have been
-        moved, or copied.
-        """
-        listed = Checkpoint.at(self._storage.normalize(self._below_model_dir(path)))
-        here = self._checkpoint(_name_of(listed))
-        return here if listed != here and self._defect_of(here) is None else listed
+    # Names
 
-    def _ledger_without_state(self, error: ValueError) -> _Ledger:
-        """What to take for published when the state file is damaged.
+    def _url(self, name: str) -> str:
+        return self._storage.join(self._model_dir, name)
 
-        Just the newest whole checkpoint: one that is not published is never pruned, and older ones may have been
-        preserved on purpose.
-        """
-        state_file = self._storage.join(self._model_dir, _STATE_FILE)
-        names = self._storage.list_dir(self._model_dir)
-        found = [self._checkpoint(name.removesuffix(".index")) for name in names if name.endswith(".index")]
-        whole = [checkpoint for checkpoint in found if self._defect_of(checkpoint) is None]
-        if not whole:
-            logger.warning("%s is damaged (%s), and there is no whole checkpoint beside it.", state_file, error)
-            return _Ledger((), None)
-        newest = max(whole, key=lambda checkpoint: checkpoint.step)
-        logger.warning("%s is damaged (%s). Using the newest whole checkpoint, %s.", state_file, error, newest.path)
-        return _Ledger((Published(newest, UNKNOWN_TIME),), None)
+    def _shown(self, text: str) -> str:
+        return self._storage.redacted(text)
 
-    def _write_ledger(self, ledger: _Ledger, fence: Callable[[], None]) -> None:
-        state = CheckpointState(
-            tuple(self._relative_to_model_dir(published.checkpoint.path) for published in ledger.published),
-            tuple(published.timestamp for published in ledger.published),
-            ledger.last_preserved_timestamp,
-        )
-        fence()
-        self.write_text(_STATE_FILE, state.to_text())
-        fence()
+    def _is_below_model_dir(self, checkpoint: Checkpoint) -> bool:
+        """Whether it is this directory's own: another's may be needed by its own run."""
+        return checkpoint.path.startswith(self._url(""))
 
-    def _below_model_dir(self, path: str) -> str:
-        return path if os.path.isabs(path) or "://" in path else self._storage.join(self._model_dir, path)
-
-    def _relative_to_model_dir(self, path: str) -> str:
-        return path.removeprefix(self._storage.join(self._model_dir, ""))
-
-    # The other files.
-
-    def _checkpoint(self, name: str) -> Checkpoint:
-        return Checkpoint.at(self._storage.join(self._model_dir, name))
-
-    def _suffixes_of(self, checkpoint: Checkpoint) -> list[str]:
-        """What follows the prefix in the names of the checkpoint's files, sorted."""
-        name = _name_of(checkpoint)
-        files = self._storage.list_dir(checkpoint.path.removesuffix(name))
-        suffixes = [file.removeprefix(name) for file in files if file.startswith(name)]
-        return [suffix for suffix in suffixes if _SUFFIX.fullmatch(suffix)]
-
-    def _defect_of(self, checkpoint: Checkpoint) -> str | None:
-        """Which files are missing, in words; None if the checkpoint is whole."""
-        missing = _missing_suffixes(self._suffixes_of(checkpoint))
-        return f"it misses {', '.join(_name_of(checkpoint) + suffix for suffix in missing)}" if missing else None
-
-    def _put(self, source: Checkpoint, target: Checkpoint, move: bool) -> None:
-        """Put the files of the local `source` in the place of `target`, which is not published."""
-        self._delete(target)
-        for suffix in _index_last(self._suffixes_of(source)):
-            self._storage.put_file(source.path + suffix, target.path + suffix, move=move)
-
-    def _delete(self, checkpoint: Checkpoint) -> None:
-        # The index goes first, so that what is left looks like what it is.
-        for suffix in reversed(_index_last(self._suffixes_of(checkpoint))):
-            self._storage.remove(checkpoint.path + suffix)
-
-    def _delete_or_warn(self, checkpoint: Checkpoint) -> None:
-        if self._relative_to_model_dir(checkpoint.path) == checkpoint.path:
-            return  # Another directory's checkpoint, which its own run may need.
-        try:
-            self._delete(checkpoint)
-        except Exception as error:  # Stores raise what they like, and no training should end for it.
-            logger.warning("Could not delete all files of the old checkpoint %s: %s", checkpoint.path, error)
-
-    # What a caller names.
+    def _as_published(self, checkpoint: Checkpoint) -> Checkpoint:
+        """`checkpoint` with its manifest: by the state file if that names it, else by what lies beside it."""
+        named = (published for published in self.published() if published == checkpoint)
+        return next(named, None) or self._files.with_manifest(checkpoint)
 
     def _readings_of(self, checkpoint_path: str) -> list[str]:
         given = self._storage.normalize(checkpoint_path)
-        below = self._storage.normalize(self._below_model_dir(os.path.expanduser(checkpoint_path)))
+        below = self._state_file.absolute(os.path.expanduser(checkpoint_path))
         return [given] if given == below else [given, below]
 
     def _advice(self, checkpoint_path: str) -> str:
-        if _SUFFIX.search(checkpoint_path):
+        if has_suffix(checkpoint_path):
             return "Leave the suffix out: name it like model.ckpt-100."
-        published = ", ".join(_name_of(checkpoint) for checkpoint in self.published())
-        return f"Published in {self._model_dir}: {published or 'nothing'}."
+        published = ", ".join(checkpoint.name for checkpoint in self.published())
+        return f"Published in {self._shown(self._model_dir)}: {published or 'nothing'}."
 
 
 def checkpoint_at(path: str, storage: Storage) -> Checkpoint:
@@ -432,40 +412,5 @@ def checkpoint_at(path: str, storage: Storage) -> Checkpoint:
     return store.latest() or store.find(path)
 
 
-@dataclass(frozen=True)
-class _Ledger:
-    """The published checkpoints, the current one last."""
-
-    published: tuple[Published, ...]
-    last_preserved_timestamp: float | None
-
-    def names(self, checkpoint: Checkpoint) -> bool:
-        return any(published.checkpoint == checkpoint for published in self.published)
-
-    def without(self, checkpoint: Checkpoint) -> _Ledger:
-        others = tuple(published for published in self.published if published.checkpoint != checkpoint)
-        return _Ledger(others, self.last_preserved_timestamp)
-
-    def plus(self, checkpoint: Checkpoint, timestamp: float) -> _Ledger:
-        return _Ledger((*self.published, Published(checkpoint, timestamp)), self.last_preserved_timestamp)
-
-
 def _no_fence() -> None:
     """Lets everybody write."""
-
-
-def _name_of(checkpoint: Checkpoint) -> str:
-    return checkpoint.path.rpartition("/")[2]
-
-
-def _index_last(suffixes: Sequence[str]) -> list[str]:
-    """Data before the index, without which they are no checkpoint."""
-    return sorted(suffixes, key=lambda suffix: (suffix == ".index", suffix))
-
-
-def _missing_suffixes(suffixes: Sequence[str]) -> list[str]:
-    """The files that a checkpoint lacks: its index, and any data shard of a set that has begun."""
-    matches = [_SUFFIX.fullmatch(suffix) for suffix in suffixes]
-    totals = sorted({match.group(2) for match in matches if match and match.group(2)}) or ["00001"]
-    needed = [".index", *(f".data-{shard:05d}-of-{total}" for total in totals for shard in range(int(total)))]
-    return [suffix for suffix in needed if suffix not in suffixes]

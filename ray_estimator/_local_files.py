@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ray_estimator._retrying import is_transient_locally
+
+_TEMPORARY = re.compile(r"\..+\.tmp-[0-9a-f]{32}")
 
 
 class LocalFiles:
@@ -31,17 +35,16 @@ class LocalFiles:
             file.seek(start)
             return file.read(end - start)
 
-    def write(self, path: str, data: bytes) -> None:
-        with _replacing(path) as temporary, open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    def write(self, path: str, data: bytes, durable: bool) -> None:
+        with _replacing(path) as temporary:
+            _write_new(temporary, data, durable)
+        if durable:
+            _sync_directory(os.path.dirname(path))
 
     def create(self, path: str, data: bytes) -> None:
-        with _creating(path) as temporary, open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        with _creating(path) as temporary:
+            _write_new(temporary, data, True)
+        _sync_directory(os.path.dirname(path))
 
     def put(self, local_path: str, path: str, move: bool) -> None:
         if move and _rename(local_path, path):
@@ -85,6 +88,15 @@ class LocalFiles:
     def remove_dir(self, path: str) -> None:
         shutil.rmtree(path)
 
+    def remove_stale_temporaries(self, path: str, older_than_secs: float) -> None:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if _TEMPORARY.fullmatch(entry.name):
+                    # Its owner may rename it just now.
+                    with contextlib.suppress(FileNotFoundError):
+                        if time.time() - entry.stat().st_mtime > older_than_secs:
+                            os.remove(entry.path)
+
     def make_dir(self, path: str) -> None:
         os.makedirs(path, exist_ok=True)
 
@@ -93,8 +105,7 @@ class LocalFiles:
 def _replacing(path: str) -> Iterator[str]:
     """A name beside `path` to write to, which becomes `path` at the end and is deleted after an error."""
     make_parent(path)
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name}.tmp-{uuid.uuid4().hex}")
+    temporary = _temporary_beside(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -102,7 +113,6 @@ def _replacing(path: str) -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
         raise
-    _sync_directory(directory)
 
 
 @contextlib.contextmanager
@@ -113,8 +123,7 @@ def _creating(path: str) -> Iterator[str]:
         FileExistsError: There is something.
     """
     make_parent(path)
-    directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name}.tmp-{uuid.uuid4().hex}")
+    temporary = _temporary_beside(path)
     try:
         yield temporary
         # Unlike a rename, a link never replaces what is there.
@@ -124,7 +133,19 @@ def _creating(path: str) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
-    _sync_directory(directory)
+
+
+def _write_new(path: str, data: bytes, durable: bool) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+
+def _temporary_beside(path: str) -> str:
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f".{name}.tmp-{uuid.uuid4().hex}")
 
 
 def _rename(source: str, path: str) -> bool:
@@ -137,7 +158,6 @@ def _rename(source: str, path: str) -> bool:
         if error.errno == errno.EXDEV:
             return False
         raise
-    _sync_directory(os.path.dirname(path))
     return True
 
 

@@ -48,7 +48,7 @@ class RemoteFiles:
     def read_range(self, path: str, start: int, end: int) -> bytes:
         return bytes(self._filesystem.cat_file(path, start=start, end=end))
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes, durable: bool) -> None:
         self._in_its_directory(path, lambda: self._filesystem.pipe_file(path, data))
 
     def create(self, path: str, data: bytes) -> None:
@@ -108,6 +108,9 @@ class RemoteFiles:
     def remove_dir(self, path: str) -> None:
         self._filesystem.rm(path, recursive=True)
 
+    def remove_stale_temporaries(self, path: str, older_than_secs: float) -> None:
+        """There are none: a put is the file or nothing."""
+
     def make_dir(self, path: str) -> None:
         # Where there are buckets, fsspec would make a missing one; a typing error is more likely.
         bucket = path.partition("/")[0]
@@ -130,7 +133,7 @@ class _MemoryFiles(RemoteFiles):
     turn = threading.RLock()
 
     def put(self, local_path: str, path: str, move: bool) -> None:
-        self.write(path, LocalFiles().read(local_path))
+        self.write(path, LocalFiles().read(local_path), True)
 
     def get(self, path: str, local_path: str) -> None:
         content = self.read(path)

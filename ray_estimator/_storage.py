@@ -110,9 +110,15 @@ class Storage:
 
         return _in_order(read, range(0, size, _CHUNK_BYTES), files.threads)
 
-    def write_bytes(self, url: str, data: bytes) -> None:
-        """Create or replace a file. Readers see the old content or the new, never a part."""
-        self._ask(url, lambda files, path: files.write(path, data))
+    def write_bytes(self, url: str, data: bytes, *, durable: bool = True) -> None:
+        """Create or replace a file. Readers see the old content or the new, never a part.
+
+        Args:
+            url: The file.
+            data: Its content.
+            durable: Whether it, and all that was put into its directory before, is to survive a loss of power.
+        """
+        self._ask(url, lambda files, path: files.write(path, data, durable))
 
     def create_bytes(self, url: str, data: bytes) -> None:
         """Create a file that must not be there yet. Readers see all of its content or no file.
@@ -131,6 +137,8 @@ class Storage:
 
     def put_file(self, local_path: str, url: str, *, move: bool = False) -> None:
         """Create or replace the file `url` with the content of `local_path`, as atomically as `write_bytes`.
+
+        To survive a loss of power it needs a durable `write_bytes` into its directory after it.
 
         Args:
             local_path: The file to copy.
@@ -231,6 +239,10 @@ class Storage:
         with contextlib.suppress(FileNotFoundError):
             self._ask(url, lambda files, path: files.remove_dir(path))
 
+    def remove_stale_temporaries(self, url: str, older_than_secs: float) -> None:
+        """Delete what writes to files in `url` left behind when they were cut off, where they leave anything."""
+        self._ask(url, lambda files, path: files.remove_stale_temporaries(path, older_than_secs))
+
     def make_dir(self, url: str) -> None:
         """Make a directory and its parents, where the store has directories.
 
@@ -276,7 +288,7 @@ class _Files(Protocol):
 
     def read_range(self, path: str, start: int, end: int) -> bytes: ...
 
-    def write(self, path: str, data: bytes) -> None: ...
+    def write(self, path: str, data: bytes, durable: bool) -> None: ...
 
     def create(self, path: str, data: bytes) -> None: ...
 
@@ -300,6 +312,8 @@ class _Files(Protocol):
     def remove(self, path: str) -> None: ...
 
     def remove_dir(self, path: str) -> None: ...
+
+    def remove_stale_temporaries(self, path: str, older_than_secs: float) -> None: ...
 
     def make_dir(self, path: str) -> None: ...
 

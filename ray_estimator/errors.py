@@ -2,7 +2,8 @@
 
     RayEstimatorError
     ├── EstimatorNotTrainedError (ValueError)   no checkpoint to evaluate, predict or export
-    ├── CheckpointNotFoundError (ValueError)    a checkpoint that the caller named is not there
+    ├── CheckpointNotFoundError (ValueError)    a checkpoint is not there
+    │   └── CheckpointDamagedError              … or not whole
     ├── ShippingError (TypeError)               user code that cannot travel to the workers
     │   └── ModuleNotShippedError               … because they cannot import one of its modules
     └── TrainingError (RuntimeError)            a training run that could not go on
@@ -66,6 +67,13 @@ class CheckpointNotFoundError(RayEstimatorError, ValueError):
 
     def __str__(self) -> str:
         return f"Could not use checkpoint_path {self.checkpoint_path}: {self.reason}"
+
+
+class CheckpointDamagedError(CheckpointNotFoundError):
+    """A checkpoint lacks files, or they are not what was written.
+
+    Whoever named no checkpoint gets the one before, which the log says; whoever named this one gets this error.
+    """
 
 
 class ShippingError(RayEstimatorError, TypeError):
