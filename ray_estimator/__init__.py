@@ -33,6 +33,7 @@ from ray_estimator._install import install
 from ray_estimator._staging import stage
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import (
+    CheckpointDamagedError,
     CheckpointNotFoundError,
     EstimatorNotTrainedError,
     InputEndedError,
@@ -60,6 +61,7 @@ from ray_estimator.warm_start import VocabInfo, WarmStartSettings
 
 __all__ = [
     "BestExporter",
+    "CheckpointDamagedError",
     "CheckpointNotFoundError",
     "DatasetInput",
     "Estimator",

@@ -28,8 +28,8 @@ def names_in(directory: str | os.PathLike[str]) -> set[str]:
 
 
 def files_of(step: int) -> set[str]:
-    prefix = f"model.ckpt-{step}"
-    return {f"{prefix}.index", f"{prefix}.meta", f"{prefix}.data-00000-of-00001"}
+    suffixes = ("index", "meta", "data-00000-of-00001", "manifest.json")
+    return {f"model.ckpt-{step}.{suffix}" for suffix in suffixes}
 
 
 # 9

@@ -12,6 +12,7 @@ import pytest
 import ray_estimator
 from ray_estimator import errors
 from ray_estimator.errors import (
+    CheckpointDamagedError,
     CheckpointNotFoundError,
     EstimatorNotTrainedError,
     InputEndedError,
@@ -32,7 +33,8 @@ from ray_estimator.errors import (
 ONE_OF_EACH = [
     RayEstimatorError("something"),
     EstimatorNotTrainedError("/models/a"),
-    CheckpointNotFoundError("/models/a/model.ckpt-7", "it misses model.ckpt-7.index."),
+    CheckpointDamagedError("/models/a/model.ckpt-7", "it is not whole: model.ckpt-7.index has 5 bytes instead of 9."),
+    CheckpointNotFoundError("/models/a/model.ckpt-7", "there are no files /models/a/model.ckpt-7.*."),
     ShippingError("hooks[0]", "it holds a lock."),
     ModuleNotShippedError("model_fn", "mine.models"),
     TrainingError("something"),
@@ -120,6 +122,7 @@ def test_a_silent_group_is_told_from_one_that_waits() -> None:
     [
         (EstimatorNotTrainedError, ValueError),
         (CheckpointNotFoundError, ValueError),
+        (CheckpointDamagedError, CheckpointNotFoundError),
         (ShippingError, TypeError),
         (ModuleNotShippedError, TypeError),
         (TrainingError, RuntimeError),
