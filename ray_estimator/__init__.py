@@ -20,8 +20,14 @@
     _entry.py          what each process runs
     _engine/           graphs and sessions                                           starts no Ray job
     _rows.py _columns.py     from blocks of a Ray Dataset to a rank's arrays
-    _checkpoints.py _exports.py _staging.py _storage.py    what lies on any fsspec store
+    _publishing.py     saves on their way to the store, beside training
+    _checkpoints.py    what is published in a model_dir
+        _state_file.py _ledger.py _manifest.py _checkpoint_files.py    which, and of which bytes
+        _marks.py _node_copies.py _scratch.py                          who needs which files, for how long
+    _exports.py _staging.py    SavedModels, and files that user code names by URL
     _lease.py _preflight.py    who may write in model_dir, and whether it can be used
+    _storage.py        files by URL, on any fsspec store
+        _local_files.py _remote_files.py _retrying.py
 
 Importing the package imports neither TensorFlow nor Ray.
 """

@@ -53,8 +53,8 @@ logger = logging.getLogger(__name__)
 class CheckpointStore:
     """The checkpoints of one model_dir.
 
-    Keeps nothing in memory but its arguments: every call reads the store. Any process may read; `publish` and
-    `write_text` are for the one process that writes, in training the chief.
+    Every call reads the store; only what `publish` wrote last is remembered. Any process may read; `publish`,
+    `reassert` and `write_text` are for the one process that writes, in training the chief.
 
     Args:
         model_dir: Local path or URL.
@@ -257,7 +257,8 @@ class CheckpointStore:
             step: The global step of the checkpoint.
             retention: Decides which older checkpoints go.
             fence: Raises if this process may write no more. It is called before the first write, and before and
-                after each write of the state file; what it raises ends the publication there.
+                after each write of the state file; what it raises ends the publication there. With one, model_dir is
+                this process's own, and what it published last is published still (see `reassert`).
 
         Raises:
             CheckpointDamagedError: The files at `local_prefix` are not whole, or not what arrived in the store.
@@ -272,8 +273,10 @@ class CheckpointStore:
         target = Checkpoint(self._url(name), step, digest)
         stand_in = Checkpoint(self._url(f"{name}-replacement-{step}"), step, digest)
 
-        fence = fence or _no_fence
-        fence()
+        if fence is None:
+            fence = _no_fence
+        else:
+            self.reassert(fence)
         ledger = self._state_file.ledger()
         now = self._clock()
         wanted = ledger.without(target).without(stand_in).plus(target, now)
@@ -290,6 +293,17 @@ class CheckpointStore:
         self._state_file.write(kept, fence)
         self._clear(kept)
         return target
+
+    def reassert(self, fence: Callable[[], None]) -> None:
+        """Publishes again what `publish` published last, if an earlier writer's late write has taken its place.
+
+        For the owner of model_dir, whose fence shows that whatever else the state file says is no newer.
+
+        Args:
+            fence: As in `publish`.
+        """
+        fence()
+        self._state_file.reassert(fence)
 
     def _check_prefix(self, local_prefix: str, step: int) -> None:
         if Checkpoint.at(local_prefix).step != step:

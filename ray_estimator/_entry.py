@@ -5,7 +5,7 @@ Every function imports its part of the engine when called, so that a driver that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from ray_estimator._checkpoints import Checkpoint
@@ -57,7 +57,7 @@ def finish_evaluation(job: EvaluateJob, state: MetricState) -> dict[str, Any]:
         return evaluate.finish(job, state)
 
 
-def predict(job: PredictJob, tables: Tables | None = None) -> Iterator[Any]:
+def predict(job: PredictJob, tables: Tables | None = None) -> Generator[Any]:
     """Predicts as a stream of batches."""
     from ray_estimator._engine import predict
 

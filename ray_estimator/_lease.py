@@ -52,6 +52,9 @@ class Token:
     generation: int
     attempt: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.generation}.{self.attempt}"
+
     @property
     def file_name(self) -> str:
         """The name of the writer's file."""

@@ -123,6 +123,8 @@ class Publisher:
                 self._require_in_time(doing)
                 self._changed.wait(_LOOK_SECS)
             self.check()
+        if self._fence is not None:
+            self.store.reassert(self._fence)
 
     @property
     def _is_idle(self) -> bool:

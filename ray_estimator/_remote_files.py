@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ from ray_estimator._local_files import LocalFiles
 from ray_estimator._retrying import is_transient_remotely
 
 _RANGES_AT_ONCE = 8
+_PART_BYTES = 8 * 2**20
+_MOST_PARTS = 9000
 
 
 def open_remote(url: str, storage_options: Mapping[str, Any]) -> tuple[RemoteFiles, str]:
@@ -38,6 +41,8 @@ class RemoteFiles:
         self._filesystem = filesystem
         # The others make no promise of taking several calls at once.
         self.threads = _RANGES_AT_ONCE if filesystem.async_impl else 1
+        put_file = getattr(filesystem, "_put_file", filesystem.put_file)
+        self._takes_part_size = "chunksize" in inspect.signature(put_file).parameters
 
     def is_transient(self, error: Exception) -> bool:
         return is_transient_remotely(error)
@@ -61,7 +66,11 @@ class RemoteFiles:
             raise
 
     def put(self, local_path: str, path: str, move: bool) -> None:
-        self._in_its_directory(path, lambda: self._filesystem.put_file(local_path, path))
+        how = {}
+        if self._takes_part_size:
+            # Several parts are in memory at once, and stores limit how many parts a file may have.
+            how["chunksize"] = max(_PART_BYTES, os.path.getsize(local_path) // _MOST_PARTS)
+        self._in_its_directory(path, lambda: self._filesystem.put_file(local_path, path, **how))
 
     def get(self, path: str, local_path: str) -> None:
         self._filesystem.get_file(path, local_path)

@@ -93,7 +93,7 @@ def staging_for(config: RunConfig) -> Iterator[None]:
         _running.reset(token)
 
 
-def iterating_for(config: RunConfig, batches: Generator[T]) -> Iterator[T]:
+def iterating_for(config: RunConfig, batches: Generator[T]) -> Generator[T]:
     """What `batches` gives; its code runs within `staging_for`, that of who iterates does not."""
     context = contextvars.copy_context()
     context.run(_running.set, config)

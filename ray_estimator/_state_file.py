@@ -32,6 +32,7 @@ class StateFile:
         self._model_dir = model_dir
         self._storage = storage
         self._files = files
+        self._written: tuple[bytes, Ledger] | None = None
 
     def content(self) -> bytes | None:
         """What it says now; None if there is none."""
@@ -96,9 +97,21 @@ class StateFile:
             ledger.last_preserved_timestamp,
             {path: digest for path, digest in zip(relative, digests, strict=True) if digest is not None},
         )
+        content = state.to_text().encode()
         fence()
-        self._storage.write_bytes(self.url, state.to_text().encode())
+        self._storage.write_bytes(self.url, content)
         fence()
+        self._written = content, ledger
+
+    def reassert(self, fence: Callable[[], None]) -> None:
+        """Publishes again what this object published last, if that is not what the file says.
+
+        A writer that was fenced after it had looked for the last time may have overwritten it.
+        """
+        if self._written is None or self.content() == self._written[0]:
+            return
+        logger.warning("%s was overwritten by another writer. Restoring it.", self._storage.redacted(self.url))
+        self.write(self._written[1], fence)
 
     def absolute(self, path: str) -> str:
         """A path that the file names, or that someone else takes as relative to model_dir."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ray_estimator import _entry
 from ray_estimator._arguments import (
@@ -30,6 +32,8 @@ from ray_estimator.errors import EstimatorNotTrainedError, RayEstimatorError
 from ray_estimator.inputs import InputFn
 from ray_estimator.spec import EstimatorSpec, ModeKeys
 from ray_estimator.warm_start import WarmStartSettings, as_settings
+
+T = TypeVar("T")
 
 _MAY_BE_OVERRIDDEN = {"model_fn", "latest_checkpoint", "experimental_export_all_saved_models"}
 
@@ -131,7 +135,7 @@ class Estimator:
         Raises:
             EstimatorNotTrainedError: There is no checkpoint.
         """
-        return self._program.runtime().run(_entry.variable_names, self.model_dir, self._program.config, self._trained())
+        return self._of_variables(_entry.variable_names)
 
     def get_variable_value(self, name: str) -> Any:
         """The value of one variable of the newest checkpoint, a NumPy array.
@@ -140,8 +144,7 @@ class Estimator:
             EstimatorNotTrainedError: There is no checkpoint.
             ValueError: There is no such variable.
         """
-        runtime = self._program.runtime()
-        return runtime.run(_entry.variable_value, self.model_dir, self._program.config, self._trained(), name)
+        return self._of_variables(_entry.variable_value, name)
 
     # The verbs
 
@@ -213,7 +216,7 @@ class Estimator:
             input_fn: As in `train`; `num_epochs=None` means one pass.
             steps: How many batches. None: all.
             hooks: `SessionRunHook`s, or callables that make one.
-            checkpoint_path: The checkpoint to evaluate. None: the newest in model_dir.
+            checkpoint_path: The checkpoint to evaluate. None: the newest in model_dir that is whole.
             name: Events go to ``eval_<name>``.
             allow_untrained: Evaluate initial weights if there is no checkpoint.
 
@@ -223,17 +226,21 @@ class Estimator:
 
         Raises:
             EstimatorNotTrainedError: There is no checkpoint.
-            CheckpointNotFoundError: `checkpoint_path` names none, or a damaged one.
+            CheckpointNotFoundError: `checkpoint_path` names none.
+            CheckpointDamagedError: It names a damaged one; or model_dir has checkpoints, and none of them is whole.
             ValueError: `steps` is not positive; a metric is called `loss` or `global_step`.
         """
         check_argument_order(steps, hooks)
         check_input_fn(input_fn, ModeKeys.EVAL)
         check_positive("steps", steps)
         hooks = checked_hooks(hooks)
-        checkpoint = self._checkpoint(checkpoint_path, allow_untrained)
         runtime = self._program.runtime()
-        job, rows = self._program.evaluation(runtime, input_fn, steps, hooks, checkpoint, name)
-        return runtime.evaluate(job, rows, one_task=bool(hooks))
+
+        def evaluate(checkpoint: Checkpoint | None) -> dict[str, Any]:
+            job, rows = self._program.evaluation(runtime, input_fn, steps, hooks, checkpoint, name)
+            return runtime.evaluate(job, rows, one_task=bool(hooks))
+
+        return self._with_checkpoint(checkpoint_path, evaluate, allow_untrained=allow_untrained)
 
     def predict(
         self,
@@ -253,7 +260,7 @@ class Estimator:
             input_fn: As in `train`; labels are not needed, and `num_epochs=None` means one pass.
             predict_keys: Names of the predictions to give, if they are a dict; unknown names among them are left out.
             hooks: `SessionRunHook`s, or callables that make one; the prediction then runs as one task.
-            checkpoint_path: The checkpoint to use. None: the newest in model_dir.
+            checkpoint_path: The checkpoint to use. None: the newest in model_dir that is whole.
             yield_single_examples: Yield rows; else whole batches as model_fn returned them.
             allow_untrained: Predict with initial weights if there is no checkpoint.
 
@@ -262,19 +269,28 @@ class Estimator:
 
         Raises:
             EstimatorNotTrainedError: There is no checkpoint.
+            CheckpointNotFoundError, CheckpointDamagedError: As in `evaluate`.
             ValueError: Predictions of a batch differ in length, or `predict_keys` does not fit the predictions.
         """
         check_input_fn(input_fn, ModeKeys.PREDICT)
         hooks = checked_hooks(hooks)
-        checkpoint = self._checkpoint(checkpoint_path, allow_untrained)
         runtime = self._program.runtime()
         keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
-        job, rows = self._program.prediction(runtime, input_fn, keys, hooks, checkpoint)
-        for batch in runtime.predict(job, rows, one_task=bool(hooks)):
-            if yield_single_examples:
-                yield from rows_of(batch)
-            else:
-                yield batch
+        with contextlib.ExitStack() as stack:
+
+            def begin(checkpoint: Checkpoint | None) -> Iterator[Any]:
+                job, rows = self._program.prediction(runtime, input_fn, keys, hooks, checkpoint)
+                batches = stack.enter_context(contextlib.closing(runtime.predict(job, rows, one_task=bool(hooks))))
+                # The first batch shows that the checkpoint can be used.
+                first = list(itertools.islice(batches, 1))
+                stack.enter_context(self._program.store.reading(checkpoint))
+                return itertools.chain(first, batches)
+
+            for batch in self._with_checkpoint(checkpoint_path, begin, allow_untrained=allow_untrained):
+                if yield_single_examples:
+                    yield from rows_of(batch)
+                else:
+                    yield batch
 
     def export_savedmodel(
         self,
@@ -292,7 +308,7 @@ class Estimator:
             serving_input_receiver_fn: Makes a `ServingInputReceiver`, in the graph.
             assets_extra: Source path or URL by destination below ``assets.extra/``.
             as_text: Write the SavedModel's proto as text.
-            checkpoint_path: The checkpoint to export. None: the newest in model_dir.
+            checkpoint_path: The checkpoint to export. None: the newest in model_dir that is whole.
             strip_default_attrs: Leave out attributes that have their default value.
 
         Returns:
@@ -436,42 +452,57 @@ class Estimator:
         receiver_fns = checked_receiver_fns(receiver_fns)
         base = self._program.storage.normalize(os.fsdecode(export_dir_base))
         assets = checked_assets(assets_extra, self._program.storage)
-        checkpoint = self._checkpoint_to_export(checkpoint_path)
         runtime = self._program.runtime()
-        job = self._program.export(
-            runtime,
-            receiver_fns,
-            checkpoint,
-            export_dir_base=base,
-            assets_extra=assets,
-            as_text=as_text,
-            strip_default_attrs=strip_default_attrs,
-        )
-        return runtime.run(_entry.export, job)
 
-    def _newest(self) -> Checkpoint | None:
-        path = self.latest_checkpoint()  # a subclass's own, if it has one
-        return None if path is None else Checkpoint.at(self._program.storage.normalize(path))
+        def export(checkpoint: Checkpoint | None) -> str:
+            job = self._program.export(
+                runtime,
+                receiver_fns,
+                checkpoint,
+                export_dir_base=base,
+                assets_extra=assets,
+                as_text=as_text,
+                strip_default_attrs=strip_default_attrs,
+            )
+            return runtime.run(_entry.export, job)
 
-    def _trained(self) -> Checkpoint:
-        newest = self._newest()
-        if newest is None:
-            raise EstimatorNotTrainedError(self.model_dir)
-        return newest
-
-    def _checkpoint(self, checkpoint_path: str | None, allow_untrained: bool) -> Checkpoint | None:
-        if checkpoint_path is not None:
-            return self._program.store.find(os.fsdecode(checkpoint_path))
-        newest = self._newest()
-        if newest is None and not allow_untrained and self._program.warm_start is None:
-            raise EstimatorNotTrainedError(self.model_dir)
-        return newest
-
-    def _checkpoint_to_export(self, checkpoint_path: str | None) -> Checkpoint | None:
         try:
-            return self._checkpoint(checkpoint_path, allow_untrained=False)
+            return self._with_checkpoint(checkpoint_path, export)
         except EstimatorNotTrainedError as error:
             raise ValueError(f"Couldn't find trained model at {self.model_dir}.") from error
+
+    def _of_variables(self, ask: Callable[..., T], *args: Any) -> T:
+        """What `ask` finds among the variables of the newest checkpoint."""
+        program = self._program
+
+        def run(checkpoint: Checkpoint | None) -> T:
+            if checkpoint is None:
+                raise EstimatorNotTrainedError(self.model_dir)
+            return program.runtime().run(ask, self.model_dir, program.config, checkpoint, *args)
+
+        return self._with_checkpoint(None, run)
+
+    def _with_checkpoint(
+        self, checkpoint_path: str | None, use: Callable[[Checkpoint | None], T], *, allow_untrained: bool = False
+    ) -> T:
+        """What `use` returns for the checkpoint that a caller names, else for the newest; None means initial weights.
+
+        Its files stay meanwhile. If the newest proves damaged, `use` is called again with the one before.
+        """
+        store = self._program.store
+        if checkpoint_path is None and type(self).latest_checkpoint is not Estimator.latest_checkpoint:
+            checkpoint_path = self.latest_checkpoint()  # A subclass names one.
+        if checkpoint_path is not None:
+            named = store.find(os.fsdecode(checkpoint_path))
+            with store.reading(named):
+                return use(named)
+
+        def use_newest(newest: Checkpoint | None) -> T:
+            if newest is None and not allow_untrained and self._program.warm_start is None:
+                raise EstimatorNotTrainedError(self.model_dir)
+            return use(newest)
+
+        return store.with_newest(use_newest)
 
 
 def check_estimator(estimator: Any) -> None:

@@ -27,8 +27,8 @@ def fetched(store: CheckpointStore, checkpoint: Checkpoint | None) -> Iterator[s
     if checkpoint is None:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
-        yield store.fetch(checkpoint, folder)
+    with store.local_copy(checkpoint) as prefix:
+        yield prefix
 
 
 def step_of(checkpoint: Checkpoint | None) -> int:

@@ -45,12 +45,13 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
     job = replace(job, config=job.config.for_worker(worker.rank, worker.addresses))
     code = open_user_code(job)
     storage = Storage(job.config.storage_options)
-    store = CheckpointStore(job.model_dir, storage)
-    fence = claim(job.model_dir, storage, Token(job.generation, worker.attempt)) if worker.rank == 0 else None
-    start = _agree_on_start(worker, store)
-    if start is not None and job.last_step is not None and start.step >= job.last_step:
-        return TrainResult(step=start.step, loss=None, steps_made=0)
+    token = Token(job.generation, worker.attempt)
+    store = CheckpointStore(job.model_dir, storage, attempt=str(token))
+    fence = claim(job.model_dir, storage, token) if worker.rank == 0 else None
     with contextlib.ExitStack() as stack:
+        start = _agree_on_start(worker, store, stack)
+        if start is not None and job.last_step is not None and start.step >= job.last_step:
+            return TrainResult(step=start.step, loss=None, steps_made=0)
         stack.enter_context(tf.Graph().as_default())
         events_dir = stack.enter_context(local_events(storage, job.model_dir, writes=worker.rank == 0))
         worker.pulse.enter("building the graph")
@@ -93,9 +94,14 @@ def build(job: TrainJob, code: UserCode, feed: Feed, distribution: Distribution)
     return model, control
 
 
-def _agree_on_start(worker: Worker, store: CheckpointStore) -> Checkpoint | None:
-    """The chief looks, the others are told: listings differ between processes."""
-    return worker.exchange("newest checkpoint", store.start() if worker.rank == 0 else None)[0]
+def _agree_on_start(worker: Worker, store: CheckpointStore, stack: contextlib.ExitStack) -> Checkpoint | None:
+    """The chief looks, and reads every byte; the others are told: listings differ between processes."""
+
+    def read(newest: Checkpoint | None) -> Checkpoint | None:
+        stack.enter_context(fetched(store, newest))
+        return newest
+
+    return worker.exchange("newest checkpoint", store.with_newest(read) if worker.rank == 0 else None)[0]
 
 
 class CompareGraphs(v1.train.SessionRunHook):

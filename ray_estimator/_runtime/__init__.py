@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Runtime(Protocol):
     def evaluate(self, job: EvaluateJob, rows: RowSource | None, *, one_task: bool) -> dict[str, Any]:
         """Evaluates; over ranges of rows when there are rows, unless it must be one task."""
 
-    def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Iterator[Any]:
+    def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Generator[Any]:
         """Predicts; gives batches in input order."""
 
     def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

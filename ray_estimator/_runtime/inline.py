@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -83,7 +83,7 @@ class InlineRuntime:
         """Evaluates here, in one pass."""
         return _entry.evaluate(job, None if rows is None else rows.tables)
 
-    def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Iterator[Any]:
+    def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Generator[Any]:
         """Predicts here."""
         return _entry.predict(job, None if rows is None else rows.tables)
 

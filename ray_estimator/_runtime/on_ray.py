@@ -201,7 +201,7 @@ class RayRuntime:
         results: dict[str, Any] = _outcome(ray.get(self._task_over(rows, _evaluate_all).remote(job, rows)))
         return results
 
-    def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Iterator[Any]:
+    def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Generator[Any]:
         """Predicts over ranges of rows, in order, a bounded number in flight; as one task if it must."""
         if rows is not None and not one_task:
             ranges = self._over_ranges(_predict_range, job, rows, None)

@@ -18,6 +18,7 @@ import tensorflow.compat.v1 as v1
 import worlds
 from models import endless_input_fn, linear_model_fn, one_pass_input_fn
 from ray.train import ScalingConfig
+from recording import EACH_SAVE_ARRIVES
 
 from ray_estimator import (
     CheckpointNotFoundError,
@@ -181,7 +182,8 @@ def variable(name: str) -> tf.Variable:
 def test_a10_variables_are_chosen(with_slots: Any, warm: Make, chosen: Any, started: set[str]) -> None:
     settings = WarmStartSettings(with_slots.model_dir, vars_to_warm_start=chosen)
 
-    first = warm(settings, momentum_model_fn).train(endless_input_fn, steps=1)
+    first = warm(settings, momentum_model_fn)
+    first.train(endless_input_fn, steps=1, saving_listeners=EACH_SAVE_ARRIVES)
 
     reader = tf.train.load_checkpoint(f"{first.model_dir}/model.ckpt-{5 if 'global_step' in started else 0}")
     same = {name for name in ALL if np.array_equal(reader.get_tensor(name), value(with_slots, name))}

@@ -514,3 +514,34 @@ def test_a_lower_limit_takes_effect_at_the_next_save(place: Place) -> None:
         "model.ckpt-4.index",
         "model.ckpt-5.index",
     ]
+
+
+def test_what_an_earlier_writer_overwrote_too_late_is_published_again(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fence() -> None:
+        """Nobody newer."""
+
+    def publish(step: int) -> None:
+        with owner.staging_dir() as staging:
+            write_files(f"{staging}/model.ckpt-{step}")
+            owner.publish(f"{staging}/model.ckpt-{step}", step, KEEP_ALL, fence=fence)
+
+    def late_write() -> None:
+        """A process that was fenced after it had looked for the last time."""
+        place.storage.write_bytes(place.file("checkpoint"), as_it_was)
+
+    owner = place.store()
+    publish(1)
+    as_it_was = place.storage.read_bytes(place.file("checkpoint"))
+    publish(2)
+    late_write()
+    owner.reassert(fence)
+    assert steps(place.store().published()) == [1, 2]
+    assert caplog.text.count("was overwritten by another writer") == 1
+    owner.reassert(fence)
+    assert caplog.text.count("was overwritten by another writer") == 1
+
+    late_write()
+    publish(3)
+    assert steps(place.store().published()) == [1, 2, 3]

@@ -169,3 +169,15 @@ def test_the_thread_ends_with_the_block(store: GatedStore, caplog: pytest.LogCap
     publisher._thread.join(DEADLINE_SECS)
     assert not publisher._thread.is_alive()
     assert "Published the checkpoint of step 1." in caplog.text
+
+
+def test_at_the_end_of_training_the_state_file_is_the_owners(store: GatedStore) -> None:
+    store.gate.release()
+    asked = []
+    with Publisher(store, DEADLINE_SECS, lambda: asked.append(None)) as publisher:
+        publisher.submit(saved(store, 1))
+        publisher.wait(ignore)
+        store.write_text("checkpoint", 'model_checkpoint_path: "model.ckpt-0"')
+        publisher.wait(ignore)
+    assert [checkpoint.step for checkpoint in store.published()] == [1]
+    assert asked
