@@ -22,17 +22,8 @@ def merged(states: Sequence[MetricState]) -> MetricState:
 def _total(initial: Any, values: Sequence[Any]) -> Any:
     start = np.asarray(initial)
     if not np.issubdtype(start.dtype, np.number):
-        return initial  # no sum of truths or texts: that they never change was shown before
-    return np.asarray(start + sum(np.asarray(value) - start for value in values), dtype=start.dtype)
-
-
-def difference_from_sum(both: Any, first: Any, second: Any, initial: Any) -> bool:
-    """Whether a variable after two batches is not the sum of what each of them alone made of it."""
-    arrays = [np.asarray(value) for value in (both, first, second, initial)]
-    if any(array.shape != arrays[0].shape or not np.issubdtype(array.dtype, np.number) for array in arrays):
-        return not all(np.array_equal(array, arrays[0]) for array in arrays)
-    together, one, other, start = (array.astype(np.float64) for array in arrays)
-    scale = float(np.max(np.abs(together), initial=1.0, where=np.isfinite(together)))
-    with np.errstate(invalid="ignore"):  # an infinite initial value, as of a minimum, is no reason to warn
-        total = one + other - start
-    return not np.allclose(together, total, rtol=1e-5, atol=1e-6 * scale, equal_nan=True)
+        return initial  # truths and texts have no sum, and no update writes to them
+    # Sums of floats in double precision: nothing is lost to the number of ranges.
+    wide = np.result_type(start, np.float64) if np.issubdtype(start.dtype, np.inexact) else start.dtype
+    total = start.astype(wide) + sum(np.asarray(value).astype(wide) - start for value in values)
+    return np.asarray(total, dtype=start.dtype)

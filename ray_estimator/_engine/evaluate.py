@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine import internals, warm
-from ray_estimator._engine.collectives import ancestors
+from ray_estimator._engine.additive import reason_against_adding
 from ray_estimator._engine.distribution import Alone
 from ray_estimator._engine.feed import Feed, open_feed
 from ray_estimator._engine.hooks import made, without_waiters
@@ -22,15 +22,12 @@ from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_co
 from ray_estimator._engine.places import local_events, step_of
 from ray_estimator._engine.restoring import BuildRestore
 from ray_estimator._engine.warm_starting import starting_point
-from ray_estimator._engine.whole_steps import INPUT_OPS, write_after_input, written_by
+from ray_estimator._engine.whole_steps import write_after_input
 from ray_estimator._jobs import EvaluateJob, MetricState, Tables, UserCode
-from ray_estimator._merge import difference_from_sum
 from ray_estimator._storage import Storage
 from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)
-
-_BATCH_OPS = (*INPUT_OPS, "Placeholder")
 
 
 @dataclass
@@ -119,24 +116,19 @@ class RangeEvaluator:
             scaffold = _scaffold(self._evaluation)
             own_init = [scaffold.local_init_op] if scaffold.local_init_op is not None else []
             self._reset = tf.group(v1.variables_initializer(self._state), *own_init)
-            self._refusal = self._reason_against_merging()
+            self._refusal = self._reason_against_ranges()
             self._session = warm.open_session(job, scaffold, stack)
 
     def accumulate(self, tables: Tables) -> MetricState:
-        """The metric state after the rows of `tables`; shows on their first two batches that states add up."""
+        """The metric state after the rows of `tables`."""
         if self._refusal is not None:
             return MetricState({}, {}, self._refusal, 0)
         with self._source.reading(tables):
             initial = self._start()
-            after: list[Mapping[str, Any]] = []
             num_batches = 0
             while self._update():
                 num_batches += 1
-                if num_batches <= 2:
-                    after.append(self._read())
-            values = self._read()
-            refusal = self._difference(initial, *after) if len(after) == 2 else None
-        return MetricState(values, initial, refusal, num_batches)
+            return MetricState(self._read(), initial, None, num_batches)
 
     def compute(self, state: MetricState) -> dict[str, Any]:
         """Every metric's value from a merged state."""
@@ -166,28 +158,10 @@ class RangeEvaluator:
     def _read(self) -> dict[str, Any]:
         return dict(self._session.run({variable.name: variable for variable in self._state}))
 
-    def _difference(self, initial: Mapping[str, Any], first: Mapping[str, Any], both: Mapping[str, Any]) -> str | None:
-        self._start()
-        self._session.run(self._evaluation.feed.advance)
-        self._update()
-        second = self._read()
-        for name in initial:
-            if difference_from_sum(both[name], first[name], second[name], initial[name]):
-                return f"the variable {name} after two batches is not the sum of what each alone makes of it"
-        return None
-
-    def _reason_against_merging(self) -> str | None:
+    def _reason_against_ranges(self) -> str | None:
         if self._evaluation.spec.evaluation_hooks:
             return "model_fn returned evaluation_hooks"
-        for name, value in self._evaluation.values.items():
-            if any(op.type.startswith(_BATCH_OPS) for op in ancestors(_operations(value))):
-                return f"the value of the metric {name!r} depends on tensors of a batch"
-        own = {variable.handle.name if hasattr(variable, "handle") else variable.name for variable in self._state}
-        for op in ancestors([self._evaluation.update_op]):
-            for variable in written_by(op):
-                if variable.name not in own:
-                    return f"an update writes {variable.op.name!r}, which is no metric variable"
-        return None
+        return reason_against_adding(self._evaluation.update_op, self._evaluation.values, self._state)
 
 
 def _scaffold(evaluation: Evaluation) -> v1.train.Scaffold:
@@ -216,11 +190,6 @@ def _scaffold_with(values: Mapping[str, Any], evaluation: Evaluation) -> v1.trai
         session.run([variable.initializer for variable in taken], feed)
 
     return v1.train.Scaffold(init_fn=assign, copy_from_scaffold=_scaffold(evaluation))
-
-
-def _operations(value: Any) -> Iterable[tf.Operation]:
-    for part in tf.nest.flatten(value, expand_composites=True):
-        yield part if isinstance(part, tf.Operation) else tf.convert_to_tensor(part).op
 
 
 def accumulate(job: EvaluateJob, tables: Tables) -> MetricState:

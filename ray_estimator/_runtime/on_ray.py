@@ -250,7 +250,7 @@ def _beside_the_driver(actor: type) -> Any:
 
 
 def _ranges(rows: RowSource, steps: int | None) -> Iterator[list[BlockRef]]:
-    """Consecutive row ranges of many whole batches each: what each shows of itself on two of them stays cheap."""
+    """Consecutive row ranges of many whole batches each, so that what a task costs stays small beside them."""
     seen: dict[int, BlockRef] = {}
 
     def lengths() -> Iterator[int]:

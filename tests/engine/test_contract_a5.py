@@ -494,7 +494,7 @@ def unadditive_fields(kind: str, features: Any, labels: Any) -> dict[str, Any]:
     ("kind", "reason"),
     [
         ("value of a batch", "the value of the metric 'odd' depends on tensors of a batch"),
-        ("maximum", "the variable highest:0 after two batches is not the sum of what each alone makes of it"),
+        ("maximum", "an update does not just add to the metric variable 'highest'"),
         ("hooks", "model_fn returned evaluation_hooks"),
         ("write elsewhere", "an update writes 'moving', which is no metric variable"),
     ],
