@@ -25,6 +25,11 @@ from ray_estimator._storage import Storage
 from ray_estimator.config import RunConfig
 
 
+def import_engine() -> None:
+    """Imports what tasks need of the engine, and TensorFlow with it."""
+    from ray_estimator._engine import evaluate, export, predict, variables  # noqa: F401
+
+
 def train(job: TrainJob, worker: Worker) -> TrainResult:
     """Trains as one worker of the group."""
     from ray_estimator._engine import train

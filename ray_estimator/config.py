@@ -64,7 +64,8 @@ class RunConfig:
         worker_runtime_env: Ray's runtime_env of the workers, for example `{"py_modules": ["my_models"]}`.
         storage_options: fsspec's options for `model_dir`, for example credentials. Not shown by `repr`.
         legacy_keras: Whether workers run tf_keras, which `tf.compat.v1.layers` needs.
-        start_timeout_secs: Seconds that workers may take to find a place in the cluster and start. None: for ever.
+        start_timeout_secs: Seconds that workers, or a task, may take to find a place in the cluster and start.
+            None: for ever.
         step_timeout_secs: Seconds that one step (or one save) may take. None: for ever.
         input_timeout_secs: Seconds that each of several training workers waits for its next rows. None: for ever.
         task_resources: Ray resources of one evaluate or predict task, for example `{"CPU": 2, "GPU": 1}`.

@@ -6,11 +6,12 @@
     │   └── CheckpointDamagedError              … or not whole
     ├── ShippingError (TypeError)               user code that cannot travel to the workers
     │   └── ModuleNotShippedError               … because they cannot import one of its modules
+    ├── TaskLostError (RuntimeError)            a task whose worker died each time it ran
     └── TrainingError (RuntimeError)            a training run that could not go on
         ├── ModelDirInUseError                  another driver trains in model_dir
         ├── ModelDirAccessError                 model_dir cannot be used from where the run needs it
         ├── WriterFencedError                   another writer has taken model_dir over
-        ├── ResourcesTimeoutError               the workers found no place in the cluster
+        ├── ResourcesTimeoutError               workers, or a task, found no place in the cluster
         ├── StepTimeoutError                    a step did not end: who waits, who is silent
         ├── InputTimeoutError                   the input gave no data in time
         ├── InputEndedError                     tensors without a tf.data.Dataset ended on one of several workers
@@ -114,6 +115,29 @@ class ModuleNotShippedError(ShippingError):
         )
 
 
+class TaskLostError(RayEstimatorError, RuntimeError):
+    """A task of evaluate, predict or an export whose worker died each time it ran.
+
+    Attributes:
+        what: The task in words, with its rows if it has some.
+        tries: How often it was tried.
+        last: What Ray says of the last death.
+    """
+
+    def __init__(self, what: str, tries: int, last: str) -> None:
+        super().__init__(what, tries, last)
+        self.what = what
+        self.tries = tries
+        self.last = last
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} lost its worker {self.tries} times, the last time by {self.last}. If it needs more memory, "
+            'ask for it: RunConfig(task_resources={"memory": ...}), in bytes; or use a smaller batch. Otherwise look '
+            "at what these rows do to the model: the log of a dead worker is on its node, in Ray's session directory."
+        )
+
+
 class TrainingError(RayEstimatorError, RuntimeError):
     """A training run that could not go on."""
 
@@ -191,13 +215,14 @@ class WriterFencedError(TrainingError):
 
 
 class ResourcesTimeoutError(TrainingError):
-    """The workers found no place in the cluster within `start_timeout_secs`.
+    """Workers, or a task, found no place in the cluster within `start_timeout_secs`.
 
     Attributes:
         asked: Resources asked for, a mapping for each worker.
         cluster: Resources of the cluster, in total.
         available: Resources that were free.
         timeout_secs: How long the run waited.
+        argument: The argument of `RunConfig` that asks: "scaling_config", or "task_resources" of a task.
     """
 
     def __init__(
@@ -206,19 +231,22 @@ class ResourcesTimeoutError(TrainingError):
         cluster: Mapping[str, float],
         available: Mapping[str, float],
         timeout_secs: float,
+        argument: str = "scaling_config",
     ) -> None:
-        super().__init__(asked, cluster, available, timeout_secs)
+        super().__init__(asked, cluster, available, timeout_secs, argument)
         self.asked = asked
         self.cluster = cluster
         self.available = available
         self.timeout_secs = timeout_secs
+        self.argument = argument
 
     def __str__(self) -> str:
         each = dict(self.asked[0]) if self.asked else {}
+        who = "task" if self.argument == "task_resources" else "worker"
         return (
-            f"{len(self.asked)} worker(s) of {each} found no place within start_timeout_secs={self.timeout_secs:g}: "
+            f"{len(self.asked)} {who}(s) of {each} found no place within start_timeout_secs={self.timeout_secs:g}: "
             f"the cluster has {dict(self.cluster)}, of which {dict(self.available)} is free. Ask for less in "
-            "RunConfig(scaling_config=...), free or add nodes, or raise start_timeout_secs."
+            f"RunConfig({self.argument}=...), free or add nodes, or raise start_timeout_secs."
         )
 
 

@@ -12,6 +12,7 @@ import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine.restoring import build_saver, saver_of
 from ray_estimator._engine.warm_starting import starting_point
+from ray_estimator._interrupts import uninterrupted
 from ray_estimator._jobs import EvaluateJob, PredictJob, Tables
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def _kept(job: EvaluateJob | PredictJob, mode: str, build: Callable[[Any], M]) -
     if key not in _models:
         while len(_models) >= _KEPT:
             _models.popitem(last=False)[1].close()
-        _models[key] = build(job)
+        with uninterrupted():
+            _models[key] = build(job)
     _models.move_to_end(key)
     return _models[key]  # type: ignore[return-value]
 

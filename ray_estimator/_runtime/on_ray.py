@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import math
@@ -14,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import ray
@@ -24,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_estimator import _entry
 from ray_estimator._failures import RemoteFailure
-from ray_estimator._jobs import EvaluateJob, GroupView, PredictJob, TrainJob, TrainResult
+from ray_estimator._jobs import EvaluateJob, GroupView, MetricState, PredictJob, TrainJob, TrainResult
 from ray_estimator._merge import merged
 from ray_estimator._preflight import Preflight
 from ray_estimator._progress import Progress
@@ -32,9 +33,10 @@ from ray_estimator._rows import aligned_ranges
 from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, failure_in, run_worker
 from ray_estimator._runtime.monitor import RunMonitor
 from ray_estimator._runtime.preflight import check_model_dir
-from ray_estimator._runtime.resources import require_outside_this_process, require_shared, resources_per_worker
+from ray_estimator._runtime.resources import amounts, require_outside_this_process, require_shared, resources_per_worker
 from ray_estimator._runtime.rows import BlockFeed, BlockRef, RangeOfRows, RowSource
 from ray_estimator._runtime.schema import ray_is_ready
+from ray_estimator._runtime.tasks import LEGACY_KERAS, Task, Tasks
 from ray_estimator._runtime.watch import StepWatch
 from ray_estimator._shipping import Packed, pack
 from ray_estimator._storage import Storage
@@ -54,7 +56,6 @@ _LOOK_SECS = 0.25
 _ABANDON_SECS = 60.0
 _RANGE_ROWS = 16_384
 _RANGE_BATCHES = 16
-_LEGACY_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
 
 
 class RayRuntime:
@@ -63,6 +64,7 @@ class RayRuntime:
     def __init__(self, config: RunConfig, *, model_dir_is_temporary: bool = False) -> None:
         self._config = config
         self._model_dir_is_temporary = model_dir_is_temporary
+        self._tasks = Tasks(config)
         require_outside_this_process(str(config.model_dir))
 
     def pack(self, parts: Mapping[str, Any]) -> Packed:
@@ -80,7 +82,7 @@ class RayRuntime:
         self.connect()
         config = self._config
         preflight = Preflight(str(config.model_dir), Storage(config.storage_options))
-        check_model_dir(preflight, self._task_runtime_env(), config.start_timeout_secs)
+        check_model_dir(preflight, self._tasks.runtime_env, config.start_timeout_secs)
 
     # Training
 
@@ -144,7 +146,7 @@ class RayRuntime:
         # Sets of strings are iterated while graphs are built: the same order on every rank.
         variables = {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "1"}
         if self._config.legacy_keras:
-            variables |= _LEGACY_KERAS
+            variables |= LEGACY_KERAS
         env["env_vars"] = {**variables, **env.get("env_vars", {})}
         return env
 
@@ -152,60 +154,41 @@ class RayRuntime:
 
     def has_room(self) -> bool:
         """Whether what one task takes is free in the cluster now."""
-        free = ray.available_resources()
-        needed = {"CPU": 1.0, **(self._config.task_resources or {})}
-        return all(free.get(name, 0.0) >= amount for name, amount in needed.items())
+        return self._tasks.has_room()
 
     def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs `fn` as one task; its errors come back as themselves."""
         self.connect()
-        result: R = _outcome(ray.get(self._task(_call).remote(fn, args, kwargs)))
+        what = f"The task {fn.__name__.replace('_', ' ')!r}"
+        result: R = self._result_of(self._tasks.start(what, functools.partial(fn, *args, **kwargs)))
         return result
-
-    def _task(self, fn: Callable[..., Any], **options: Any) -> Any:
-        resources = dict(self._config.task_resources or {})
-        options = {"num_cpus": resources.pop("CPU", 1), "num_gpus": resources.pop("GPU", 0), **options}
-        if resources:
-            options["resources"] = resources
-        env = self._task_runtime_env()
-        if env is not None:
-            options["runtime_env"] = env
-        # num_gpus in the decorator would end the process after each call; in the options it stays warm.
-        return ray.remote(fn).options(**options)
-
-    def _task_runtime_env(self) -> dict[str, Any] | None:
-        env = dict(self._config.worker_runtime_env or {})
-        if self._config.legacy_keras:
-            env["env_vars"] = {**_LEGACY_KERAS, **env.get("env_vars", {})}
-        return env or None
-
-    def _task_over(self, rows: RowSource | None, fn: Callable[..., Any], **options: Any) -> Any:
-        """A task that drives Ray Data itself holds no CPU, since Ray Data may need it."""
-        return self._task(fn, **options, **({} if rows is None else {"num_cpus": 0}))
-
-    def _tasks_in_flight(self) -> int:
-        if self._config.max_tasks_in_flight is not None:
-            return self._config.max_tasks_in_flight
-        cpus = (self._config.task_resources or {}).get("CPU", 1) or 1
-        return max(2, int(ray.cluster_resources().get("CPU", 1) // cpus))
 
     def evaluate(self, job: EvaluateJob, rows: RowSource | None, *, one_task: bool) -> dict[str, Any]:
         """Evaluates over ranges of rows and merges their metric states; as one task if it must."""
         if rows is not None and not one_task:
-            states = list(self._over_ranges(_evaluate_range, job, rows, job.steps))
-            because = next((state.unmergeable for state in states if state.unmergeable is not None), None)
+            states, because = self._states(job, rows)
             if states and because is None:
                 return self.run(_entry.finish_evaluation, job, merged(states))
             if because is not None:
                 logger.warning("Evaluating in one task, since %s.", because)
-        results: dict[str, Any] = _outcome(ray.get(self._task_over(rows, _evaluate_all).remote(job, rows)))
+        task = self._tasks.start("The evaluation", _evaluate_all, job, rows, drives_data=rows is not None)
+        results: dict[str, Any] = self._result_of(task)
         return results
+
+    def _states(self, job: EvaluateJob, rows: RowSource) -> tuple[list[MetricState], str | None]:
+        """The states of all ranges, and why they may not be merged; at the first that may not, the others are left."""
+        states: list[MetricState] = []
+        with contextlib.closing(self._over_ranges("The evaluation", _evaluate_range, job, rows, job.steps)) as ranges:
+            for state in ranges:
+                states.append(state)
+                if state.unmergeable is not None:
+                    return states, state.unmergeable
+        return states, None
 
     def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Generator[Any]:
         """Predicts over ranges of rows, in order, a bounded number in flight; as one task if it must."""
         if rows is not None and not one_task:
-            ranges = self._over_ranges(_predict_range, job, rows, None)
-            with contextlib.closing(ranges):
+            with contextlib.closing(self._over_ranges("The prediction", _predict_range, job, rows, None)) as ranges:
                 first = next(ranges, None)
                 if first is None:
                     return
@@ -214,33 +197,41 @@ class RayRuntime:
                         yield from predicted.batches
                     return
             logger.warning("Predicting in one task, since %s.", first.one_task_because)
-        yield from self._predict_in_one_task(job, rows)
-
-    def _predict_in_one_task(self, job: PredictJob, rows: RowSource | None) -> Iterator[Any]:
-        options = {"num_returns": "streaming", "_generator_backpressure_num_objects": 8}
-        refs = self._task_over(rows, _predict_all, **options).remote(job, rows)
+        task = self._tasks.start("The prediction", _predict_all, job, rows, drives_data=rows is not None)
         try:
-            for ref in refs:
-                yield _outcome(ray.get(ref))
+            yield from task
         finally:
-            ray.cancel(refs, force=False)
+            task.cancel()
 
     def _over_ranges(
-        self, fn: Callable[..., Any], job: EvaluateJob | PredictJob, rows: RowSource, steps: int | None
+        self, what: str, fn: Callable[..., Any], job: EvaluateJob | PredictJob, rows: RowSource, steps: int | None
     ) -> Generator[Any]:
         """Results of `fn` over batch-aligned ranges of rows, in order. Leaving early cancels what runs."""
-        task, sent_job = self._task(fn), ray.put(job)
-        running: deque[Any] = deque()
+        sent_job, in_flight = ray.put(job), self._tasks.in_flight()
+        running: deque[Task] = deque()
+        first_row = 0
         try:
             for pieces in _ranges(rows, steps):
-                running.append(task.remote(sent_job, RangeOfRows(tuple(pieces), rows.columns, rows.batch_size)))
-                if len(running) >= self._tasks_in_flight():
-                    yield _outcome(ray.get(running.popleft()))
+                in_range = RangeOfRows(tuple(pieces), rows.columns, rows.batch_size)
+                after = first_row + in_range.num_rows
+                running.append(self._tasks.start(f"{what} of rows {first_row} to {after - 1}", fn, sent_job, in_range))
+                first_row = after
+                if len(running) >= in_flight:
+                    yield next(running[0])
+                    running.popleft()
             while running:
-                yield _outcome(ray.get(running.popleft()))
+                yield next(running[0])
+                running.popleft()
         finally:
-            for ref in running:
-                ray.cancel(ref, force=False)
+            for task in running:
+                task.cancel()
+
+    def _result_of(self, task: Task) -> Any:
+        try:
+            return next(task)
+        except BaseException:
+            task.cancel()
+            raise
 
 
 def _beside_the_driver(actor: type) -> Any:
@@ -271,43 +262,23 @@ def _ranges(rows: RowSource, steps: int | None) -> Iterator[list[BlockRef]]:
             del seen[passed]
 
 
-# Task bodies. Each gives (result, None) or (None, failure): errors then reach the driver as themselves.
-
-
-def _call(
-    fn: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[R | None, RemoteFailure | None]:
-    try:
-        return fn(*args, **kwargs), None
-    except Exception as error:
-        return None, RemoteFailure.of(error, "a task")
+# Task bodies
 
 
 def _evaluate_range(job: EvaluateJob, rows: RangeOfRows) -> Any:
-    return _call(_entry.evaluate_range, (job, rows.tables), {})
+    return _entry.evaluate_range(job, rows.tables)
 
 
 def _evaluate_all(job: EvaluateJob, rows: RowSource | None) -> Any:
-    return _call(_entry.evaluate, (job, None if rows is None else rows.tables), {})
+    return _entry.evaluate(job, None if rows is None else rows.tables)
 
 
 def _predict_range(job: PredictJob, rows: RangeOfRows) -> Any:
-    return _call(_entry.predict_range, (job, rows.tables), {})
+    return _entry.predict_range(job, rows.tables)
 
 
-def _predict_all(job: PredictJob, rows: RowSource | None) -> Iterator[Any]:
-    try:
-        for batch in _entry.predict(job, None if rows is None else rows.tables):
-            yield batch, None
-    except Exception as error:
-        yield None, RemoteFailure.of(error, "a task")
-
-
-def _outcome(result: tuple[Any, RemoteFailure | None]) -> Any:
-    value, failure = result
-    if failure is not None:
-        raise failure.error()
-    return value
+def _predict_all(job: PredictJob, rows: RowSource | None) -> Generator[Any]:
+    return _entry.predict(job, None if rows is None else rows.tables)
 
 
 # Driving a fit
@@ -421,8 +392,8 @@ class _Fit:
         asked = [dict(scaling._resources_per_worker_not_none)] * scaling.num_workers
         return ResourcesTimeoutError(
             asked,
-            _amounts(ray.cluster_resources()),
-            _amounts(ray.available_resources()),
+            amounts(ray.cluster_resources()),
+            amounts(ray.available_resources()),
             self._config.start_timeout_secs or math.inf,
         )
 
@@ -446,10 +417,6 @@ def _says_start_failed(error: BaseException | None) -> bool:
 def _last_words(error: Any) -> str:
     rank, failure = next(iter(sorted(error.worker_failures.items())), (None, error))
     return f"rank {rank}: {failure_in(failure) or type(failure).__name__}"
-
-
-def _amounts(resources: Mapping[str, float]) -> dict[str, float]:
-    return {name: amount for name, amount in sorted(resources.items()) if not name.startswith("node:")}
 
 
 def _kill(view: GroupView) -> None:

@@ -1,8 +1,9 @@
-"""How many CPUs a training worker takes, so that Ray Data keeps one."""
+"""What training workers take, so that Ray Data keeps a CPU; where model_dir may be."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 _DATA_CPUS = 1.0
@@ -66,3 +67,8 @@ def require_shared(model_dir: str, *, is_temporary: bool, num_nodes: int) -> Non
             f"The cluster has {num_nodes} nodes, but model_dir is {model_dir}, a temporary directory of this one. Pass "
             "Estimator(model_dir=...): a URL of an object store, or a directory that all nodes share."
         )
+
+
+def amounts(resources: Mapping[str, float]) -> dict[str, float]:
+    """Resources as a person reads them: without the ones by which Ray names its nodes."""
+    return {name: amount for name, amount in sorted(resources.items()) if not name.startswith("node:")}

@@ -136,6 +136,11 @@ class RangeOfRows:
     columns: tuple[str, ...]
     batch_size: int
 
+    @property
+    def num_rows(self) -> int:
+        """How many rows."""
+        return sum(piece.num_rows for piece in self.pieces)
+
     def tables(self) -> Iterator[pa.Table]:
         """The rows in tables of whole batches."""
         blocks = (Block(0, piece.num_rows, functools.partial(piece.load, self.columns)) for piece in self.pieces)

@@ -25,6 +25,7 @@ from ray_estimator.errors import (
     ResourcesTimeoutError,
     ShippingError,
     StepTimeoutError,
+    TaskLostError,
     TrainingError,
     WorkersLostError,
     WriterFencedError,
@@ -37,6 +38,7 @@ ONE_OF_EACH = [
     CheckpointNotFoundError("/models/a/model.ckpt-7", "there are no files /models/a/model.ckpt-7.*."),
     ShippingError("hooks[0]", "it holds a lock."),
     ModuleNotShippedError("model_fn", "mine.models"),
+    TaskLostError("The prediction of rows 0 to 99", 8, "WorkerCrashedError"),
     TrainingError("something"),
     ModelDirInUseError("s3://b/run", "host-3", 4711, 1_700_000_000),
     ModelDirAccessError("s3://b/run", "the driver", "writing s3://b/run/x failed: PermissionError: no"),
@@ -80,6 +82,14 @@ def test_an_error_survives_pickle_with_its_message_and_attributes(error: RayEsti
         (
             ResourcesTimeoutError([{"CPU": 4.0}] * 2, {"CPU": 2.0}, {"CPU": 1.0}, 30.0),
             ["2 worker(s) of {'CPU': 4.0}", "start_timeout_secs=30", "{'CPU': 2.0}", "{'CPU': 1.0} is free"],
+        ),
+        (
+            ResourcesTimeoutError([{"GPU": 1.0}], {"CPU": 2.0}, {"CPU": 2.0}, 30.0, "task_resources"),
+            ["1 task(s) of {'GPU': 1.0}", "RunConfig(task_resources=...)"],
+        ),
+        (
+            TaskLostError("The prediction of rows 0 to 99", 8, "OutOfMemoryError"),
+            ["The prediction of rows 0 to 99 lost its worker 8 times", "OutOfMemoryError", "task_resources", "memory"],
         ),
         (
             ModelDirInUseError("s3://b/run", "host-3", 4711, 1_700_000_000),

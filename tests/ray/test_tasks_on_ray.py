@@ -1,0 +1,241 @@
+"""Tasks of evaluate, predict and exports: they find a place in time or say why not, and survive their workers."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+
+from ray_estimator import EstimatorSpec, ModeKeys, ResourcesTimeoutError, TaskLostError, dataset_input_fn
+from ray_estimator._runtime import tasks
+
+v1 = tf.compat.v1
+pytestmark = pytest.mark.ray
+
+NUM_ROWS = 120_000
+BATCH = 100
+POISON = -7.0
+
+
+class OwnError(Exception):
+    """An error type of the user's."""
+
+
+def act_on(x: Any, what: str | None) -> Any:
+    """Kills the process, or raises, where a batch holds the row that is poison."""
+    if (x == POISON).any():
+        if what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OwnError("poison")
+    return x
+
+
+def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
+    x = features["x"]
+    if params.get("on_poison") == "raise in the graph":
+        raise OwnError("model_fn")
+    if params.get("on_poison"):
+        x = tf.ensure_shape(tf.numpy_function(lambda x: act_on(x, params["on_poison"]), [x], tf.float32), [None])
+    y = tf.math.sin(x) * 3
+    if mode == ModeKeys.PREDICT:
+        return EstimatorSpec(mode, predictions={"y": y, "id": features["id"]})
+    loss = tf.reduce_mean(tf.square(y))
+    metrics = {"mean": v1.metrics.mean(y), "rows": v1.metrics.true_positives(y > -10, y > -10)}
+    return EstimatorSpec(mode, loss=loss, eval_metric_ops=metrics)
+
+
+@pytest.fixture(scope="module")
+def rows(cluster: Any) -> Any:
+    x = np.random.default_rng(1).normal(size=NUM_ROWS).astype(np.float32)
+    return dataset_of(cluster, x)
+
+
+def dataset_of(cluster: Any, x: Any) -> Any:
+    return cluster.data.from_arrow(pa.table({"x": x, "id": np.arange(len(x))})).repartition(5).materialize()
+
+
+@pytest.fixture
+def input_fn(rows: Any) -> Any:
+    return dataset_input_fn(rows, batch_size=BATCH)
+
+
+# A place
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "of another kind"])
+def test_a_task_that_never_fits_is_an_error_with_what_it_asked_for_and_what_there_is(
+    on_ray: Callable[..., Any], input_fn: Any, tmp_path: Path, verb: str
+) -> None:
+    estimator = on_ray(model_fn, params={}, task_resources={"CPU": 64, "FPGA": 1}, start_timeout_secs=1)
+    act = {
+        "evaluate": lambda: estimator.evaluate(input_fn, allow_untrained=True),
+        "predict": lambda: next(estimator.predict(input_fn, allow_untrained=True)),
+        "of another kind": lambda: estimator._program.runtime().run(os.getpid),
+    }[verb]
+    with pytest.raises(ResourcesTimeoutError) as caught:
+        act()
+    assert caught.value.asked == [{"CPU": 64, "FPGA": 1}]
+    assert caught.value.cluster["CPU"] == 4
+    assert "RunConfig(task_resources=...)" in str(caught.value)
+
+
+class Holder:
+    """Holds what training workers would hold."""
+
+    def ready(self) -> bool:
+        return True
+
+
+def test_a_task_that_waits_says_for_what_and_goes_on_when_there_is_room(
+    cluster: Any, on_ray: Callable[..., Any], input_fn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = cluster.remote(Holder).options(num_cpus=4).remote()
+    cluster.get(holder.ready.remote())
+    monkeypatch.setattr(tasks, "_SAY_SECS", 0.2)
+    said: list[str] = []
+
+    class LeaveWhenSaid(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+            cluster.kill(holder)
+
+    handler = LeaveWhenSaid()
+    tasks.logger.addHandler(handler)
+    try:
+        result = on_ray(model_fn, params={}).evaluate(input_fn, steps=2, allow_untrained=True)
+    finally:
+        tasks.logger.removeHandler(handler)
+    assert result["rows"] == 2 * BATCH
+    assert said[0].startswith("The evaluation of rows 0 to 199 waits for a place: it asks for {'CPU': 1.0}; free are {")
+
+
+# Deaths
+
+
+class Killer:
+    """Kills a process that runs a task, at random moments, so many times."""
+
+    def __init__(self, kills: int) -> None:
+        self.left = kills
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._kill)
+        self._random = random.Random(7)
+
+    def __enter__(self) -> Killer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _kill(self) -> None:
+        while self.left and not self._stop.wait(self._random.uniform(0.0, 4.0)):
+            running = list(running_tasks())
+            if running:
+                self._random.choice(running).kill()
+                self.left -= 1
+
+
+def running_tasks() -> Iterator[psutil.Process]:
+    for process in psutil.process_iter(["cmdline"]):
+        if (process.info["cmdline"] or [""])[0].startswith("ray::_run"):
+            yield process
+
+
+@pytest.mark.slow
+def test_evaluations_survive_sigkills_with_the_same_numbers(
+    on_ray: Callable[..., Any], in_process: Callable[..., Any], input_fn: Any, kills: int
+) -> None:
+    expected = in_process(model_fn, params={}).evaluate(input_fn, allow_untrained=True)
+    estimator = on_ray(model_fn, params={})
+    with Killer(kills) as killer:
+        while killer.left:
+            result = estimator.evaluate(input_fn, allow_untrained=True)
+            assert result["rows"] == NUM_ROWS
+            assert result == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_predictions_survive_sigkills_with_the_same_rows_to_the_bit(
+    on_ray: Callable[..., Any], in_process: Callable[..., Any], input_fn: Any, kills: int
+) -> None:
+    def rows_of(estimator: Any) -> bytes:
+        batches = list(estimator.predict(input_fn, yield_single_examples=False, allow_untrained=True))
+        return b"".join(np.concatenate([batch[name] for batch in batches]).tobytes() for name in ("id", "y"))
+
+    expected = rows_of(in_process(model_fn, params={}))
+    estimator = on_ray(model_fn, params={})
+    with Killer(kills) as killer:
+        while killer.left:
+            assert rows_of(estimator) == expected
+
+
+@pytest.fixture
+def poisoned(cluster: Any) -> Any:
+    x = np.zeros(40_000, np.float32)
+    x[20_000] = POISON
+    return dataset_input_fn(dataset_of(cluster, x), batch_size=BATCH)
+
+
+def test_a_range_that_kills_its_worker_every_time_is_named(
+    on_ray: Callable[..., Any], poisoned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "_TRIES", 2)
+    rows = on_ray(model_fn, params={"on_poison": "die"}).predict(poisoned, allow_untrained=True)
+    assert [row["id"] for row in itertools.islice(rows, 16_400)] == list(range(16_400))
+    with pytest.raises(TaskLostError, match=r"The prediction of rows 16400 to 32799 lost its worker 2 times") as caught:
+        next(rows)
+    assert caught.value.tries == 2
+
+
+@pytest.mark.parametrize("on_poison", ["raise", "raise in the graph"])
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_an_error_of_the_users_comes_back_at_once_as_itself(
+    on_ray: Callable[..., Any], poisoned: Any, verb: str, on_poison: str
+) -> None:
+    estimator = on_ray(model_fn, params={"on_poison": on_poison})
+    expected = OwnError if on_poison != "raise" else tf.errors.UnknownError
+    with pytest.raises(expected, match=r"poison|model_fn"):
+        list(getattr(estimator, verb)(poisoned, allow_untrained=True))
+
+
+def test_an_export_whose_worker_dies_is_made_again(cluster: Any, on_ray: Callable[..., Any], tmp_path: Path) -> None:
+    runtime = on_ray(model_fn, params={})._program.runtime()
+    runtime.connect()
+    assert runtime.run(die_once, str(tmp_path / "died")) == "made"
+
+
+def die_once(mark: str) -> str:
+    try:
+        Path(mark).touch(exist_ok=False)
+    except FileExistsError:
+        return "made"
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def stream(mark: str) -> Iterator[int]:
+    for number in range(30):
+        if number == 17 and not Path(mark).exists():
+            Path(mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield number
+
+
+def test_a_stream_whose_worker_dies_goes_on_where_it_was(on_ray: Callable[..., Any], tmp_path: Path) -> None:
+    runtime = on_ray(model_fn, params={})._program.runtime()
+    runtime.connect()
+    assert list(runtime._tasks.start("The stream", stream, str(tmp_path / "died"))) == list(range(30))
