@@ -16,12 +16,13 @@ def rows_of(batch: Any) -> Iterator[Any]:
         _require_rows("The prediction", batch)
         yield from batch
         return
-    length = _common_length(batch)
+    length = common_length(batch)
     for index in range(length):
         yield {key: value[index] for key, value in batch.items()}
 
 
-def _common_length(batch: dict[str, Any]) -> int:
+def common_length(batch: dict[str, Any]) -> int:
+    """How many rows each array of a batch has; raises as `rows_of` does."""
     length: int | None = None
     for key, value in batch.items():
         _require_rows(key, value)

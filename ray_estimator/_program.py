@@ -18,6 +18,7 @@ from ray_estimator.warm_start import WarmStartSettings
 
 if TYPE_CHECKING:
     from ray_estimator._runtime import Runtime
+    from ray_estimator._runtime.on_ray import RayRuntime
     from ray_estimator._runtime.rows import RowSource
 
 
@@ -65,6 +66,10 @@ class Program:
             from ray_estimator._runtime.inline import InlineRuntime
 
             return InlineRuntime(self.config)
+        return self.cluster()
+
+    def cluster(self) -> RayRuntime:
+        """The Ray cluster, also for a program that runs in process."""
         from ray_estimator._runtime.on_ray import RayRuntime
 
         return RayRuntime(self.config, model_dir_is_temporary=self.model_dir_is_temporary)

@@ -29,7 +29,7 @@ from ray_estimator._signatures import call_model_fn, check_input_fn, check_model
 from ray_estimator._targets import last_step_of, own_target
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import EstimatorNotTrainedError, RayEstimatorError
-from ray_estimator.inputs import InputFn
+from ray_estimator.inputs import DatasetInput, InputFn
 from ray_estimator.spec import EstimatorSpec, ModeKeys
 from ray_estimator.warm_start import WarmStartSettings, as_settings
 
@@ -291,6 +291,57 @@ class Estimator:
                     yield from rows_of(batch)
                 else:
                     yield batch
+
+    def predict_dataset(
+        self,
+        input_fn: InputFn,
+        *,
+        predict_keys: str | Sequence[str] | None = None,
+        keep_columns: Sequence[str] = (),
+        checkpoint_path: str | None = None,
+    ) -> Any:
+        """A lazy Ray Dataset of predictions, in the order of the input: what `write_parquet` and the like take.
+
+        Nothing runs before the Dataset is used, and then in Ray Data's own tasks, with `task_resources`, in process
+        too; errors come as Ray Data's. The checkpoint is chosen now, and must be there still when the Dataset is used.
+        Batches have `batch_size` rows but for the last of a task. With `ray.data.DataContext.checkpoint_config` a job
+        that was killed while it wrote goes on with the rows that it lacks, if `keep_columns` has the id column.
+
+        Args:
+            input_fn: `dataset_input_fn(...)`.
+            predict_keys: As in `predict`.
+            keep_columns: Columns of the input that stay beside the predictions.
+            checkpoint_path: As in `predict`.
+
+        Returns:
+            A `ray.data.Dataset` with the kept columns, and a column for each prediction; if model_fn predicts no dict,
+            the column is called `predictions`.
+
+        Raises:
+            TypeError: `input_fn` is not made by `dataset_input_fn`.
+            EstimatorNotTrainedError: There is no checkpoint.
+            CheckpointNotFoundError, CheckpointDamagedError: As in `evaluate`.
+            ValueError: `keep_columns` has a name that the dataset has not.
+        """
+        if not isinstance(input_fn, DatasetInput):
+            raise TypeError(
+                f"predict_dataset expects dataset_input_fn(dataset, batch_size=...), given: {input_fn!r}. For other "
+                "inputs use predict."
+            )
+        runtime = self._program.cluster()
+        keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
+        kept = tuple(dict.fromkeys([keep_columns] if isinstance(keep_columns, str) else keep_columns))
+
+        def begin(checkpoint: Checkpoint | None) -> Any:
+            job, rows = self._program.prediction(runtime, input_fn, keys, (), checkpoint)
+            if rows is None:
+                raise AssertionError("A DatasetInput has rows.")
+            names = rows.dataset.schema().names
+            if missing := [name for name in kept if name not in names]:
+                raise ValueError(f"keep_columns has {missing}, but the columns of the dataset are {names}.")
+            return runtime.predicted_dataset(job, rows, kept)
+
+        return self._with_checkpoint(checkpoint_path, begin)
 
     def export_savedmodel(
         self,

@@ -110,14 +110,14 @@ class RangeEvaluator:
     def __init__(self, job: EvaluateJob) -> None:
         self._source = warm.Source()
         self._graph = tf.Graph()
-        with self._graph.as_default(), contextlib.ExitStack() as stack:
+        with self._graph.as_default():
             self._evaluation = build(job, open_user_code(job), self._source)
             self._state = self._evaluation.state
             scaffold = _scaffold(self._evaluation)
             own_init = [scaffold.local_init_op] if scaffold.local_init_op is not None else []
             self._reset = tf.group(v1.variables_initializer(self._state), *own_init)
             self._refusal = self._reason_against_ranges()
-            self._session = warm.open_session(job, scaffold, stack)
+            self.session = warm.WarmSession(job, scaffold)
 
     def accumulate(self, tables: Tables) -> MetricState:
         """The metric state after the rows of `tables`."""
@@ -134,29 +134,25 @@ class RangeEvaluator:
         """Every metric's value from a merged state."""
         # An initializer assigns its second input: fed, it assigns the merged value in a graph that is finalized.
         assigned = {variable.initializer.inputs[1]: state.values[variable.name] for variable in self._state}
-        self._session.run([variable.initializer for variable in self._state], assigned)
-        return dict(self._session.run(self._evaluation.values))
-
-    def close(self) -> None:
-        """Frees the session."""
-        self._session.close()
+        self.session.run([variable.initializer for variable in self._state], assigned)
+        return dict(self.session.run(self._evaluation.values))
 
     def _start(self) -> dict[str, Any]:
         for hook in self._evaluation.feed.hooks:
-            hook.after_create_session(self._session, None)
-        self._session.run(self._reset)
+            hook.after_create_session(self.session.plain, None)
+        self.session.run(self._reset)
         return self._read()
 
     def _update(self) -> bool:
         try:
             with self._evaluation.feed.explaining_errors():
-                self._session.run(self._evaluation.update_op)
+                self.session.run(self._evaluation.update_op)
         except tf.errors.OutOfRangeError:
             return False
         return True
 
     def _read(self) -> dict[str, Any]:
-        return dict(self._session.run({variable.name: variable for variable in self._state}))
+        return dict(self.session.run({variable.name: variable for variable in self._state}))
 
     def _reason_against_ranges(self) -> str | None:
         if self._evaluation.spec.evaluation_hooks:

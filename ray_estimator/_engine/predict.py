@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine import internals, warm
+from ray_estimator._engine.collectives import ancestors
 from ray_estimator._engine.distribution import Alone
 from ray_estimator._engine.feed import Feed, open_feed
 from ray_estimator._engine.hooks import made, without_waiters
@@ -20,6 +21,7 @@ from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_co
 from ray_estimator._engine.places import step_of
 from ray_estimator._engine.restoring import BuildRestore
 from ray_estimator._engine.warm_starting import starting_point
+from ray_estimator._engine.whole_steps import written_by
 from ray_estimator._jobs import PredictedRange, PredictJob, Tables, UserCode
 from ray_estimator.spec import ModeKeys
 
@@ -111,29 +113,36 @@ class RangePredictor:
 
     def __init__(self, job: PredictJob) -> None:
         self._source = warm.Source()
-        with tf.Graph().as_default(), contextlib.ExitStack() as stack:
+        with tf.Graph().as_default():
             self._prediction = build(job, open_user_code(job), self._source)
-            self._session = warm.open_session(job, scaffold_of(self._prediction.spec), stack)
+            self._refusal = self._reason_against_ranges()
+            self.session = warm.WarmSession(job, scaffold_of(self._prediction.spec))
 
     def predict(self, tables: Tables) -> PredictedRange:
         """The batches of `tables`, in order."""
-        if self._prediction.spec.prediction_hooks:
-            return PredictedRange((), "model_fn returned prediction_hooks")
+        if self._refusal is not None:
+            return PredictedRange((), self._refusal)
         with self._source.reading(tables):
             for hook in self._prediction.feed.hooks:
-                hook.after_create_session(self._session, None)
+                hook.after_create_session(self.session.plain, None)
             return PredictedRange(list(self._batches()))
+
+    def _reason_against_ranges(self) -> str | None:
+        if self._prediction.spec.prediction_hooks:
+            return "model_fn returned prediction_hooks"
+        predictions, _ = self._prediction.fetches
+        tensors = tf.nest.flatten(predictions, expand_composites=True)
+        for op in ancestors(tensor.op for tensor in tensors):
+            for variable in written_by(op):
+                return f"a prediction writes {variable.op.name!r}, which the next batch may read"
+        return None
 
     def _batches(self) -> Iterator[Any]:
         with contextlib.suppress(tf.errors.OutOfRangeError):
             while True:
                 with self._prediction.feed.explaining_errors():
-                    batch, _ = self._session.run(self._prediction.fetches)
+                    batch, _ = self.session.run(self._prediction.fetches)
                 yield batch
-
-    def close(self) -> None:
-        """Frees the session."""
-        self._session.close()
 
 
 def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:

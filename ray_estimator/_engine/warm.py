@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 
 _KEPT = 2
-_FREE_FIELDS = ("code", "steps", "name")  # the code goes by its key; the others leave the graph as it is
+# The code goes by its key, the checkpoint by what the variables hold; the others leave the graph as it is.
+_FREE_FIELDS = ("code", "checkpoint", "fingerprint", "steps", "name")
 
 
 class WarmModel(Protocol):
     """What can be kept."""
 
-    def close(self) -> None:
-        """Frees what it holds."""
+    @property
+    def session(self) -> WarmSession:
+        """Its session."""
 
 
 M = TypeVar("M", bound=WarmModel)
@@ -44,35 +46,71 @@ def model(job: EvaluateJob | PredictJob, mode: str, build: Callable[[Any], M]) -
     if job.code.key is not None:
         yield _kept(job, mode, build)
         return
-    with contextlib.closing(build(job)) as fresh:
+    fresh = build(job)
+    with contextlib.closing(fresh.session):
         yield fresh
 
 
 def _kept(job: EvaluateJob | PredictJob, mode: str, build: Callable[[Any], M]) -> M:
     key = (mode, job.code.key, *_shape_of(job))
-    if key not in _models:
-        while len(_models) >= _KEPT:
-            _models.popitem(last=False)[1].close()
-        with uninterrupted():
+    with uninterrupted():
+        if key not in _models:
+            while len(_models) >= _KEPT:
+                _models.popitem(last=False)[1].session.close()
             _models[key] = build(job)
-    _models.move_to_end(key)
+        _models.move_to_end(key)
+        _models[key].session.hold_weights_of(job)
     return _models[key]  # type: ignore[return-value]
 
 
 def _shape_of(job: EvaluateJob | PredictJob) -> tuple[str, ...]:
-    """What decides, beside the code, what is built and restored."""
+    """What decides, beside the code, which graph is built."""
     fields = (field.name for field in dataclasses.fields(job) if field.name not in _FREE_FIELDS)
-    return tuple(f"{name}={getattr(job, name)!r}" for name in fields)
+    begins = job.fingerprint if job.checkpoint is None else "a checkpoint"  # initial weights are not restored later
+    return (f"from {begins}", *(f"{name}={getattr(job, name)!r}" for name in fields))
 
 
-def open_session(job: EvaluateJob | PredictJob, scaffold: v1.train.Scaffold, stack: contextlib.ExitStack) -> v1.Session:
-    """A plain session over the default graph, initialised or restored; finalizes the graph."""
-    prefix = stack.enter_context(starting_point(job))
-    build_saver(saver_of(scaffold))
-    creator = v1.train.ChiefSessionCreator(
-        scaffold, config=job.config.resolved_session_config(), checkpoint_filename_with_path=prefix
-    )
-    return creator.create_session()
+class WarmSession:
+    """A session over the default graph, initialised or restored, that can restore another checkpoint. Finalizes it."""
+
+    def __init__(self, job: EvaluateJob | PredictJob, scaffold: v1.train.Scaffold) -> None:
+        self._scaffold = scaffold
+        self._saver = saver_of(scaffold)
+        build_saver(self._saver)
+        self._graph = v1.get_default_graph()
+        self._weights: Any = _weights_of(job)
+        with starting_point(job) as prefix:
+            creator = v1.train.ChiefSessionCreator(
+                scaffold, config=job.config.resolved_session_config(), checkpoint_filename_with_path=prefix
+            )
+            self._session = creator.create_session()
+
+    def run(self, fetches: Any, feed_dict: Any = None) -> Any:
+        """As a session's `run`."""
+        return self._session.run(fetches, feed_dict)
+
+    def hold_weights_of(self, job: EvaluateJob | PredictJob) -> None:
+        """Restores the job's checkpoint, unless its values are here already; the graph stays."""
+        if self._weights == _weights_of(job):
+            return
+        self._weights = None  # of no checkpoint, if it breaks off in the middle
+        with self._graph.as_default(), starting_point(job) as prefix:
+            self._saver.restore(self._session, prefix)
+            self._session.run(self._scaffold.local_init_op)
+        self._weights = _weights_of(job)
+
+    @property
+    def plain(self) -> v1.Session:
+        """The session itself, for hooks."""
+        return self._session
+
+    def close(self) -> None:
+        """Frees what it holds."""
+        self._session.close()
+
+
+def _weights_of(job: EvaluateJob | PredictJob) -> tuple[str | None, str | None]:
+    return None if job.checkpoint is None else job.checkpoint.path, job.fingerprint
 
 
 class Source:

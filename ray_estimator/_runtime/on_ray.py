@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import ray
@@ -32,6 +32,7 @@ from ray_estimator._progress import Progress
 from ray_estimator._rows import aligned_ranges
 from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, failure_in, run_worker
 from ray_estimator._runtime.monitor import RunMonitor
+from ray_estimator._runtime.predicted import predicted_dataset
 from ray_estimator._runtime.preflight import check_model_dir
 from ray_estimator._runtime.resources import amounts, require_outside_this_process, require_shared, resources_per_worker
 from ray_estimator._runtime.rows import BlockFeed, BlockRef, RangeOfRows, RowSource
@@ -203,6 +204,13 @@ class RayRuntime:
         finally:
             task.cancel()
 
+    def predicted_dataset(self, job: PredictJob, rows: RowSource, keep_columns: Sequence[str]) -> Any:
+        """A lazy Dataset of predictions, in the order of `rows`."""
+        size = self._config.max_tasks_in_flight
+        return predicted_dataset(
+            job, rows, keep_columns, _rows_of_a_range(rows.batch_size), size=size, **self._tasks.options()
+        )
+
     def _over_ranges(
         self, what: str, fn: Callable[..., Any], job: EvaluateJob | PredictJob, rows: RowSource, steps: int | None
     ) -> Generator[Any]:
@@ -254,12 +262,15 @@ def _ranges(rows: RowSource, steps: int | None) -> Iterator[list[BlockRef]]:
         return BlockRef(0, block.ref, block.start + start, block.start + stop)
 
     limit = None if steps is None else steps * rows.batch_size
-    target = max(_RANGE_ROWS, _RANGE_BATCHES * rows.batch_size)
-    for pieces in aligned_ranges(lengths(), rows.batch_size, target, limit):
+    for pieces in aligned_ranges(lengths(), rows.batch_size, _rows_of_a_range(rows.batch_size), limit):
         yield [piece(*each) for each in pieces]
         # Blocks behind the range are free to go.
         for passed in [index for index in seen if index < pieces[-1].source]:
             del seen[passed]
+
+
+def _rows_of_a_range(batch_size: int) -> int:
+    return max(_RANGE_ROWS, _RANGE_BATCHES * batch_size)
 
 
 # Task bodies

@@ -71,7 +71,7 @@ class RowSource:
         """Every block of every epoch, in the order in which rows are used. Drives Ray Data in this process."""
         for epoch in itertools.count() if self.num_epochs is None else range(self.num_epochs):
             some = False
-            for block in _one_pass(_projected(self.dataset, self.columns), epoch, self.shuffle):
+            for block in _one_pass(projected(self.dataset, self.columns), epoch, self.shuffle):
                 some = True
                 yield block
             if not some:
@@ -88,7 +88,7 @@ class RowSource:
         return rank_tables(blocks, sharding, self.shuffle)
 
 
-def _projected(dataset: Dataset, columns: tuple[str, ...]) -> Dataset:
+def projected(dataset: Dataset, columns: tuple[str, ...]) -> Dataset:
     """Reads only what is used, where something is still to be read."""
     if isinstance(dataset, MaterializedDataset) or set(columns) == set(dataset.columns() or ()):
         return dataset
@@ -110,16 +110,21 @@ def _one_pass(dataset: Dataset, epoch: int, shuffle: Shuffle | None) -> Iterator
 
 
 def _blocks_in_order(dataset: Dataset, epoch: int) -> Iterator[BlockRef]:
-    ordered = Dataset.copy(dataset, _deep_copy=True)
-    # Without it Ray Data hands out blocks as they finish: another order each time.
-    ordered.context.execution_options.preserve_order = True
-    ordered.context.enable_progress_bars = False
-    ordered.context.print_on_execution_start = False
-    for bundle in ordered.iter_internal_ref_bundles():
+    for bundle in in_order(dataset).iter_internal_ref_bundles():
         for entry, part in zip(bundle.blocks, bundle.slices, strict=True):
             start, stop = (0, entry.metadata.num_rows) if part is None else (part.start_offset, part.end_offset)
             if stop > start:
                 yield BlockRef(epoch, entry.ref, start, stop)
+
+
+def in_order(dataset: Dataset) -> Dataset:
+    """The dataset, so that what is read and made of it comes in its order, without progress bars."""
+    ordered: Dataset = Dataset.copy(dataset, _deep_copy=True)
+    # Without it Ray Data hands out blocks as they finish: another order each time.
+    ordered.context.execution_options.preserve_order = True
+    ordered.context.enable_progress_bars = False
+    ordered.context.print_on_execution_start = False
+    return ordered
 
 
 @dataclass(frozen=True)

@@ -59,20 +59,23 @@ class Tasks:
             drives_data: Whether it drives Ray Data itself; then it holds no CPU, since Ray Data may need it.
         """
         asked = self._asked(drives_data=drives_data)
-        others = {name: amount for name, amount in asked.items() if name not in ("CPU", "GPU", "memory")}
-        options = {
-            "num_cpus": asked["CPU"],
-            # num_gpus in the decorator would end the process after each call; in the options it stays warm.
-            "num_gpus": asked.get("GPU", 0),
-            "memory": asked.get("memory"),
-            "resources": others,
-            "runtime_env": self.runtime_env,
-            "num_returns": "streaming",
-            "_generator_backpressure_num_objects": _AHEAD,
-            "max_retries": 0,  # Ray would try again without a deadline, and would not say of whom it speaks.
-        }
+        streaming = {"num_returns": "streaming", "_generator_backpressure_num_objects": _AHEAD}
+        # Ray would try again without a deadline, and would not say of whom it speaks.
+        options = {**self.options(drives_data=drives_data), **streaming, "max_retries": 0}
         remote = ray.remote(_run).options(**options)
         return Task(what, lambda: remote.remote(fn, *args), asked, self._config.start_timeout_secs)
+
+    def options(self, *, drives_data: bool = False) -> dict[str, Any]:
+        """What a task asks for, as Ray's options."""
+        asked = self._asked(drives_data=drives_data)
+        return {
+            "num_cpus": asked.pop("CPU"),
+            # num_gpus in the decorator would end the process after each call; in the options it stays warm.
+            "num_gpus": asked.pop("GPU", 0),
+            "memory": asked.pop("memory", None),
+            "resources": asked,
+            "runtime_env": self.runtime_env,
+        }
 
     def has_room(self) -> bool:
         """Whether what one task takes is free in the cluster now."""
