@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def kills(request: pytest.FixtureRequest) -> int:
     """How often to kill a process at a random moment."""
     return int(request.config.getoption("--kills"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """One local Ray of four logical CPUs for all tests that need one; gives the module `ray`."""
+    import ray
+
+    # Workers inherit it, and so can import what tests define.
+    tests = Path(__file__).parent
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(tests), str(tests / "ray"), os.environ.get("PYTHONPATH", "")])
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    yield ray
+    ray.shutdown()
 
 
 @pytest.fixture

@@ -245,8 +245,9 @@ def batch_dimension(features: Any) -> int | tf.Tensor | None:
         shape = getattr(value, "shape", None)
         if shape is None or shape.rank == 0:
             continue
-        if shape.rank is not None and shape[0] is not None:
-            return int(shape[0])
+        rows = tf.compat.dimension_value(shape[0]) if shape.rank is not None else None
+        if rows is not None:
+            return int(rows)
         if isinstance(value, tf.Tensor):
             return tf.shape(value)[0]
         if isinstance(value, tf.SparseTensor):

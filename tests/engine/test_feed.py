@@ -145,6 +145,14 @@ def test_the_batch_dimension_is_found_in_any_feature() -> None:
         assert batch_dimension({"a": tf.zeros([])}) is None
 
 
+def test_the_batch_dimension_is_found_without_v2_tensor_shapes(request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(v1.enable_v2_tensorshape)
+    v1.disable_v2_tensorshape()  # as tf.disable_v2_behavior() does
+    with tf.Graph().as_default():
+        assert batch_dimension(tf.zeros([7, 2])) == 7
+        assert isinstance(batch_dimension(v1.placeholder(tf.float32, [None, 2])), tf.Tensor)
+
+
 # Errors
 
 

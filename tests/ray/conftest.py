@@ -1,30 +1,12 @@
-"""One Ray for all tests that need one: four logical CPUs, started once and stopped at the end."""
+"""Estimators with workers."""
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Any]:
-    """A local Ray; gives the module `ray`."""
-    import ray
-
-    # Workers inherit it, and so can import what tests define.
-    tests = Path(__file__).parents[1]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(tests), str(tests / "ray"), os.environ.get("PYTHONPATH", "")])
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="warning")
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    yield ray
-    ray.shutdown()
 
 
 @pytest.fixture
