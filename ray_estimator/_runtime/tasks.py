@@ -32,7 +32,7 @@ _TRIES = 8
 _SAY_SECS = 10.0
 _AHEAD = 8
 _LOST = (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError, LocalRayletDiedError)
-LEGACY_KERAS = {"TF_USELEGACY_KERAS": "1"}
+LEGACY_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
 
 
 class Home(NamedTuple):
