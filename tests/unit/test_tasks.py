@@ -1,13 +1,55 @@
-"""The environment of tasks."""
+"""How many tasks run at a time, what each asks Ray for, and its environment."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+import ray
 
+from ray_estimator import RunConfig
 from ray_estimator._runtime.tasks import Tasks
-from ray_estimator.config import RunConfig
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, 16),  # twice the 8 that fit
+        ({"task_resources": {"CPU": 3}}, 4),
+        ({"task_resources": {"GPU": 1}}, 4),
+        ({"task_resources": {"CPU": 0, "GPU": 2}}, 2),
+        ({"task_resources": {"CPU": 64}}, 2),  # it waits for a place, and says so
+        ({"max_tasks_in_flight": 1}, 1),
+        ({"max_tasks_in_flight": 50, "task_resources": {"GPU": 1}}, 50),
+    ],
+)
+def test_tasks_in_flight_are_bounded_by_the_scarcest_resource_or_by_the_user(
+    monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], expected: int
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+
+    assert Tasks(RunConfig(**config)).in_flight() == expected
+
+
+def test_task_resources_are_rays_options() -> None:
+    asked = {"CPU": 2, "GPU": 0.5, "memory": 10**9, "FPGA": 1}
+    options = Tasks(RunConfig(task_resources=asked)).options()
+
+    assert (options["num_cpus"], options["num_gpus"], options["memory"]) == (2, 0.5, 10**9)
+    assert options["resources"] == {"FPGA": 1}
+
+
+def test_a_task_that_drives_ray_data_leaves_it_the_cpus() -> None:
+    assert Tasks(RunConfig(task_resources={"CPU": 4})).options(drives_data=True)["num_cpus"] == 0
+
+
+@pytest.mark.parametrize(("free", "expected"), [({"CPU": 2.0, "GPU": 1.0}, True), ({"CPU": 2.0}, False), ({}, False)])
+def test_there_is_room_where_everything_that_is_asked_for_is_free(
+    monkeypatch: pytest.MonkeyPatch, free: dict[str, float], expected: bool
+) -> None:
+    monkeypatch.setattr(ray, "available_resources", lambda: free)
+
+    assert Tasks(RunConfig(task_resources={"GPU": 1})).has_room() is expected
 
 
 @pytest.mark.parametrize(
