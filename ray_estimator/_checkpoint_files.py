@@ -99,6 +99,19 @@ class CheckpointFiles:
                 raise _Defect(f"{suffix} has another content than was written")
         return there
 
+    def manifest(self, checkpoint: Checkpoint) -> Manifest | None:
+        """The manifest of a checkpoint that has one.
+
+        Raises:
+            CheckpointDamagedError: It is not there, or another one than was published.
+        """
+        try:
+            return self._manifest(checkpoint)
+        except _Defect as defect:
+            raise CheckpointDamagedError(
+                self._storage.redacted(checkpoint.path), f"it is not whole: {checkpoint.name}{defect}."
+            ) from None
+
     def _manifest(self, checkpoint: Checkpoint) -> Manifest | None:
         """The manifest of a checkpoint that has one.
 

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 UNKNOWN_TIME = 0.0
 
@@ -23,12 +24,14 @@ class CheckpointState:
         timestamps: When each was published, in seconds since the epoch; 0 where its writer did not say.
         last_preserved_timestamp: From when the hours to the next preserved one count, in seconds since the epoch.
         manifests: The digest of each checkpoint's manifest by path; without those that TensorFlow published.
+        end: How the run that published the current one ended, as JSON takes it; None if it was cut off.
     """
 
     paths: tuple[str, ...]
     timestamps: tuple[float, ...]
     last_preserved_timestamp: float | None
     manifests: Mapping[str, str] = field(default_factory=dict)
+    end: Mapping[str, Any] | None = None
 
     def to_text(self) -> str:
         """The text that TensorFlow reads."""
@@ -39,6 +42,8 @@ class CheckpointState:
             lines.append(f"last_preserved_timestamp: {self.last_preserved_timestamp!r}")
         if self.manifests:
             lines.append(f"# manifests: {json.dumps(dict(self.manifests))}")
+        if self.end is not None:
+            lines.append(f"# end: {json.dumps(dict(self.end))}")
         return "".join(f"{line}\n" for line in lines)
 
     @classmethod
@@ -62,20 +67,21 @@ class CheckpointState:
         # Whoever edits the file by hand, to go back to an older checkpoint, changes only the current one.
         dated[current] = dated.pop(current, UNKNOWN_TIME)
         preserved = fields.get("last_preserved_timestamp")
-        return cls(
-            tuple(dated), tuple(dated.values()), float(preserved[-1]) if preserved else None, _parse_manifests(text)
-        )
+        manifests = _parse_comment(text, "manifests") or {}
+        if not all(isinstance(digest, str) for digest in manifests.values()):
+            raise ValueError("expected digests by path after '# manifests:'")
+        preserved_at = float(preserved[-1]) if preserved else None
+        return cls(tuple(dated), tuple(dated.values()), preserved_at, manifests, _parse_comment(text, "end"))
 
 
-_MANIFESTS = re.compile(r"^# manifests: (.*)$", re.MULTILINE)
-
-
-def _parse_manifests(text: str) -> dict[str, str]:
-    comment = _MANIFESTS.search(text)
-    manifests = json.loads(comment.group(1)) if comment else {}
-    if not isinstance(manifests, dict) or not all(isinstance(digest, str) for digest in manifests.values()):
-        raise ValueError("expected digests by path after '# manifests:'")
-    return manifests
+def _parse_comment(text: str, name: str) -> dict[str, Any] | None:
+    comment = re.search(rf"^# {name}: (.*)$", text, re.MULTILINE)
+    if comment is None:
+        return None
+    fields = json.loads(comment.group(1))
+    if not isinstance(fields, dict):
+        raise ValueError(f"expected an object after '# {name}:'")
+    return fields
 
 
 _BLANK = r"(?:\s|\#.*)*"

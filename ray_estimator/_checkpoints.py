@@ -27,6 +27,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import TypeVar
 
 from ray_estimator import _manifest
@@ -35,6 +36,7 @@ from ray_estimator._ledger import Checkpoint, Ledger, Retention
 from ray_estimator._manifest import Manifest
 from ray_estimator._marks import Marks
 from ray_estimator._node_copies import shared_copy
+from ray_estimator._position import EndOfRun, InputPosition
 from ray_estimator._scratch import scratch_dir
 from ray_estimator._state_file import StateFile
 from ray_estimator._storage import Storage
@@ -163,6 +165,20 @@ class CheckpointStore:
         """What the state file names, whole or not; the current checkpoint last, before it the others, oldest first."""
         return [published.checkpoint for published in self._state_file.ledger().published]
 
+    def position_in(self, checkpoint: Checkpoint | None) -> InputPosition | None:
+        """Where in its input the run was that saved `checkpoint`; None if nobody said.
+
+        Raises:
+            CheckpointDamagedError: The manifest is not there, or not what was published.
+        """
+        manifest = None if checkpoint is None else self._files.manifest(checkpoint)
+        return None if manifest is None else InputPosition.from_json(manifest.position)
+
+    def end_of_run(self) -> EndOfRun | None:
+        """How the run that published the newest checkpoint has ended; None if it was cut off, or still goes on."""
+        end = self._state_file.ledger().end
+        return None if end is None else EndOfRun(int(end.get("run", 0)), bool(end.get("input_ended")))
+
     def find(self, checkpoint_path: str) -> Checkpoint:
         """The checkpoint that a caller names, published or not, and no other.
 
@@ -242,7 +258,13 @@ class CheckpointStore:
     # Writing
 
     def publish(
-        self, local_prefix: str, step: int, retention: Retention, *, fence: Callable[[], None] | None = None
+        self,
+        local_prefix: str,
+        step: int,
+        retention: Retention,
+        *,
+        position: InputPosition | None = None,
+        fence: Callable[[], None] | None = None,
     ) -> Checkpoint:
         """Make files that a Saver wrote the newest checkpoint, then let `retention` prune the older ones.
 
@@ -256,6 +278,7 @@ class CheckpointStore:
                 checkpoint's name in model_dir. The files may be moved away.
             step: The global step of the checkpoint.
             retention: Decides which older checkpoints go.
+            position: Where in its input training is.
             fence: Raises if this process may write no more. It is called before the first write, and before and
                 after each write of the state file; what it raises ends the publication there. With one, model_dir is
                 this process's own, and what it published last is published still (see `reassert`).
@@ -268,7 +291,8 @@ class CheckpointStore:
         name = os.path.basename(local_prefix)
         self._check_prefix(local_prefix, step)
         writer = f"{socket.gethostname()}:{os.getpid()}"
-        manifest = Manifest(step, records_of(local_prefix), writer, self._attempt)
+        at = None if position is None else position.to_json()
+        manifest = Manifest(step, records_of(local_prefix), writer, self._attempt, at)
         digest = _manifest.digest_of(manifest.to_bytes())
         target = Checkpoint(self._url(name), step, digest)
         stand_in = Checkpoint(self._url(f"{name}-replacement-{step}"), step, digest)
@@ -293,6 +317,12 @@ class CheckpointStore:
         self._state_file.write(kept, fence)
         self._clear(kept)
         return target
+
+    def conclude(self, end: EndOfRun, fence: Callable[[], None] | None = None) -> None:
+        """Notes how the run that published the newest checkpoint has ended; the next publication forgets it."""
+        ledger = self._state_file.ledger()
+        if ledger.published:
+            self._state_file.write(replace(ledger, end=asdict(end)), fence or _no_fence)
 
     def reassert(self, fence: Callable[[], None]) -> None:
         """Publishes again what `publish` published last, if an earlier writer's late write has taken its place.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ray_estimator._checkpoints import Checkpoint
     from ray_estimator._columns import ColumnSpec
+    from ray_estimator._position import InputPosition, InputSource
     from ray_estimator._shipping import Cargo
     from ray_estimator.config import RunConfig
 
@@ -94,11 +95,12 @@ class ModelJob:
 class TrainJob(ModelJob):
     """Train from `first_step` to `last_step`, both as the driver saw them; no `last_step`: until the input ends.
 
-    `generation` is that of the driver's lease.
+    `generation` is that of the driver's lease; `source` tells the rows from others, if the input is a Ray Dataset.
     """
 
     first_step: int = 0
     last_step: int | None = None
+    source: InputSource | None = None
     generation: int = field(kw_only=True)
 
 
@@ -241,6 +243,17 @@ class GroupView:
     failures: tuple[str, ...]
 
 
+class TrainingRows(Protocol):
+    """One rank's rows in training."""
+
+    @property
+    def rows_per_epoch(self) -> int | None:
+        """How many rows an epoch has, of all ranks together; None until one has been seen to its end."""
+
+    def tables_from(self, position: InputPosition) -> Tables:
+        """The rows behind those that are consumed."""
+
+
 class Worker(Protocol):
     """Where a training job runs: one process of a group, or the caller's own."""
 
@@ -265,7 +278,7 @@ class Worker(Protocol):
         """What the engine says of itself while it runs."""
 
     @property
-    def tables(self) -> Tables | None:
+    def rows(self) -> TrainingRows | None:
         """This rank's rows, if the input is a Ray Dataset."""
 
     def exchange(self, topic: str, value: T) -> list[T]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 _STEP = re.compile(r"-(\d+)$")
 
@@ -113,10 +114,17 @@ class Retention:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The published checkpoints, the current one last."""
+    """The published checkpoints, the current one last.
+
+    Attributes:
+        published: The checkpoints.
+        last_preserved_timestamp: As in `Pruning`.
+        end: How the run that published the current one ended, as JSON takes it; None if it was cut off.
+    """
 
     published: tuple[Published, ...]
     last_preserved_timestamp: float | None
+    end: Mapping[str, Any] | None = None
 
     def names(self, checkpoint: Checkpoint) -> bool:
         """Whether a checkpoint of this path is published."""

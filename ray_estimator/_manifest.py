@@ -18,6 +18,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 SUFFIX = ".manifest.json"
 _FORMAT = 1
@@ -46,17 +47,21 @@ class Manifest:
         files: A record of each file, by the suffix that follows the checkpoint's prefix.
         writer: Who wrote it: ``host:pid``.
         attempt: Which of the attempts at training.
+        position: Where in its input training was, as JSON takes it; None if nobody said.
     """
 
     step: int
     files: Mapping[str, FileRecord]
     writer: str = ""
     attempt: str = ""
+    position: Mapping[str, Any] | None = None
 
     def to_bytes(self) -> bytes:
         """As JSON."""
         files = {suffix: {"size": file.size, "crc32": f"{file.crc32:08x}"} for suffix, file in self.files.items()}
         fields = {"format": _FORMAT, "step": self.step, "writer": self.writer, "attempt": self.attempt, "files": files}
+        if self.position is not None:
+            fields["position"] = self.position
         return json.dumps(fields, indent=1).encode()
 
     @classmethod
@@ -71,7 +76,7 @@ class Manifest:
             if fields["format"] != _FORMAT:
                 raise ValueError(f"has the format {fields['format']!r}, of a later version")
             files = {name: FileRecord(file["size"], int(file["crc32"], 16)) for name, file in fields["files"].items()}
-            return cls(fields["step"], files, fields["writer"], fields["attempt"])
+            return cls(fields["step"], files, fields["writer"], fields["attempt"], fields.get("position"))
         except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"cannot be read ({error!r})") from error
 

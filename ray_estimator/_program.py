@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ray_estimator._checkpoints import Checkpoint, CheckpointStore, checkpoint_at
 from ray_estimator._columns import column_specs, select_columns
 from ray_estimator._jobs import EvaluateJob, ExportJob, PredictJob, RowSpec, TrainJob
+from ray_estimator._position import beginning
 from ray_estimator._shipping import keras_settings_of_this_thread
 from ray_estimator._storage import Storage
 from ray_estimator.config import RunConfig
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from ray_estimator._runtime import Runtime
     from ray_estimator._runtime.on_ray import RayRuntime
     from ray_estimator._runtime.rows import RowSource
+
+
+logger = logging.getLogger(__name__)
 
 
 class Program:
@@ -88,6 +93,19 @@ class Program:
         )
         return partial(TrainJob, **parts), rows
 
+    def going_on(self, rows: RowSource | None, start: Checkpoint | None, run: int) -> RowSource | None:
+        """`rows`, in the order in which the run that saved `start` has begun to read them.
+
+        Raises:
+            InputChangedError: That run was cut off, and had read something else.
+        """
+        if rows is None or rows.source is None:
+            return rows
+        position = beginning(rows.source, self.store.position_in(start), self.store.end_of_run(), run)
+        if position.rows:
+            logger.info("The input goes on after %d rows.", position.rows)
+        return rows.with_seed(position.seed)
+
     def evaluation(
         self,
         runtime: Runtime,
@@ -145,7 +163,7 @@ class Program:
         if not isinstance(input_fn, DatasetInput):
             return None, None
         from ray_estimator._runtime.schema import arrow_schema, ray_is_ready
-        from ray_estimator._runtime.source import row_source
+        from ray_estimator._runtime.source import rows_in_order, training_rows
 
         ray_is_ready()
         dataset = input_fn.resolve()
@@ -165,7 +183,9 @@ class Program:
             drop_remainder=input_fn.drop_remainder,
             fill_null=input_fn.fill_null,
         )
-        return row_source(dataset, spec.columns, input_fn, mode, batch_size, self.config), spec
+        if mode == ModeKeys.TRAIN:
+            return training_rows(dataset, schema, spec.columns, input_fn, self.config), spec
+        return rows_in_order(dataset, spec.columns, input_fn, batch_size, self.config), spec
 
     def _packed_warm_start(self, runtime: Runtime) -> Any:
         """The warm start, with the very checkpoint that every process is to read; None if there is none."""

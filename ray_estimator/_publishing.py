@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from ray_estimator._checkpoints import CheckpointStore, Retention
+from ray_estimator._position import EndOfRun, InputPosition
 from ray_estimator.errors import StepTimeoutError
 
 _LOOK_SECS = 0.5
@@ -27,6 +28,7 @@ class Saved:
         prefix: Local path of its files, without suffix.
         step: Its global step.
         retention: What becomes of older checkpoints when this one is published.
+        position: Where in its input training is; None if it reads no rows.
         staging: Removes the directory when it closes.
     """
 
@@ -34,6 +36,7 @@ class Saved:
     step: int
     retention: Retention
     staging: contextlib.ExitStack
+    position: InputPosition | None = None
 
 
 class Publisher:
@@ -126,6 +129,10 @@ class Publisher:
         if self._fence is not None:
             self.store.reassert(self._fence)
 
+    def conclude(self, end: EndOfRun) -> None:
+        """Notes how the run has ended, beside the newest checkpoint. All must be published."""
+        self.store.conclude(end, self._fence)
+
     @property
     def _is_idle(self) -> bool:
         return self._waiting is None and self._in_flight is None
@@ -145,7 +152,9 @@ class Publisher:
         while (saved := self._next()) is not None:
             try:
                 with saved.staging:
-                    self.store.publish(saved.prefix, saved.step, saved.retention, fence=self._fence)
+                    self.store.publish(
+                        saved.prefix, saved.step, saved.retention, position=saved.position, fence=self._fence
+                    )
                 logger.info("Published the checkpoint of step %d.", saved.step)
             except BaseException as error:
                 self._fail(error)

@@ -55,7 +55,7 @@ class StateFile:
             return self._without_state(error)
         checkpoints = [self._listed_as(path, state.manifests.get(path)) for path in state.paths]
         published = [Published(each, at) for each, at in zip(checkpoints, state.timestamps, strict=True)]
-        return Ledger(tuple(published), state.last_preserved_timestamp)
+        return Ledger(tuple(published), state.last_preserved_timestamp, state.end)
 
     def _listed_as(self, path: str, manifest: str | None) -> Checkpoint:
         """The checkpoint that the file names so: the one in model_dir, if it has one of that name.
@@ -96,6 +96,7 @@ class StateFile:
             tuple(published.timestamp for published in ledger.published),
             ledger.last_preserved_timestamp,
             {path: digest for path, digest in zip(relative, digests, strict=True) if digest is not None},
+            ledger.end,
         )
         content = state.to_text().encode()
         fence()

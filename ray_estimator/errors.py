@@ -4,6 +4,7 @@
     ├── EstimatorNotTrainedError (ValueError)   no checkpoint to evaluate, predict or export
     ├── CheckpointNotFoundError (ValueError)    a checkpoint is not there
     │   └── CheckpointDamagedError              … or not whole
+    ├── InputChangedError (ValueError)          training is to go on with rows that are others now
     ├── ShippingError (TypeError)               user code that cannot travel to the workers
     │   └── ModuleNotShippedError               … because they cannot import one of its modules
     ├── TaskLostError (RuntimeError)            a task whose worker died each time it ran
@@ -75,6 +76,29 @@ class CheckpointDamagedError(CheckpointNotFoundError):
 
     Whoever named no checkpoint gets the one before, which the log says; whoever named this one gets this error.
     """
+
+
+class InputChangedError(RayEstimatorError, ValueError):
+    """A training run was cut off, and the input that is to go on where it stopped is not the one that it had read.
+
+    Attributes:
+        rows: How many rows it had consumed.
+        changes: What is different, by name: how it was, and how it is.
+    """
+
+    def __init__(self, rows: int, changes: Mapping[str, tuple[str, str]]) -> None:
+        super().__init__(rows, changes)
+        self.rows = rows
+        self.changes = changes
+
+    def __str__(self) -> str:
+        changes = "; ".join(f"{name}: was {before}, is {now}" for name, (before, now) in self.changes.items())
+        return (
+            f"The last training run was cut off after {self.rows:,} rows of its input, and the input has changed "
+            f"since ({changes}). Give the same input to go on with the next row; or choose: "
+            "dataset_input_fn(..., resume='restart') reads the new one from its beginning, "
+            f"resume='rows' passes over its first {self.rows:,} rows."
+        )
 
 
 class ShippingError(RayEstimatorError, TypeError):

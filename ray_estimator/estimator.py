@@ -472,8 +472,10 @@ class Estimator:
                 first_step = _step_of(start)
                 _, own_last_step = own_target(hooks, first_step)
                 last_step = last_step_of(first_step, steps, max_steps, own_last_step)
-                job = job_of(first_step=first_step, last_step=last_step, generation=lease.generation)
-                result = runtime.train(job, rows, given_up)
+                read = self._program.going_on(rows, start, lease.generation)
+                source = None if read is None else read.source
+                job = job_of(first_step=first_step, last_step=last_step, generation=lease.generation, source=source)
+                result = runtime.train(job, read, given_up)
             if result.step == first_step:
                 logger.warning("Training with estimator made no steps. Perhaps input is empty or misspecified.")
             logger.info("Loss for final step: %s.", result.loss)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_estimator._array_inputs import numpy_input_fn, pandas_input_fn
+from ray_estimator._position import EXACT, WAYS_TO_RESUME
 
 __all__ = ["DatasetInput", "dataset_input_fn", "is_ray_dataset", "numpy_input_fn", "pandas_input_fn"]
 
@@ -41,6 +42,7 @@ class DatasetInput:
         drop_remainder: Whether a last batch of fewer rows is left out.
         map_fn: What to make of `(features, labels)`, in the graph.
         fill_null: What stands for nulls: one value, or one for each column.
+        resume: Where train begins to read when it goes on from a checkpoint.
     """
 
     dataset: Dataset | Callable[[], Dataset]
@@ -54,6 +56,7 @@ class DatasetInput:
     drop_remainder: bool = False
     map_fn: MapFn | None = None
     fill_null: FillNull | Mapping[str, FillNull] | None = None
+    resume: str = EXACT
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -69,6 +72,8 @@ class DatasetInput:
         if self.map_fn is not None and not callable(self.map_fn):
             raise TypeError(f"map_fn must be a function of (features, labels) or None, given: {self.map_fn!r}.")
         _check_fill_null(self.fill_null)
+        if self.resume not in WAYS_TO_RESUME:
+            raise ValueError(f"resume must be one of {', '.join(map(repr, WAYS_TO_RESUME))}, given: {self.resume!r}.")
 
     @property
     def single_label(self) -> bool:
@@ -108,6 +113,7 @@ def dataset_input_fn(
     drop_remainder: bool = False,
     map_fn: MapFn | None = None,
     fill_null: FillNull | Mapping[str, FillNull] | None = None,
+    resume: str = EXACT,
 ) -> DatasetInput:
     """Describe a Ray Dataset as an input of `train`, `evaluate` or `predict`. Nothing is read yet.
 
@@ -150,6 +156,12 @@ def dataset_input_fn(
             task.
         fill_null: What stands for nulls: one value for every column, or a dict from column name to value.
             None: nulls are an error, except in float columns, where they become NaN.
+        resume: Where train begins to read when it goes on from a checkpoint. ``"exact"``: after a run that was cut
+            off, with the row behind the checkpoint's last one; after a run that came to its end, an endless input
+            goes on, too, and one of `num_epochs` is read anew, as by tf.estimator. ``"restart"``: always from the
+            first row. ``"rows"``: behind as many rows as the earlier run had consumed, whatever it had read. The same
+            row is next if the transforms of the Dataset are deterministic and, with `shuffle`, its blocks are the
+            same. The rows before it are read by Ray Data again, of this epoch only, and fetched by nobody.
 
     Returns:
         The input, to be given as `input_fn`.
@@ -178,6 +190,7 @@ def dataset_input_fn(
         drop_remainder=drop_remainder,
         map_fn=map_fn,
         fill_null=fill_null,
+        resume=resume,
     )
 
 

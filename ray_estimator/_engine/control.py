@@ -19,6 +19,7 @@ from ray_estimator._engine.collectives import chain
 from ray_estimator._engine.distribution import Distribution
 from ray_estimator._engine.feed import Feed
 from ray_estimator._engine.model import Model, writes_global_step
+from ray_estimator._position import InputPosition
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,17 @@ class Control:
             ended, the same on every rank.
         step: The global step after the last step; `ReadControl` keeps it.
         verdict: What the ranks agreed on in the last step; `ReadControl` keeps it.
+        num_runs: How many steps this session has made, each with a batch of its own.
+        input_ended: Whether the input has no batch for another step.
     """
 
     def __init__(self, model: Model, feed: Feed, distribution: Distribution) -> None:
+        self._feed = feed
         self._alone = distribution.num_replicas == 1
         self._scale = 1.0 if model.loss_is_summed else 1.0 / distribution.num_replicas
         self.step = 0
+        self.num_runs = 0
+        self.input_ended = False
         self.verdict = Verdict(loss=None, stop=False, save=False)
         self.stop = v1.placeholder_with_default(np.float32(0), [], name="control/stop")
         self.save = v1.placeholder_with_default(np.float32(0), [], name="control/save")
@@ -74,13 +80,20 @@ class Control:
         self.fetches = (vector, step_after)
         self.collectives = chain([model.train_op, vector.op])
 
+    @property
+    def position(self) -> InputPosition | None:
+        """How much of the input is consumed; None if the input cannot say."""
+        return None if self._feed.position_after is None else self._feed.position_after(self.num_runs)
+
     def hear(self, vector: np.ndarray, step_after: np.ndarray) -> None:
         """Takes what a step fetched."""
         self.step = int(step_after)
+        self.num_runs += 1
         if self._alone:
             self.verdict = Verdict(float(vector), stop=False, save=False)
             return
         loss, stop, save, missing = (float(value) for value in vector)
+        self.input_ended = missing > 0
         self.verdict = Verdict(loss * self._scale, stop > 0 or missing > 0, save > 0)
 
 

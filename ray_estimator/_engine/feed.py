@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as v1
 
 from ray_estimator._columns import ColumnSpec, RaggedValues, to_arrays
 from ray_estimator._jobs import ModelJob, RowSpec, Tables, UserCode
+from ray_estimator._position import InputPosition
 from ray_estimator._signatures import call_with_accepted
 from ray_estimator.spec import ModeKeys
 
@@ -32,6 +33,7 @@ class Feed:
         ends: Whether the input can come to an end by itself.
         advance: Takes the batch even if the model does not look at it, so that its input ends all the same; None for
             tensors.
+        position_after: Where in its input the run is after so many steps; None if the input cannot say.
         errors: What was raised in Python while rows were fetched; TensorFlow tells only its text.
     """
 
@@ -42,6 +44,7 @@ class Feed:
     first_ready: tf.Tensor | None = None
     ends: bool = True
     advance: tf.Operation | None = None
+    position_after: Callable[[int], InputPosition] | None = None
     errors: list[Exception] = field(default_factory=list)
 
     @contextlib.contextmanager

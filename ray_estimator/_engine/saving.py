@@ -17,6 +17,7 @@ from ray_estimator._engine import restoring
 from ray_estimator._engine.collectives import chain, collectives_of
 from ray_estimator._engine.control import Control
 from ray_estimator._jobs import Pulse
+from ray_estimator._position import EndOfRun, InputPosition
 from ray_estimator._publishing import Publisher, Saved
 from ray_estimator.config import RunConfig
 
@@ -58,13 +59,13 @@ class CheckpointWriter:
             graph_def = v1.get_default_graph().as_graph_def(add_shapes=True)
             self._publisher.store.write_text("graph.pbtxt", str(graph_def))
 
-    def save(self, session: v1.Session, step: int) -> None:
+    def save(self, session: v1.Session, step: int, position: InputPosition | None = None) -> None:
         """Copies `step` out of TensorFlow; it is published later. Call on every rank at the same step."""
         if self._publisher is not None:
             with contextlib.ExitStack() as staging:
                 folder = staging.enter_context(self._publisher.store.staging_dir())
                 prefix = self._run_saver(session, folder, step)
-                self._publisher.submit(Saved(prefix, step, self._retention, staging.pop_all()))
+                self._publisher.submit(Saved(prefix, step, self._retention, staging.pop_all(), position))
         elif self._takes_all_ranks:
             with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
                 self._run_saver(session, folder, step)
@@ -78,6 +79,11 @@ class CheckpointWriter:
         """Returns when every save is published."""
         if self._publisher is not None:
             self._publisher.wait(pulse.enter)
+
+    def conclude(self, end: EndOfRun) -> None:
+        """Notes how the run has ended. Every save must be published."""
+        if self._publisher is not None:
+            self._publisher.conclude(end)
 
     def _run_saver(self, session: v1.Session, folder: str, step: int) -> str:
         prefix = os.path.join(folder, "model.ckpt")
@@ -192,6 +198,9 @@ class SaveCheckpoints(v1.train.SessionRunHook):
         if step != self._saved_step and not self._control.verdict.loss_is_nan:
             self._save(session, step)
         self._writer.wait(self._pulse)
+        position = self._control.position
+        if position is not None:
+            self._writer.conclude(EndOfRun(position.run, self._control.input_ended))
         for listener in self._listeners:
             listener.end(session, step)
 
@@ -200,7 +209,7 @@ class SaveCheckpoints(v1.train.SessionRunHook):
         self._pulse.enter(f"saving step {step}")
         for listener in self._listeners:
             listener.before_save(session, step)
-        self._writer.save(session, step)
+        self._writer.save(session, step, self._control.position)
         self._saved_step = step
         if self._listeners:
             # They may look at what was saved.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from dataclasses import replace
 
 import tensorflow as tf
@@ -21,10 +22,13 @@ from ray_estimator._engine.warm_starting import warm_started
 from ray_estimator._engine.whole_steps import write_after_input
 from ray_estimator._jobs import TrainJob, TrainResult, UserCode, Worker
 from ray_estimator._lease import Token, claim
+from ray_estimator._position import InputPosition, beginning
 from ray_estimator._publishing import Publisher
 from ray_estimator._storage import Storage
 from ray_estimator.errors import InputEndedError
 from ray_estimator.spec import ModeKeys
+
+logger = logging.getLogger(__name__)
 
 
 def run(job: TrainJob, worker: Worker) -> TrainResult:
@@ -32,7 +36,7 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
 
     create the strategy, then unpickle the user's code
     the chief claims model_dir: from here on, writers of earlier attempts are fenced
-    agree on the newest published checkpoint
+    agree on the newest published checkpoint, and on the next row of the input
     build: global step, input_fn, model_fn, hooks, hooks.begin()
     compare graphs with the other ranks
     open the session: initialise or restore, save, hooks.after_create_session()
@@ -49,13 +53,15 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
     store = CheckpointStore(job.model_dir, storage, attempt=str(token))
     fence = claim(job.model_dir, storage, token) if worker.rank == 0 else None
     with contextlib.ExitStack() as stack:
-        start = _agree_on_start(worker, store, stack)
+        start, position = _agree_on_start(job, worker, store, stack)
         if start is not None and job.last_step is not None and start.step >= job.last_step:
             return TrainResult(step=start.step, loss=None, steps_made=0)
+        if start is not None and job.source is None and worker.rank == 0:
+            logger.info("What input_fn gives begins anew: only the rows of a Ray Dataset go on where they were.")
         stack.enter_context(tf.Graph().as_default())
         events_dir = stack.enter_context(local_events(storage, job.model_dir, writes=worker.rank == 0))
         worker.pulse.enter("building the graph")
-        feed = begin(job, code, worker, distribution)
+        feed = begin(job, code, worker, distribution, position)
         stack.enter_context(distribution.scope())
         model, control = build(job, code, feed, distribution)
         if start is None:
@@ -74,11 +80,19 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         return _run_until_stopped(session, hooks.last_step, model, control, feed, worker)
 
 
-def begin(job: TrainJob, code: UserCode, worker: Worker, distribution: Distribution) -> Feed:
+def begin(
+    job: TrainJob, code: UserCode, worker: Worker, distribution: Distribution, position: InputPosition | None
+) -> Feed:
     """Builds the global step and the input in the default graph. What input_fn makes is this worker's own."""
     with distribution.scope():
         distribution.prepare_global_step(begin_graph(job))
-    return open_feed(job, code, ModeKeys.TRAIN, worker.tables, rank=worker.rank, num_replicas=distribution.num_replicas)
+    rows, num_replicas = worker.rows, distribution.num_replicas
+    tables = None if rows is None or position is None else rows.tables_from(position)
+    feed = open_feed(job, code, ModeKeys.TRAIN, tables, rank=worker.rank, num_replicas=num_replicas)
+    if rows is not None and position is not None and job.rows is not None:
+        rows_per_step = job.rows.batch_size * num_replicas
+        feed.position_after = lambda steps: position.after(steps * rows_per_step, rows.rows_per_epoch)
+    return feed
 
 
 def build(job: TrainJob, code: UserCode, feed: Feed, distribution: Distribution) -> tuple[Model, Control]:
@@ -94,14 +108,22 @@ def build(job: TrainJob, code: UserCode, feed: Feed, distribution: Distribution)
     return model, control
 
 
-def _agree_on_start(worker: Worker, store: CheckpointStore, stack: contextlib.ExitStack) -> Checkpoint | None:
-    """The chief looks, and reads every byte; the others are told: listings differ between processes."""
+def _agree_on_start(
+    job: TrainJob, worker: Worker, store: CheckpointStore, stack: contextlib.ExitStack
+) -> tuple[Checkpoint | None, InputPosition | None]:
+    """The chief looks, and reads every byte; the others are told: listings differ between processes.
 
-    def read(newest: Checkpoint | None) -> Checkpoint | None:
+    The position is None if the input is no Ray Dataset.
+    """
+
+    def read(newest: Checkpoint | None) -> tuple[Checkpoint | None, InputPosition | None]:
         stack.enter_context(fetched(store, newest))
-        return newest
+        if job.source is None:
+            return newest, None
+        return newest, beginning(job.source, store.position_in(newest), store.end_of_run(), job.generation)
 
-    return worker.exchange("newest checkpoint", store.with_newest(read) if worker.rank == 0 else None)[0]
+    nothing = (None, None)
+    return worker.exchange("newest checkpoint", store.with_newest(read) if worker.rank == 0 else nothing)[0]
 
 
 class CompareGraphs(v1.train.SessionRunHook):
@@ -137,6 +159,7 @@ def _run_until_stopped(
             try:
                 session.run(model.train_op)
             except (tf.errors.OutOfRangeError, StopIteration):
+                control.input_ended = True
                 if together:
                     raise InputEndedError(worker.rank) from None
                 raise

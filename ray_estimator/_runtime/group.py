@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import ray
@@ -24,8 +25,8 @@ from ray.util import get_node_ip_address
 
 from ray_estimator import _entry
 from ray_estimator._failures import RemoteFailure, WorkerFailed
-from ray_estimator._jobs import Pulse, Tables, TrainJob, TrainResult, Vitals
-from ray_estimator._runtime.rows import RowSource, blocks_from
+from ray_estimator._jobs import Pulse, TrainJob, TrainResult, Vitals
+from ray_estimator._runtime.rows import RankRows, RowSource, blocks_from
 
 T = TypeVar("T")
 
@@ -156,18 +157,16 @@ class GroupWorker:
         """CPUs of this worker."""
         return self.work.num_cpus
 
-    @property
-    def tables(self) -> Tables | None:
+    @cached_property
+    def rows(self) -> RankRows | None:
         """This rank's rows."""
-        return None if self.work.rows is None else self._tables
-
-    def _tables(self) -> Iterator[Any]:
-        rows = self.work.rows
-        assert rows is not None
-        if self.work.feed is None:
-            return rows.tables()
-        refs = blocks_from(self.work.feed, self.group.attempt, self.rank, rows.timeout_secs)
-        return rows.tables_of(self.rank, len(self.addresses), refs)
+        source, feed = self.work.rows, self.work.feed
+        if source is None:
+            return None
+        if feed is None:
+            return RankRows(source, 0, 1, source.block_refs)
+        refs_from = partial(blocks_from, feed, self.group.attempt, self.rank, source.timeout_secs)
+        return RankRows(source, self.rank, len(self.addresses), refs_from)
 
     def exchange(self, topic: str, value: T) -> list[T]:
         """Every rank's value, by way of the monitor."""

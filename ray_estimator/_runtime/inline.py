@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ray_estimator import _entry
-from ray_estimator._jobs import EvaluateJob, GroupView, PredictJob, Pulse, Tables, TrainJob, TrainResult, Vitals
+from ray_estimator._jobs import EvaluateJob, GroupView, PredictJob, Pulse, TrainingRows, TrainJob, TrainResult, Vitals
 from ray_estimator._preflight import Preflight
 from ray_estimator._progress import Progress
 from ray_estimator._shipping import InPlace
@@ -37,7 +37,7 @@ _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 class OwnProcess:
     """A `Worker` that is the caller's process, alone."""
 
-    tables: Tables | None
+    rows: TrainingRows | None = None
     pulse: Pulse = field(default_factory=Pulse)
     rank: int = 0
     attempt: int = 1
@@ -75,9 +75,14 @@ class InlineRuntime:
 
     def train(self, job: TrainJob, rows: RowSource | None, given_up: threading.Event | None = None) -> TrainResult:
         """Trains here, where an exception ends it."""
-        worker = OwnProcess(None if rows is None else rows.tables)
+        worker = OwnProcess(None if rows is None else self._rank_rows(rows))
         with Progress(job.last_step) as progress, _showing(progress, worker.pulse):
             return _entry.train(job, worker)
+
+    def _rank_rows(self, rows: RowSource) -> TrainingRows:
+        from ray_estimator._runtime.rows import RankRows
+
+        return RankRows(rows, 0, 1, rows.block_refs)
 
     def evaluate(self, job: EvaluateJob, rows: RowSource | None, *, one_task: bool) -> dict[str, Any]:
         """Evaluates here, in one pass."""

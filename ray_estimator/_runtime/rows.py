@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from ray.data import Dataset
 from ray.data.block import BlockAccessor
 from ray.data.dataset import MaterializedDataset
 
+from ray_estimator._position import InputPosition, InputSource
 from ray_estimator._rows import Block, Sharding, Shuffle, rank_tables
 from ray_estimator.errors import InputTimeoutError
 
@@ -57,19 +58,29 @@ class RowSource:
         shuffle: How rows are permuted; None keeps the dataset's order.
         drop_remainder: Whether a last global batch that is not full is dropped.
         timeout_secs: How long to wait for the next block; None for ever.
+        source: What tells the input of a training run from another, with the seed if the user gave one.
     """
 
     dataset: Dataset
     columns: tuple[str, ...]
     batch_size: int
     num_epochs: int | None
-    shuffle: Shuffle | None
-    drop_remainder: bool
-    timeout_secs: float | None
+    shuffle: Shuffle | None = None
+    drop_remainder: bool = False
+    timeout_secs: float | None = None
+    source: InputSource | None = None
 
-    def block_refs(self) -> Iterator[BlockRef]:
+    def with_seed(self, seed: int | None) -> RowSource:
+        """The same rows, shuffled with `seed`; None leaves the seed as it is. From here on it is a given one."""
+        if self.shuffle is None or self.source is None:
+            return self
+        seed = self.shuffle.seed if seed is None else seed
+        return replace(self, shuffle=replace(self.shuffle, seed=seed), source=replace(self.source, seed=seed))
+
+    def block_refs(self, first_epoch: int = 0) -> Iterator[BlockRef]:
         """Every block of every epoch, in the order in which rows are used. Drives Ray Data in this process."""
-        for epoch in itertools.count() if self.num_epochs is None else range(self.num_epochs):
+        epochs = itertools.count(first_epoch) if self.num_epochs is None else range(first_epoch, self.num_epochs)
+        for epoch in epochs:
             some = False
             for block in _one_pass(projected(self.dataset, self.columns), epoch, self.shuffle):
                 some = True
@@ -81,11 +92,56 @@ class RowSource:
         """The rows of a single rank, in tables of whole batches. Drives Ray Data in this process."""
         return self.tables_of(0, 1, self.block_refs())
 
-    def tables_of(self, rank: int, num_ranks: int, refs: Iterator[BlockRef]) -> Iterator[pa.Table]:
-        """The rows of one rank out of several, given the blocks that all of them see."""
+    def tables_of(
+        self, rank: int, num_ranks: int, refs: Iterator[BlockRef], *, skip_rows: int = 0
+    ) -> Iterator[pa.Table]:
+        """The rows of one rank out of several, given the blocks that all of them see, behind the first `skip_rows`."""
         blocks = (Block(ref.epoch, ref.num_rows, functools.partial(ref.load, self.columns)) for ref in refs)
         sharding = Sharding(rank, num_ranks, self.batch_size, self.drop_remainder)
-        return rank_tables(blocks, sharding, self.shuffle)
+        return rank_tables(blocks, sharding, self.shuffle, skip_rows=skip_rows)
+
+
+class RankRows:
+    """The rows of one rank of a training run, from any position on.
+
+    Attributes:
+        rows_per_epoch: How many rows an epoch has, of all ranks together; None until one has been seen to its end.
+
+    Args:
+        source: What to read.
+        rank: Whose rows.
+        num_ranks: How many ranks share a batch.
+        block_refs: Gives the blocks that all ranks see, from an epoch on.
+    """
+
+    def __init__(
+        self, source: RowSource, rank: int, num_ranks: int, block_refs: Callable[[int], Iterator[BlockRef]]
+    ) -> None:
+        self.rows_per_epoch: int | None = None
+        self._source = source
+        self._rank = rank
+        self._num_ranks = num_ranks
+        self._block_refs = block_refs
+
+    def tables_from(self, position: InputPosition) -> Callable[[], Iterator[pa.Table]]:
+        """What starts to read behind the rows that are consumed. Epochs that are over are not read again."""
+        self.rows_per_epoch = position.rows_per_epoch
+        epoch, rows = divmod(position.rows, position.rows_per_epoch) if position.rows_per_epoch else (0, position.rows)
+
+        def tables() -> Iterator[pa.Table]:
+            refs = self._counted(self._block_refs(epoch), epoch)
+            return self._source.tables_of(self._rank, self._num_ranks, refs, skip_rows=rows)
+
+        return tables
+
+    def _counted(self, refs: Iterator[BlockRef], first_epoch: int) -> Iterator[BlockRef]:
+        num_rows = 0
+        for ref in refs:
+            if ref.epoch == first_epoch:
+                num_rows += ref.num_rows
+            elif self.rows_per_epoch is None:
+                self.rows_per_epoch = num_rows
+            yield ref
 
 
 def projected(dataset: Dataset, columns: tuple[str, ...]) -> Dataset:
@@ -163,10 +219,13 @@ class BlockFeed:
         self._num_ranks = num_ranks
         self._attempt: str | None = None
 
-    def next(self, attempt: str, rank: int, index: int) -> BlockRef | None:
-        """The block at `index` of the sequence, or None behind its end. Each rank asks for 0, 1, 2, ..."""
+    def next(self, attempt: str, first_epoch: int, rank: int, index: int) -> BlockRef | None:
+        """The block at `index` of the sequence from `first_epoch` on, or None behind its end.
+
+        Each rank asks for 0, 1, 2, ..., and all for the same epoch.
+        """
         if attempt != self._attempt:
-            self._begin(attempt)
+            self._begin(attempt, first_epoch)
         while index >= self._first + len(self._kept):
             self._kept.append(next(self._blocks, None))
         self._positions[rank] = index
@@ -176,21 +235,21 @@ class BlockFeed:
             self._first += 1
         return block
 
-    def _begin(self, attempt: str) -> None:
+    def _begin(self, attempt: str, first_epoch: int) -> None:
         self._attempt = attempt
-        self._blocks = self._source.block_refs()
+        self._blocks = self._source.block_refs(first_epoch)
         self._kept: deque[BlockRef | None] = deque()
         self._first = 0
         self._positions = [0] * self._num_ranks
 
 
-def blocks_from(feed: Any, attempt: str, rank: int, timeout_secs: float | None) -> Iterator[BlockRef]:
-    """This rank's view of a `BlockFeed`, one request ahead. Runs on a worker.
+def blocks_from(feed: Any, attempt: str, rank: int, timeout_secs: float | None, first_epoch: int) -> Iterator[BlockRef]:
+    """This rank's view of a `BlockFeed`, from an epoch on, one request ahead. Runs on a worker.
 
     Raises:
         InputTimeoutError: No block came within `timeout_secs`.
     """
-    request = functools.partial(feed.next.remote, attempt, rank)
+    request = functools.partial(feed.next.remote, attempt, first_epoch, rank)
     pending = request(0)
     for index in itertools.count(1):
         try:

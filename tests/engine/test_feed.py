@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray_estimator._columns import column_specs
 from ray_estimator._engine.feed import Feed, batch_dimension, open_feed
 from ray_estimator._jobs import EvaluateJob, PredictJob, RowSpec, TrainJob, UserCode
 from ray_estimator._lease import hold
+from ray_estimator._position import InputPosition, InputSource
 from ray_estimator._runtime.inline import OwnProcess
 from ray_estimator._shipping import InPlace
 from ray_estimator._storage import Storage
@@ -176,6 +178,17 @@ def too_late() -> Iterator[pa.Table]:
     raise InputTimeoutError("Ray Data", 3.0)
 
 
+@dataclass
+class Rows:
+    """`TrainingRows` that begin where they begin."""
+
+    tables: Callable[[], Iterator[pa.Table]]
+    rows_per_epoch: int | None = None
+
+    def tables_from(self, position: InputPosition) -> Callable[[], Iterator[pa.Table]]:
+        return self.tables
+
+
 CASES = [(with_nulls, ValueError, "'x'.*1 null|1 null.*'x'"), (too_late, InputTimeoutError, "input_timeout_secs=3")]
 
 
@@ -188,7 +201,9 @@ def test_an_error_in_fetching_rows_arrives_as_itself(
 
     def train() -> None:
         with hold(str(tmp_path), Storage(), on_loss=pytest.fail) as lease:
-            _entry.train(TrainJob(*common, generation=lease.generation), OwnProcess(tables))
+            source = InputSource({}, seed=None, endless=True)
+            job = TrainJob(*common, generation=lease.generation, source=source)
+            _entry.train(job, OwnProcess(Rows(tables)))
 
     run = {
         "train": train,

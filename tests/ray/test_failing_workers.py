@@ -80,9 +80,7 @@ def test_a_killed_worker_costs_a_restart_and_no_step(
     assert writers == ["00000001-0001.json", "00000001-0002.json", "00000001.json"]
 
 
-def test_a_restarted_group_reads_its_dataset_from_the_start(
-    cluster: Any, on_ray: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_restarted_group_goes_on_with_its_dataset(cluster: Any, on_ray: Callable[..., Any], tmp_path: Path) -> None:
     rows = pa.table({"x": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 4), "y": list(Y)})
     dataset = cluster.data.from_arrow(rows).repartition(5)
     estimator = on_ray(linear_model_fn, params={}, max_failures=1, save_checkpoints_steps=4)

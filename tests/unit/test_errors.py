@@ -15,6 +15,7 @@ from ray_estimator.errors import (
     CheckpointDamagedError,
     CheckpointNotFoundError,
     EstimatorNotTrainedError,
+    InputChangedError,
     InputEndedError,
     InputTimeoutError,
     ModelDirAccessError,
@@ -47,6 +48,7 @@ ONE_OF_EACH = [
     StepTimeoutError(12, 60.0, {0: "in a step", 2: "in a step"}, {1: 61.5}),
     InputTimeoutError("Ray Data", 45.0),
     InputEndedError(3),
+    InputChangedError(1200, {"files": ("3 files, ab", "4 files, cd")}),
     RanksDisagreeError("rank 0 has 'variable a' where rank 1 has 'variable b'"),
     WorkersLostError(3, "rank 1 was killed"),
 ]
@@ -110,6 +112,10 @@ def test_an_error_survives_pickle_with_its_message_and_attributes(error: RayEsti
             ["step_timeout_secs=60 after global step 12", "rank 0: saving; rank 2: in a step", "rank 1: for 62 s"],
         ),
         (InputTimeoutError("Ray Data", 45.0), ["Ray Data gave no data within input_timeout_secs=45"]),
+        (
+            InputChangedError(1200, {"files": ("3 files, ab", "4 files, cd")}),
+            ["1,200 rows", "files: was 3 files, ab, is 4 files, cd", "resume='restart'", "resume='rows'"],
+        ),
         (InputEndedError(3), ["rank 3", "tf.data.Dataset"]),
         (RanksDisagreeError("a is not b"), ["different graphs: a is not b"]),
         (WorkersLostError(3, "rank 1 was killed"), ["failure_config.max_failures=3", "rank 1 was killed"]),

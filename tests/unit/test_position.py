@@ -1,0 +1,91 @@
+"""Where a training run begins to read, when it goes on from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ray_estimator import InputChangedError, dataset_input_fn
+from ray_estimator._position import EndOfRun, InputPosition, InputSource, beginning
+
+PARTS = {"files": "3 files, ab", "columns": "x: int64"}
+SOURCE = InputSource(PARTS, seed=None, endless=True)
+FOUND = InputPosition(run=4, rows=1200, rows_per_epoch=500, seed=7, parts=PARTS)
+FINITE = replace(SOURCE, endless=False)
+OTHER = replace(SOURCE, parts={**PARTS, "files": "4 files, cd"})
+STOPPED, USED_UP = EndOfRun(4, input_ended=False), EndOfRun(4, input_ended=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "end", "rows"),
+    [
+        (SOURCE, None, 1200),  # cut off
+        (FINITE, None, 1200),
+        (SOURCE, STOPPED, 1200),  # endless: goes on
+        (SOURCE, EndOfRun(3, input_ended=True), 1200),  # of an earlier run
+        (FINITE, STOPPED, 0),  # read anew by each call
+        (FINITE, USED_UP, 0),
+        (OTHER, STOPPED, 0),
+        (replace(SOURCE, resume="restart"), None, 0),
+        (replace(OTHER, resume="restart"), None, 0),
+        (replace(OTHER, resume="rows"), None, 1200),
+        (replace(FINITE, resume="rows"), USED_UP, 1200),
+    ],
+)
+def test_where_a_new_run_begins(source: InputSource, end: EndOfRun | None, rows: int) -> None:
+    position = beginning(source, FOUND, end, run=5)
+    assert position.rows == rows
+    assert position.run == 5
+    assert position.parts == source.parts
+
+
+def test_without_a_position_it_begins_at_the_first_row() -> None:
+    assert beginning(SOURCE, None, None, 1) == InputPosition(1, 0, None, None, PARTS)
+
+
+def test_the_same_run_goes_on_wherever_it_was() -> None:
+    assert beginning(FINITE, FOUND, USED_UP, run=4) == FOUND
+    assert beginning(replace(OTHER, resume="restart"), FOUND, None, run=4) == FOUND
+
+
+def test_the_seed_of_the_run_before_is_kept_unless_another_is_given() -> None:
+    assert beginning(SOURCE, FOUND, None, 5).seed == 7
+    assert beginning(replace(SOURCE, seed=7), FOUND, None, 5).seed == 7
+    with pytest.raises(InputChangedError, match="seed: was 7, is 8"):
+        beginning(replace(SOURCE, seed=8), FOUND, None, 5)
+    assert beginning(replace(SOURCE, seed=8), FOUND, STOPPED, 5) == InputPosition(5, 0, None, 8, PARTS)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ({**PARTS, "files": "4 files, cd"}, "files: was 3 files, ab, is 4 files, cd"),
+        ({"columns": "x: int64"}, "files: was 3 files, ab, is nothing"),
+        ({**PARTS, "shuffle": "none"}, "shuffle: was nothing, is none"),
+    ],
+)
+def test_a_run_that_was_cut_off_does_not_go_on_with_other_rows(parts: dict[str, str], text: str) -> None:
+    with pytest.raises(InputChangedError, match=text):
+        beginning(replace(SOURCE, parts=parts), FOUND, None, 5)
+
+
+def test_rows_add_up_and_an_epoch_once_known_stays_known() -> None:
+    assert FOUND.after(64, None) == replace(FOUND, rows=1264)
+    assert replace(FOUND, rows_per_epoch=None).after(1, 300).rows_per_epoch == 300
+
+
+def test_it_survives_json() -> None:
+    assert InputPosition.from_json(json.loads(json.dumps(FOUND.to_json()))) == FOUND
+
+
+@pytest.mark.parametrize("other", [None, {}, {"rows": 3}, "text", {**FOUND.to_json(), "rows": "many"}])
+def test_what_is_no_position_is_none(other: Any) -> None:
+    assert InputPosition.from_json(other) is None
+
+
+def test_an_unknown_way_to_resume_is_refused() -> None:
+    with pytest.raises(ValueError, match="'exact', 'restart', 'rows'"):
+        dataset_input_fn(lambda: None, batch_size=1, resume="sometimes")  # type: ignore[arg-type, return-value]
