@@ -8,6 +8,7 @@ dictionary                                     as its values
 fixed-size list, nested too                    [n, sizes ...], dense
 Ray's tensors, Arrow's fixed-shape tensors     [n, shape ...], dense
 list of any of the above without a shape       ragged, one level
+struct                                         a dict of what its fields become, nested too
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,19 @@ class ColumnSpec:
         dtype: TensorFlow's name of the dtype, which is numpy's but for "string": arrays of bytes objects.
         shape: The shape of one row: () for scalars, (None,) for ragged rows.
         ragged: Whether rows have a variable length. Then arrays come as `RaggedValues`.
+        fields: What the fields of a struct become, each called ``column.field``; then there is no dtype and no shape.
     """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
     ragged: bool = False
+    fields: Mapping[str, ColumnSpec] = field(default_factory=dict)
+
+    @property
+    def holds_ragged(self) -> bool:
+        """Whether it, or a field of it, is ragged."""
+        return self.ragged or any(each.holds_ragged for each in self.fields.values())
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,10 @@ class RaggedValues:
 
     values: Values
     row_splits: NDArray[np.int64]
+
+
+Arrays = Values | RaggedValues | dict[str, Any]
+"""Of a struct, a dict of the same."""
 
 
 def select_columns(
@@ -100,39 +112,57 @@ def column_specs(schema: pa.Schema, names: Sequence[str]) -> dict[str, ColumnSpe
 
 def to_arrays(
     table: pa.Table, specs: Mapping[str, ColumnSpec], fill_null: Any | Mapping[str, Any] | None = None
-) -> dict[str, Values | RaggedValues]:
+) -> dict[str, Arrays]:
     """The arrays of a table's columns, rows first. Runs on every worker and task.
 
     Columns in a single chunk, without nulls, whose dtype is theirs in numpy too, share the table's memory and are
     read-only. A column of another type than in `specs` is cast if no value changes by it.
 
     Nulls in float columns become NaN, unless `fill_null` has a value for them. With a value for its column, a null
-    list of variable length becomes an empty one, and a null tensor one that is full of the value.
+    list of variable length becomes an empty one, and a null tensor one that is full of the value. The fields of a
+    null struct are null.
 
     Args:
         table: The rows.
         specs: The columns to convert.
-        fill_null: What stands for a null: one value for all columns, or a mapping from columns to values.
+        fill_null: What stands for a null: one value for all columns, or a mapping from columns (``column.field`` in
+            a struct) to values.
 
     Returns:
-        For each column of `specs`, `[num_rows, *shape]` or, if ragged, `RaggedValues`.
+        For each column of `specs`, `[num_rows, *shape]` or, if ragged, `RaggedValues`; for a struct a dict of them.
 
     Raises:
         ValueError: A column is missing, holds nulls that nothing stands for, or does not fit its spec.
     """
     _require_existing("specs", list(specs), table.column_names)
-    arrays: dict[str, Values | RaggedValues] = {}
-    for name, spec in specs.items():
-        array = _one_array(table.column(name))
-        nulls = _Nulls(name, _fill_value(fill_null, name))
-        arrays[name] = _ragged(array, spec, nulls) if spec.ragged else _dense(array, spec, nulls)
-    return arrays
+    return {name: _converted(_one_array(table.column(name)), spec, fill_null) for name, spec in specs.items()}
+
+
+def _converted(array: pa.Array, spec: ColumnSpec, fill_null: Any) -> Arrays:
+    if spec.fields:
+        return _fields(array, spec, fill_null)
+    nulls = _Nulls(spec.name, _fill_value(fill_null, spec.name))
+    return _ragged(array, spec, nulls) if spec.ragged else _dense(array, spec, nulls)
+
+
+def _fields(array: pa.Array, spec: ColumnSpec, fill_null: Any) -> dict[str, Arrays]:
+    if not pa.types.is_struct(array.type) or any(array.type.get_field_index(name) < 0 for name in spec.fields):
+        raise _misfit(array, spec)
+    children = array.flatten()  # each null where the struct is
+    return {
+        name: _converted(children[array.type.get_field_index(name)], child, fill_null)
+        for name, child in spec.fields.items()
+    }
 
 
 def _column_spec(name: str, type_: pa.DataType) -> ColumnSpec:
     dtype = _dtype(type_)
     if dtype is not None:
         return ColumnSpec(name, dtype, ())
+    if pa.types.is_struct(type_) and type_.num_fields:
+        _require_distinct(f"The struct {name!r}", [each.name for each in type_])
+        fields = {each.name: _column_spec(f"{name}.{each.name}", each.type) for each in type_}
+        return ColumnSpec(name, "", (), fields=fields)
     if _is_list(type_):
         dtype = _dtype(type_.value_type)
         if dtype is None:
@@ -215,7 +245,7 @@ def _cure(name: str, type_: pa.DataType) -> str:
     if pa.types.is_decimal(type_):
         return f'Cast it: {column}.cast("float64").'
     if pa.types.is_struct(type_):
-        return "Make its fields columns: table.flatten()."
+        return "It has no fields."
     if pa.types.is_map(type_):
         return f"Take its values by key: pyarrow.compute.map_lookup({column}, key, 'first')."
     if pa.types.is_union(type_):
@@ -380,6 +410,8 @@ def _is_valid(array: pa.Array) -> NDArray[np.bool_]:
 
 def _misfit(array: pa.Array, spec: ColumnSpec) -> ValueError:
     expected = f"rows of shape {spec.shape} {spec.dtype}" if spec.shape else f"{spec.dtype} values"
+    if spec.fields:
+        expected = f"structs with the fields {list(spec.fields)}"
     return ValueError(
         f"Column {spec.name!r} was to give {expected}, but some of its rows have type {array.type} and do not fit. "
         "Cast or pad them in the dataset, so that all rows have one type and shape."

@@ -179,7 +179,7 @@ def dataset_of_rows(
     """
     keep_labels = bool(rows.labels) and mode != ModeKeys.PREDICT
     columns = rows.columns if keep_labels else dict(rows.features)
-    ragged = any(column.ragged for column in columns.values())
+    ragged = any(column.holds_ragged for column in columns.values())
     drop = rows.drop_remainder and mode == ModeKeys.TRAIN
 
     def arrays() -> Iterator[dict[str, Any]]:
@@ -205,7 +205,9 @@ def dataset_of_rows(
     return dataset.prefetch(_PREFETCH_BATCHES)
 
 
-def _signature(column: ColumnSpec) -> tf.TypeSpec:
+def _signature(column: ColumnSpec) -> Any:
+    if column.fields:
+        return {name: _signature(child) for name, child in column.fields.items()}
     dtype = tf.as_dtype(column.dtype)
     if column.ragged:
         return tf.RaggedTensorSpec([None, *column.shape], dtype, ragged_rank=1, row_splits_dtype=tf.int64)
@@ -213,12 +215,15 @@ def _signature(column: ColumnSpec) -> tf.TypeSpec:
 
 
 def _values(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: tf.RaggedTensor.from_row_splits(_own(value.values), _own(value.row_splits), validate=False)
-        if isinstance(value, RaggedValues)
-        else _own(value)
-        for name, value in arrays.items()
-    }
+    return {name: _tensors(value) for name, value in arrays.items()}
+
+
+def _tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _values(value)
+    if isinstance(value, RaggedValues):
+        return tf.RaggedTensor.from_row_splits(_own(value.values), _own(value.row_splits), validate=False)
+    return _own(value)
 
 
 def _own(array: Any) -> Any:

@@ -89,6 +89,15 @@ def test_lists_of_unequal_length_are_ragged(table: pa.Table) -> None:
     assert seen == [[[1], []], [[2, 3], [4]], [[5, 6, 7]]]
 
 
+def test_structs_are_dicts_of_features() -> None:
+    users = [{"age": age, "seen": {"at": [age] * age}} for age in (1, 2, 3)]
+    seen = [features["user"] for features, _ in batches(pa.table({"user": users}))]
+    assert [user["age"].tolist() for user in seen] == [[1, 2], [3]]
+    assert [user["seen"]["at"].to_list() for user in seen] == [[[1], [2, 2]], [[3, 3, 3]]]
+    plain = [features["user"] for features, _ in batches(pa.table({"user": [{"age": age} for age in (1, 2, 3)]}))]
+    assert [user["age"].tolist() for user in plain] == [[1, 2], [3]]
+
+
 def test_several_labels_are_a_dict_and_predict_has_none(table: pa.Table) -> None:
     plain = table.drop_columns(["words"])
     _, labels = batches(plain, labels=("y", "z"))[0]

@@ -365,7 +365,8 @@ def test_a_block_that_does_not_fit_the_spec_is_an_error(spec_type: pa.DataType, 
     ("type_", "cure"),
     [
         (pa.decimal128(10, 2), r"table\['x'\].cast\(\"float64\"\)"),
-        (pa.struct([("a", pa.int64())]), r"table.flatten\(\)"),
+        (pa.struct([]), "no fields"),
+        (pa.list_(pa.struct([("a", pa.int64())])), "Flatten its rows"),
         (pa.map_(pa.string(), pa.int64()), "map_lookup"),
         (pa.list_(pa.list_(pa.int64())), "Flatten its rows"),
         (pa.list_(pa.list_(pa.int64(), 2)), "Flatten its rows"),
@@ -384,6 +385,44 @@ def test_types_without_a_tensor_are_refused_with_column_type_and_cure(type_: pa.
     with pytest.raises(ValueError, match=rf"^Column 'x' has type .*{cure}") as refused:
         spec_of(type_)
     assert str(type_) in str(refused.value)
+
+
+def test_structs_become_dicts_of_what_their_fields_become() -> None:
+    type_ = pa.struct(
+        [("age", pa.int64()), ("name", pa.string()), ("seen", pa.struct([("at", pa.list_(pa.float32()))]))]
+    )
+    rows = [
+        {"age": 3, "name": "a", "seen": {"at": [1.0, 2.0]}},
+        {"age": 5, "name": "b", "seen": {"at": []}},
+    ]
+    table = pa.table({"user": pa.chunked_array([pa.array(rows[:1], type_), pa.array(rows[1:], type_)])})
+    specs = column_specs(table.schema, ["user"])
+    assert specs["user"].holds_ragged
+    user: Any = to_arrays(table, specs)["user"]
+    assert user["age"].tolist() == [3, 5]
+    assert user["name"].tolist() == [b"a", b"b"]
+    assert user["seen"]["at"].values.tolist() == [1.0, 2.0]
+    assert user["seen"]["at"].row_splits.tolist() == [0, 2, 2]
+
+
+def test_the_fields_of_a_null_struct_are_null() -> None:
+    type_ = pa.struct([("age", pa.int64()), ("weight", pa.float64())])
+    table = pa.table({"user": pa.array([{"age": 3, "weight": 1.5}, None], type_)})
+    specs = column_specs(table.schema, ["user"])
+    with pytest.raises(ValueError, match=r"Column 'user.age' holds 1 null"):
+        to_arrays(table, specs)
+    user: Any = to_arrays(table, specs, {"user.age": -1})["user"]
+    assert user["age"].tolist() == [3, -1]
+    np.testing.assert_array_equal(user["weight"], [1.5, np.nan])
+
+
+def test_what_is_wrong_in_a_struct_is_said_of_its_field() -> None:
+    with pytest.raises(ValueError, match=r"Column 'x.price' has type decimal"):
+        spec_of(pa.struct([("price", pa.decimal128(10, 2))]))
+    table = pa.table({"x": pa.array([{"a": 1}])})
+    specs = column_specs(table.schema, ["x"])
+    with pytest.raises(ValueError, match=r"structs with the fields \['a'\]"):
+        to_arrays(pa.table({"x": pa.array([{"b": 1}])}), specs)
 
 
 def test_the_cure_for_decimals_works() -> None:
