@@ -140,8 +140,8 @@ def test_a11_3_where_training_takes_every_cpu_evaluations_wait_and_the_last_is_m
     estimator = on_ray(linear_model_fn, 1, params={}, save_checkpoints_steps=5, resources_per_worker={"CPU": cpus})
 
     def touch(message: str, *arguments: Any) -> None:
-        assert "waits, since the cluster has no free" in message
-        (tmp_path / "said").touch()
+        if "waits, since the cluster has no free" in message:
+            (tmp_path / "said").touch()
 
     monkeypatch.setattr(training.logger, "warning", touch)
     # Training goes on only after the driver has looked, found a checkpoint, and had no room to evaluate it.
