@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 START_SECS = 60.0
-INSTALL_SECS = 240.0
+INSTALL_SECS = 120.0
 TRIES = 5
 
 AZURITE = "azurite@3"
