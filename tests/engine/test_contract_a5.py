@@ -575,7 +575,8 @@ def train_weight(model_dir: Path, by: float) -> Checkpoint:
     with tf.Graph().as_default(), v1.Session() as session:
         v1.train.create_global_step()
         v1.get_variable("weight", [], initializer=v1.constant_initializer(by))
-        session.run([v1.global_variables_initializer(), v1.assign(v1.train.get_global_step(), 1)])
+        session.run(v1.global_variables_initializer())
+        session.run(v1.assign(v1.train.get_global_step(), 1))
         v1.train.Saver().save(session, str(model_dir / "model.ckpt"), global_step=1)
     return Checkpoint(str(model_dir / "model.ckpt-1"), 1)
 

@@ -35,7 +35,8 @@ def saved(model_dir: Path, weight: float, step: int) -> Checkpoint:
     with tf.Graph().as_default(), v1.Session() as session:
         v1.train.create_global_step()
         v1.get_variable("weight", [], initializer=v1.constant_initializer(weight))
-        session.run([v1.global_variables_initializer(), v1.assign(v1.train.get_global_step(), step)])
+        session.run(v1.global_variables_initializer())
+        session.run(v1.assign(v1.train.get_global_step(), step))
         v1.train.Saver().save(session, str(model_dir / "model.ckpt"), global_step=step)
     return Checkpoint(str(model_dir / f"model.ckpt-{step}"), step)
 
