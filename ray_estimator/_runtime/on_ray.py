@@ -8,11 +8,9 @@ import functools
 import itertools
 import logging
 import math
-import os
 import shutil
 import tempfile
 import threading
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -24,37 +22,28 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_estimator import _entry
-from ray_estimator._failures import RemoteFailure
-from ray_estimator._jobs import EvaluateJob, GroupView, MetricState, PredictJob, TrainJob, TrainResult
+from ray_estimator._jobs import EvaluateJob, MetricState, PredictJob, TrainJob, TrainResult
 from ray_estimator._merge import merged
 from ray_estimator._preflight import Preflight
 from ray_estimator._progress import Progress
 from ray_estimator._rows import aligned_ranges
-from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, failure_in, run_worker
+from ray_estimator._runtime.fit import Fit
+from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, run_worker
 from ray_estimator._runtime.monitor import RunMonitor
 from ray_estimator._runtime.predicted import predicted_dataset
 from ray_estimator._runtime.preflight import check_model_dir
-from ray_estimator._runtime.resources import amounts, require_outside_this_process, require_shared, resources_per_worker
+from ray_estimator._runtime.resources import require_outside_this_process, require_shared, resources_per_worker
 from ray_estimator._runtime.rows import BlockFeed, BlockRef, RangeOfRows, RowSource
 from ray_estimator._runtime.schema import ray_is_ready
 from ray_estimator._runtime.tasks import LEGACY_KERAS, Task, Tasks
-from ray_estimator._runtime.watch import StepWatch
 from ray_estimator._shipping import Packed, pack
 from ray_estimator._storage import Storage
 from ray_estimator.config import RunConfig
-from ray_estimator.errors import (
-    ResourcesTimeoutError,
-    StepTimeoutError,
-    TrainingError,
-    WorkersLostError,
-)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
-_LOOK_SECS = 0.25
-_ABANDON_SECS = 60.0
 _RANGE_ROWS = 16_384
 _RANGE_BATCHES = 16
 
@@ -113,7 +102,7 @@ class RayRuntime:
         )
         try:
             with Progress(job.last_step) as progress:
-                return _Fit(trainer, monitor, config, progress, given_up or threading.Event()).result()
+                return Fit(trainer, monitor, config, progress, given_up or threading.Event()).result()
         finally:
             for actor in (monitor, feed):
                 if actor is not None:
@@ -290,168 +279,3 @@ def _predict_range(job: PredictJob, rows: RangeOfRows) -> Any:
 
 def _predict_all(job: PredictJob, rows: RowSource | None) -> Generator[Any]:
     return _entry.predict(job, None if rows is None else rows.tables)
-
-
-# Driving a fit
-
-
-class _Fit:
-    """One `fit` in a thread, watched from the caller's."""
-
-    def __init__(
-        self,
-        trainer: DataParallelTrainer,
-        monitor: Any,
-        config: RunConfig,
-        progress: Progress,
-        given_up: threading.Event,
-    ) -> None:
-        self._trainer = trainer
-        self._monitor = monitor
-        self._config = config
-        self._progress = progress
-        self._given_up = given_up
-        self._result: TrainResult | None = None
-        self._error: BaseException | None = None
-        self._hung: tuple[str | None, StepTimeoutError] | None = None
-        # Not `Thread.join`: interrupted in it, CPython 3.11 takes the thread for ended.
-        self._ended = threading.Event()
-
-    def result(self) -> TrainResult:
-        """Waits for the end of the run; gives the chief's result, or raises the one error that explains it."""
-        thread = threading.Thread(target=self._fit, name="ray-train-fit", daemon=True)
-        with _train_settings(self._config.start_timeout_secs):
-            thread.start()
-            try:
-                self._watch()
-            except BaseException as stop:
-                self._abandon(f"the driver stopped waiting: {type(stop).__name__}")
-                raise
-        if self._error is not None:
-            raise self._explained(self._error)
-        assert self._result is not None, "Ray Train gave no result."
-        return self._result
-
-    def _fit(self) -> None:
-        try:
-            for attempt in itertools.count():
-                self._error = self._fit_once()
-                out_of_tries = 0 <= self._config.max_failures <= attempt
-                if out_of_tries or not _says_start_failed(self._error):
-                    return
-        finally:
-            self._ended.set()
-
-    def _fit_once(self) -> BaseException | None:
-        try:
-            self._result = self._trainer.fit().return_value
-        except BaseException as error:
-            return error
-        return None
-
-    def _watch(self) -> None:
-        watch = StepWatch(self._config.step_timeout_secs, time.monotonic())
-        while not self._ended.is_set():
-            self._ended.wait(_LOOK_SECS)
-            if self._given_up.is_set():
-                raise TrainingError("The run was given up by its driver.")
-            view = self._view()
-            if view is None:
-                continue
-            self._progress.show(view)
-            if self._hung is not None and self._hung[0] != view.attempt:
-                self._hung = None
-            overdue = watch.overdue(view, time.monotonic())
-            if overdue is not None:
-                logger.error("%s The group is ended.", overdue)
-                self._hung = (view.attempt, overdue)
-                _kill(view)
-
-    def _view(self) -> GroupView | None:
-        try:
-            view: GroupView = ray.get(self._monitor.view.remote(), timeout=10)
-        except ray.exceptions.RayError:
-            return None
-        return view
-
-    def _abandon(self, why: str) -> None:
-        """Ends the run: the workers of now are killed, those of a next attempt turn back at the monitor."""
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(self._monitor.end.remote(why), timeout=10)
-        view = self._view()
-        if view is not None and view.actors:
-            _kill(view)
-            self._ended.wait(_ABANDON_SECS)
-
-    def _explained(self, error: BaseException) -> BaseException:
-        failure = failure_in(error) or _first_failure(error)
-        if failure is not None and not failure.peers_lost:
-            return failure.error()
-        if isinstance(error, ray.train.ControllerError) and _says_no_place(error):
-            return self._no_place()
-        if isinstance(error, ray.train.WorkerGroupError):
-            if self._hung is not None:
-                return self._hung[1]
-            lost = WorkersLostError(self._config.max_failures, _last_words(error))
-            if failure is not None:
-                lost.add_note(f"Seen on {failure.where}:\n{failure.trace}")
-            return lost
-        return TrainingError(f"Ray Train could not go on: {error}")
-
-    def _no_place(self) -> ResourcesTimeoutError:
-        scaling = self._trainer.scaling_config
-        asked = [dict(scaling._resources_per_worker_not_none)] * scaling.num_workers
-        return ResourcesTimeoutError(
-            asked,
-            amounts(ray.cluster_resources()),
-            amounts(ray.available_resources()),
-            self._config.start_timeout_secs or math.inf,
-        )
-
-
-def _first_failure(error: BaseException) -> RemoteFailure | None:
-    failures = [failure_in(each) for each in getattr(error, "worker_failures", {}).values()]
-    found = [failure for failure in failures if failure is not None]
-    return next((failure for failure in found if not failure.peers_lost), found[0] if found else None)
-
-
-def _says_no_place(error: Any) -> bool:
-    return type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError"
-
-
-def _says_start_failed(error: BaseException | None) -> bool:
-    """Whether a worker was lost while its group was starting, which Ray Train does not count as a worker's failure."""
-    cause = getattr(error, "controller_failure", None)
-    return type(cause).__name__ == "WorkerGroupStartupFailedError"
-
-
-def _last_words(error: Any) -> str:
-    rank, failure = next(iter(sorted(error.worker_failures.items())), (None, error))
-    return f"rank {rank}: {failure_in(failure) or type(failure).__name__}"
-
-
-def _kill(view: GroupView) -> None:
-    for actor in view.actors.values():
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.kill(actor, no_restart=True)
-
-
-@contextlib.contextmanager
-def _train_settings(start_timeout_secs: float | None) -> Iterator[None]:
-    """What Ray Train reads in the driver when a fit starts: how often to look, how long to wait for a place."""
-    settings = {
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_timeout_secs or 10**9),
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-        "RAY_TRAIN_METRICS_ENABLED": "0",
-    }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
