@@ -15,6 +15,7 @@
 
     _program.py        what an Estimator is made of, and how a verb becomes a job
     _jobs.py           what travels: frozen values
+    _quiet.py          TensorFlow, imported without its chatter
     _shipping.py       user code as opaque bytes
     _runtime/          where work runs: on Ray, or in this process                   knows no TensorFlow
     _entry.py          what each process runs

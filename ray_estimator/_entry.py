@@ -20,6 +20,7 @@ from ray_estimator._jobs import (
     TrainResult,
     Worker,
 )
+from ray_estimator._quiet import quiet_tensorflow
 from ray_estimator._staging import iterating_for, staging_for
 from ray_estimator._storage import Storage
 from ray_estimator.config import RunConfig
@@ -27,12 +28,14 @@ from ray_estimator.config import RunConfig
 
 def import_engine() -> None:
     """Imports what tasks need of the engine, and TensorFlow with it."""
-    from ray_estimator._engine import evaluate, export, predict, variables  # noqa: F401
+    with quiet_tensorflow():
+        from ray_estimator._engine import evaluate, export, predict, variables  # noqa: F401
 
 
 def train(job: TrainJob, worker: Worker) -> TrainResult:
     """Trains as one worker of the group."""
-    from ray_estimator._engine import train
+    with quiet_tensorflow():
+        from ray_estimator._engine import train
 
     with staging_for(job.config):
         return train.run(job, worker)
@@ -40,7 +43,8 @@ def train(job: TrainJob, worker: Worker) -> TrainResult:
 
 def evaluate(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
     """Evaluates in one pass."""
-    from ray_estimator._engine import evaluate
+    with quiet_tensorflow():
+        from ray_estimator._engine import evaluate
 
     with staging_for(job.config):
         return evaluate.run(job, tables)
@@ -48,7 +52,8 @@ def evaluate(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
 
 def evaluate_range(job: EvaluateJob, tables: Tables) -> MetricState:
     """The metric state of one range of rows."""
-    from ray_estimator._engine import evaluate
+    with quiet_tensorflow():
+        from ray_estimator._engine import evaluate
 
     with staging_for(job.config):
         return evaluate.accumulate(job, tables)
@@ -56,7 +61,8 @@ def evaluate_range(job: EvaluateJob, tables: Tables) -> MetricState:
 
 def finish_evaluation(job: EvaluateJob, state: MetricState) -> dict[str, Any]:
     """The metrics of a merged state."""
-    from ray_estimator._engine import evaluate
+    with quiet_tensorflow():
+        from ray_estimator._engine import evaluate
 
     with staging_for(job.config):
         return evaluate.finish(job, state)
@@ -64,14 +70,16 @@ def finish_evaluation(job: EvaluateJob, state: MetricState) -> dict[str, Any]:
 
 def predict(job: PredictJob, tables: Tables | None = None) -> Generator[Any]:
     """Predicts as a stream of batches."""
-    from ray_estimator._engine import predict
+    with quiet_tensorflow():
+        from ray_estimator._engine import predict
 
     return iterating_for(job.config, predict.stream(job, tables))
 
 
 def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
     """The predictions of one range of rows."""
-    from ray_estimator._engine import predict
+    with quiet_tensorflow():
+        from ray_estimator._engine import predict
 
     with staging_for(job.config):
         return predict.predict_range(job, tables)
@@ -79,7 +87,8 @@ def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
 
 def export(job: ExportJob) -> str:
     """Writes a SavedModel."""
-    from ray_estimator._engine import export
+    with quiet_tensorflow():
+        from ray_estimator._engine import export
 
     with staging_for(job.config):
         return export.run(job)

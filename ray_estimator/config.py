@@ -61,7 +61,8 @@ class RunConfig:
         scaling_config: A `ray.train.ScalingConfig`: how many workers, and what each one gets. None: one
             worker. `num_workers=0` runs everything in the caller's process.
         failure_config: A `ray.train.FailureConfig`: how many worker deaths a run survives. None: 3.
-        worker_runtime_env: Ray's runtime_env of the workers, for example `{"py_modules": ["my_models"]}`.
+        worker_runtime_env: Ray's runtime_env of the workers, for example `{"py_modules": ["my_models"]}`, or
+            `{"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "0"}}` for all that TensorFlow says there.
         storage_options: fsspec's options for `model_dir`, for example credentials. Not shown by `repr`.
         legacy_keras: Whether workers run tf_keras, which `tf.compat.v1.layers` needs.
         start_timeout_secs: Seconds that workers, or a task, may take to find a place in the cluster and start.

@@ -180,6 +180,8 @@ def _train_settings(start_timeout_secs: float | None) -> Iterator[None]:
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_timeout_secs or 10**9),
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",
+        # It would show what a worker prints twice.
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)

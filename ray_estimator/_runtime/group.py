@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from ray.util import get_node_ip_address
 from ray_estimator import _entry
 from ray_estimator._failures import RemoteFailure, WorkerFailed
 from ray_estimator._jobs import Pulse, TrainJob, TrainResult, Vitals
+from ray_estimator._runtime.logs import speak_as
 from ray_estimator._runtime.rows import RankRows, RowSource, blocks_from
 
 T = TypeVar("T")
@@ -131,6 +132,7 @@ class GroupWork:
     num_cpus: int | None
     rows: RowSource | None
     feed: Any
+    log_levels: Mapping[str, int]
 
 
 @dataclass
@@ -180,6 +182,7 @@ class GroupWorker:
 def run_worker(config: dict[str, GroupWork]) -> TrainResult:
     """Trains as one worker. The function that Ray Train calls in every worker process."""
     work = config["work"]
+    speak_as(work.log_levels)
     assert _group is not None, "The backend names the group before training starts."
     worker = GroupWorker(ray.train.get_context().get_world_rank(), _group, work)
     try:

@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import ray
 import ray.train
+from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -29,6 +30,7 @@ from ray_estimator._progress import Progress
 from ray_estimator._rows import aligned_ranges
 from ray_estimator._runtime.fit import Fit
 from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, run_worker
+from ray_estimator._runtime.logs import levels, ray_train_level
 from ray_estimator._runtime.monitor import RunMonitor
 from ray_estimator._runtime.predicted import predicted_dataset
 from ray_estimator._runtime.preflight import check_model_dir
@@ -85,7 +87,7 @@ class RayRuntime:
         if rows is not None and num_workers > 1:
             feed = _beside_the_driver(BlockFeed).remote(rows, num_workers)
         cpus = (resources or {}).get("CPU", None if self._uses_gpu else 1)
-        work = GroupWork(job, monitor, None if cpus is None else math.ceil(cpus), rows, feed)
+        work = GroupWork(job, monitor, None if cpus is None else math.ceil(cpus), rows, feed, levels())
         run_dir = tempfile.mkdtemp(prefix="ray-estimator-run-")
         trainer = DataParallelTrainer(
             run_worker,
@@ -98,6 +100,7 @@ class RayRuntime:
                 failure_config=self._failures(),
                 callbacks=[EndOnUserErrors(monitor)],
                 worker_runtime_env=self._worker_runtime_env(),
+                logging_config=LoggingConfig(ray_train_level()),
             ),
         )
         try:
@@ -134,7 +137,7 @@ class RayRuntime:
     def _worker_runtime_env(self) -> dict[str, Any]:
         env = dict(self._config.worker_runtime_env or {})
         # Sets of strings are iterated while graphs are built: the same order on every rank.
-        variables = {"PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "1"}
+        variables = {"PYTHONHASHSEED": "0"}
         if self._config.legacy_keras:
             variables |= LEGACY_KERAS
         env["env_vars"] = {**variables, **env.get("env_vars", {})}

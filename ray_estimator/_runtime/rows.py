@@ -21,6 +21,7 @@ from ray.data.dataset import MaterializedDataset
 
 from ray_estimator._position import InputPosition, InputSource
 from ray_estimator._rows import Block, Sharding, Shuffle, rank_tables
+from ray_estimator._runtime.logs import unannounced
 from ray_estimator.errors import InputTimeoutError
 
 if TYPE_CHECKING:
@@ -166,11 +167,12 @@ def _one_pass(dataset: Dataset, epoch: int, shuffle: Shuffle | None) -> Iterator
 
 
 def _blocks_in_order(dataset: Dataset, epoch: int) -> Iterator[BlockRef]:
-    for bundle in in_order(dataset).iter_internal_ref_bundles():
-        for entry, part in zip(bundle.blocks, bundle.slices, strict=True):
-            start, stop = (0, entry.metadata.num_rows) if part is None else (part.start_offset, part.end_offset)
-            if stop > start:
-                yield BlockRef(epoch, entry.ref, start, stop)
+    with unannounced():
+        for bundle in in_order(dataset).iter_internal_ref_bundles():
+            for entry, part in zip(bundle.blocks, bundle.slices, strict=True):
+                start, stop = (0, entry.metadata.num_rows) if part is None else (part.start_offset, part.end_offset)
+                if stop > start:
+                    yield BlockRef(epoch, entry.ref, start, stop)
 
 
 def in_order(dataset: Dataset) -> Dataset:

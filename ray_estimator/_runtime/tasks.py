@@ -22,6 +22,7 @@ from ray.exceptions import (
 from ray_estimator import _entry
 from ray_estimator._failures import RemoteFailure
 from ray_estimator._interrupts import uninterrupted
+from ray_estimator._runtime.logs import levels, speak_as
 from ray_estimator._runtime.resources import amounts
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import ResourcesTimeoutError, TaskLostError
@@ -63,7 +64,7 @@ class Tasks:
         # Ray would try again without a deadline, and would not say of whom it speaks.
         options = {**self.options(drives_data=drives_data), **streaming, "max_retries": 0}
         remote = ray.remote(_run).options(**options)
-        return Task(what, lambda: remote.remote(fn, *args), asked, self._config.start_timeout_secs)
+        return Task(what, lambda: remote.remote(levels(), fn, *args), asked, self._config.start_timeout_secs)
 
     def options(self, *, drives_data: bool = False) -> dict[str, Any]:
         """What a task asks for, as Ray's options."""
@@ -181,9 +182,10 @@ def _runtime_env(config: RunConfig) -> dict[str, Any] | None:
 # In the task
 
 
-def _run(fn: Callable[..., Any], *args: Any) -> Generator[Any]:
+def _run(log_levels: Mapping[str, int], fn: Callable[..., Any], *args: Any) -> Generator[Any]:
     """First where it runs, then (result, None) for each result, or (None, failure): errors travel as themselves."""
     yield Home(ray.get_runtime_context().get_node_id(), os.getpid())
+    speak_as(log_levels)
     try:
         with uninterrupted():
             _entry.import_engine()

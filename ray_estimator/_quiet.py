@@ -1,0 +1,54 @@
+"""TensorFlow is imported without its start-up chatter, unless that is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_LINE = re.compile(rb"([IWE])\d{4} \d\d:\d\d:")
+_LEAD_INS = (b"WARNING: All log messages before absl::InitializeLog()", b"To enable the following instructions:")
+_STDERR = 2
+
+
+@contextlib.contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Imports of TensorFlow in here say only what TF_CPP_MIN_LOG_LEVEL lets through, and so does all that follows.
+
+    TensorFlow's own libraries look at that variable too late for what they say while they are loaded. If it is not
+    set: errors where there is an NVIDIA driver, nothing elsewhere; whatever goes wrong is an exception as well.
+    """
+    if "tensorflow" in sys.modules:
+        yield
+        return
+    level = os.environ.setdefault(_LEVEL, "2" if os.path.exists("/proc/driver/nvidia/version") else "3")
+    with _stderr_without_lines_below(int(level) if level.isdecimal() else 0):
+        yield
+
+
+@contextlib.contextmanager
+def _stderr_without_lines_below(level: int) -> Iterator[None]:
+    """What this process writes to its standard error meanwhile arrives at the end, but for TensorFlow's lines."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as said:
+        stderr = os.dup(_STDERR)
+        os.dup2(said.fileno(), _STDERR)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, _STDERR)
+            os.close(stderr)
+            said.seek(0)
+            os.write(_STDERR, b"".join(line for line in said if not _is_below(level, line)))
+
+
+def _is_below(level: int, line: bytes) -> bool:
+    if line.startswith(_LEAD_INS):
+        return level > 0
+    found = _LINE.match(line)
+    return found is not None and b"IWE".index(found[1]) < level

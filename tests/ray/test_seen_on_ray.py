@@ -1,0 +1,51 @@
+"""What a person sees of a run on Ray: what user code says, and nothing of what TensorFlow and Ray tell each other."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parent / "seen_program.py"
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The output of `seen_program.py`, as on a terminal without colours."""
+    own = {"TF_CPP_MIN_LOG_LEVEL", "RAY_ADDRESS"}
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    ended = subprocess.run(
+        [sys.executable, PROGRAM, tmp_path_factory.mktemp("seen") / "model"],
+        env={**environment, "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
+    )
+    assert ended.returncode == 0, ended.stdout[-4000:]
+    return re.sub(r"\x1b\[\d*m", "", ended.stdout)
+
+
+def test_workers_and_tasks_say_what_user_code_says_once_each_and_no_more(seen: str) -> None:
+    # Ray's own cleaner of placement groups looks for another Ray on this machine, and says so.
+    from_processes = Counter(
+        words
+        for process, words in re.findall(r"^\((\w+) pid=\d+\) (.*)$", seen, flags=re.M)
+        if "Cleaner" not in process
+    )
+    assert from_processes.pop("printed in train") == 2
+    assert from_processes.pop("logged in train") == 2
+    assert from_processes.pop("printed in eval") >= 1
+    assert from_processes.pop("printed in infer") >= 1
+    assert set(from_processes) == {"logged in eval", "logged in infer"}
+
+
+def test_the_driver_says_nothing_of_tensorflow_or_ray_data(seen: str) -> None:
+    own = [line for line in seen.splitlines() if not line.startswith("(")]
+    assert not [line for line in own if re.search(r"absl|oneDNN|ray\.data|Progress bars|Dataset", line)], own
