@@ -244,7 +244,8 @@ def test_the_runtime_env_brings_what_the_package_needs_beside_ray() -> None:
     environment = RuntimeEnv(**yaml.safe_load(RUNTIME_ENV.read_text()))
 
     packages = dict(each.split("==") for each in environment.pip_config()["packages"])
-    assert set(environment["config"]) == {"setup_timeout_seconds"} <= RuntimeEnvConfig.known_fields
+    assert environment["config"]["setup_timeout_seconds"] > 600  # Ray's own, which pip needs more than.
+    assert set(environment["config"]) <= RuntimeEnvConfig.known_fields
     assert packages == {name: PINS[name] for name in packages}
     assert set(packages) - {"s3fs"} == names - {"ray"}
     assert "cluster/runtime-env.yaml" in (ROOT / "ray-cluster.yaml").read_text()
