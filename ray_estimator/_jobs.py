@@ -140,11 +140,15 @@ class ExportJob(ModelJob):
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training worker returns: its rank's view after the last step."""
+    """What a training worker returns: its rank's view after the last step.
+
+    `cut_short`, of the chief, says that the run stopped before its end because the worker was asked to.
+    """
 
     step: int
     loss: float | None
     steps_made: int
+    cut_short: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,6 +237,7 @@ class GroupView:
         silent_secs: Seconds since each was last heard of.
         actors: Handles by which the ranks' processes can be killed.
         failures: What ended earlier groups, in words.
+        nodes: The nodes where the ranks run, by Ray's ids.
     """
 
     attempt: str | None
@@ -241,6 +246,7 @@ class GroupView:
     silent_secs: dict[int, float]
     actors: dict[int, Any]
     failures: tuple[str, ...]
+    nodes: Mapping[int, str] = field(default_factory=dict)
 
 
 class TrainingRows(Protocol):
@@ -280,6 +286,10 @@ class Worker(Protocol):
     @property
     def rows(self) -> TrainingRows | None:
         """This rank's rows, if the input is a Ray Dataset."""
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        """Whether the run is to end after the step that runs now. The chief looks."""
 
     def exchange(self, topic: str, value: T) -> list[T]:
         """Gives every rank's `value`, in rank order. Every rank calls it, with the same topics in the same order."""

@@ -69,6 +69,8 @@ class RunConfig:
             None: for ever.
         step_timeout_secs: Seconds that one step (or one save) may take. None: for ever.
         input_timeout_secs: Seconds that each of several training workers waits for its next rows. None: for ever.
+        stop_timeout_secs: Seconds that training may take to end its step and publish a checkpoint when Ctrl-C or
+            SIGTERM stops it; then its workers are ended. None: as long as it takes.
         task_resources: Ray resources of one evaluate or predict task, for example `{"CPU": 2, "GPU": 1}`.
         max_tasks_in_flight: How many evaluate or predict tasks run at a time. None: as many as fit.
         predict_batch_size: Rows that predict gives to the model at a time. None: the input's batch size.
@@ -104,6 +106,7 @@ class RunConfig:
     start_timeout_secs: float | None = 900
     step_timeout_secs: float | None = 600
     input_timeout_secs: float | None = 600
+    stop_timeout_secs: float | None = 60
     task_resources: dict[str, float] | None = None
     max_tasks_in_flight: int | None = None
     predict_batch_size: int | None = None
@@ -294,7 +297,7 @@ def _check_tf_estimator_arguments(config: RunConfig) -> None:
 
 
 def _check_our_numbers(config: RunConfig) -> None:
-    for name in ("start_timeout_secs", "step_timeout_secs", "input_timeout_secs"):
+    for name in ("start_timeout_secs", "step_timeout_secs", "input_timeout_secs", "stop_timeout_secs"):
         _check_number(name, getattr(config, name), none_means="no deadline")
     for name in ("max_tasks_in_flight", "predict_batch_size"):
         value = getattr(config, name)

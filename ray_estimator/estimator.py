@@ -7,7 +7,6 @@ import copy
 import itertools
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from ray_estimator._arguments import (
 from ray_estimator._batches import rows_of
 from ray_estimator._checkpoints import Checkpoint
 from ray_estimator._exports import checked_assets, checked_receiver_fns
+from ray_estimator._interrupts import Stop, stopped_by_signals
 from ray_estimator._lease import hold
 from ray_estimator._program import Program
 from ray_estimator._signatures import call_model_fn, check_input_fn, check_model_fn
@@ -170,6 +170,12 @@ class Estimator:
         A worker that dies takes its group down; Ray Train starts the group again, which goes on from the newest
         checkpoint to the same last step. Errors of user code and NaN losses are not tried again.
 
+        Ctrl-C and SIGTERM, heard in the main thread, stop all workers at the same step, publish its checkpoint, and are
+        then raised; the next call goes on from there, a Ray Dataset with the very next row. What takes longer than
+        `RunConfig.stop_timeout_secs`, or is interrupted a second time, ends at once, and leaves the checkpoint that was
+        published last. (In tf.estimator an interrupt loses all steps since then.) A notice that a node is going away
+        stops its workers in the same way, and they go on elsewhere without a failure being counted.
+
         Args:
             input_fn: `dataset_input_fn(...)`, or a function as tf.estimator takes it: it runs on every worker, under
                 the graph, may take `mode`, `params`, `config` and `input_context`, and returns a `tf.data.Dataset` or
@@ -191,10 +197,11 @@ class Estimator:
             ModelDirAccessError: model_dir cannot be used from here, or from where workers run.
             TrainingError: No place in the cluster, a step without end, or workers lost too often.
             NanLossDuringTrainingError: The loss was not a number (TensorFlow's own error).
+            KeyboardInterrupt, SystemExit: A signal stopped training; the exit status for SIGTERM is 143.
         """
         run = self._training(input_fn, steps, hooks, max_steps, saving_listeners)
         if run is not None:
-            run(None)
+            run(Stop())
         return self
 
     def evaluate(
@@ -441,10 +448,10 @@ class Estimator:
 
     def _training(
         self, input_fn: InputFn, steps: int | None, hooks: Any, max_steps: int | None, saving_listeners: Any
-    ) -> Callable[[threading.Event | None], None] | None:
+    ) -> Callable[[Stop], None] | None:
         """A training run: checked and packed here, to be made wherever it is called; None if nothing is left to do.
 
-        Another thread may set the event that it takes: then the run is ended.
+        It ends when the `Stop` that it takes says so. In the main thread signals say so, too.
         """
         check_argument_order(steps, hooks)
         check_input_fn(input_fn, ModeKeys.TRAIN)
@@ -461,10 +468,9 @@ class Estimator:
         others, _ = own_target(hooks, 0)
         job_of, rows = self._program.training(runtime, input_fn, start, others, listeners)
 
-        def run(given_up: threading.Event | None) -> None:
-            given_up = given_up or threading.Event()
+        def run(stop: Stop) -> None:
             runtime.check_model_dir()
-            with hold(self.model_dir, self._program.storage, on_loss=given_up.set) as lease:
+            with hold(self.model_dir, self._program.storage, on_loss=stop.end_at_once) as lease:
                 # Only now nobody else trains here.
                 start = self._start()
                 if _is_done(start, max_steps):
@@ -475,12 +481,21 @@ class Estimator:
                 read = self._program.going_on(rows, start, lease.generation)
                 source = None if read is None else read.source
                 job = job_of(first_step=first_step, last_step=last_step, generation=lease.generation, source=source)
-                result = runtime.train(job, read, given_up)
-            if result.step == first_step:
+                # Only now, since connecting to Ray sets a handler, too.
+                with stopped_by_signals(stop):
+                    result = runtime.train(job, read, stop)
+                    if stop.why is not None:
+                        self._say_stopped(stop.why, result.step)
+            if result.step == first_step and stop.why is None:
                 logger.warning("Training with estimator made no steps. Perhaps input is empty or misspecified.")
             logger.info("Loss for final step: %s.", result.loss)
 
         return run
+
+    def _say_stopped(self, why: str, step: int) -> None:
+        newest = self._program.store.latest()
+        saved = "no checkpoint is published" if newest is None else f"the checkpoint of step {newest.step} is published"
+        logger.warning("%s: stopped at step %d; %s. Call train again to go on.", why, step, saved)
 
     def _start(self) -> Checkpoint | None:
         """What training goes on from."""

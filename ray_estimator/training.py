@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ray_estimator import _entry
 from ray_estimator._arguments import check_positive, checked_hooks, checked_listeners
 from ray_estimator._checkpoints import Checkpoint
+from ray_estimator._interrupts import Stop, stopped_by_signals
 from ray_estimator._signatures import check_input_fn
 from ray_estimator._storage import Storage
 from ray_estimator.errors import CheckpointNotFoundError
@@ -143,7 +144,9 @@ def train_and_evaluate(
     wait; the last one is made after training, in any case.
 
     Training ends at `TrainSpec.max_steps`, with its input, or when a hook requests it. An error of an evaluation or an
-    exporter ends it too. If `max_steps` was reached before, nothing is trained, and the newest checkpoint is evaluated.
+    exporter ends it too. Ctrl-C and SIGTERM end training as in `Estimator.train` (and with workers an evaluation, at
+    once); nothing is evaluated or exported after that. If `max_steps` was reached before, nothing is trained, and the
+    newest checkpoint is evaluated.
 
     Args:
         estimator: The Estimator.
@@ -174,8 +177,11 @@ def train_and_evaluate(
 
 def _evaluate_between_steps(estimator: Estimator, spec: TrainSpec, evaluations: _Evaluations) -> None:
     errors: list[BaseException] = []
+    stop = Stop()
 
     def after_save() -> None:
+        if stop.why is not None:
+            return
         try:
             evaluations.make_if_due()
         except BaseException as error:
@@ -183,7 +189,9 @@ def _evaluate_between_steps(estimator: Estimator, spec: TrainSpec, evaluations: 
             raise
 
     listeners = [*spec.saving_listeners, _entry.after_save_listener(after_save)]
-    estimator.train(spec.input_fn, hooks=spec.hooks, max_steps=spec.max_steps, saving_listeners=listeners)
+    train = estimator._training(spec.input_fn, None, spec.hooks, spec.max_steps, listeners)
+    if train is not None:
+        train(stop)
     if errors:
         # The training session takes an exporter's StopIteration for the end of its own input.
         raise errors[0]
@@ -200,18 +208,32 @@ def _evaluate_beside_training(estimator: Estimator, spec: TrainSpec, evaluations
         return
     evaluations.warn_of_haste()
     runtime: Any = estimator._program.runtime()
-    with _InThread(train) as training:
+    # Before signals are listened to: connecting to Ray sets a handler, too.
+    runtime.connect()
+    with _InThread(train, config.stop_timeout_secs) as training, stopped_by_signals(training.stop, raise_at_first=True):
         while not training.ended.wait(_LOOK_SECS):
             evaluations.look(runtime)
 
 
 class _InThread:
-    """A training run in a thread of its own, which is given up when the block is left by an exception."""
+    """A training run in a thread of its own.
 
-    def __init__(self, train: Callable[[threading.Event], None]) -> None:
+    When the block is left by a signal the run stops with a checkpoint; by another exception, it is given up.
+
+    Args:
+        train: Runs it.
+        stop_timeout_secs: How long it takes to stop with a checkpoint, at most.
+
+    Attributes:
+        ended: Is set when the run has ended.
+        stop: The wish to end it.
+    """
+
+    def __init__(self, train: Callable[[Stop], None], stop_timeout_secs: float | None) -> None:
         self.ended = threading.Event()
+        self.stop = Stop()
         self._train = train
-        self._given_up = threading.Event()
+        self._stop_timeout_secs = stop_timeout_secs
         self._error: BaseException | None = None
 
     def __enter__(self) -> _InThread:
@@ -222,22 +244,32 @@ class _InThread:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
+            if self.stop.why is not None:
+                self._wait_for_stop()
             self._give_up(error)
         elif self._error is not None:
             raise self._error
 
     def _run(self) -> None:
         try:
-            self._train(self._given_up)
+            self._train(self.stop)
         except BaseException as error:
             self._error = error
         finally:
             self.ended.set()
 
+    def _wait_for_stop(self) -> None:
+        """Waits while the run stops by itself. Another signal ends the wait."""
+        grace = self._stop_timeout_secs
+        try:
+            self.ended.wait(None if grace is None else grace + _GIVE_UP_SECS)
+        except (KeyboardInterrupt, SystemExit):
+            logger.warning("A second signal: training ends at once.")
+
     def _give_up(self, because: BaseException) -> None:
         if self.ended.is_set() and self._error is not None:
             because.add_note(f"Training had ended with an error as well: {self._error!r}")
-        self._given_up.set()
+        self.stop.end_at_once()
         if not self.ended.wait(_GIVE_UP_SECS):
             logger.warning("Training was given up, but its workers did not end within %g seconds.", _GIVE_UP_SECS)
 

@@ -52,6 +52,7 @@ class Control:
         verdict: What the ranks agreed on in the last step; `ReadControl` keeps it.
         num_runs: How many steps this session has made, each with a batch of its own.
         input_ended: Whether the input has no batch for another step.
+        cut_short: On the chief, whether it is asked to stop before the target and the end of the input.
     """
 
     def __init__(self, model: Model, feed: Feed, distribution: Distribution) -> None:
@@ -61,6 +62,7 @@ class Control:
         self.step = 0
         self.num_runs = 0
         self.input_ended = False
+        self.cut_short = False
         self.verdict = Verdict(loss=None, stop=False, save=False)
         self.stop = v1.placeholder_with_default(np.float32(0), [], name="control/stop")
         self.save = v1.placeholder_with_default(np.float32(0), [], name="control/save")

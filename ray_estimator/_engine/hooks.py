@@ -19,7 +19,7 @@ from ray_estimator._engine.feed import Feed, batch_dimension
 from ray_estimator._engine.model import Model, scaffold_of
 from ray_estimator._engine.restoring import saver_of
 from ray_estimator._engine.saving import BuildSaver, CheckpointWriter, SaveCheckpoints
-from ray_estimator._engine.stopping import StopOnPredicate
+from ray_estimator._engine.stopping import StopOnPredicate, StopWhenAsked
 from ray_estimator._jobs import Pulse, TrainJob, UserCode, Worker
 from ray_estimator._publishing import Publisher
 from ray_estimator._targets import earliest, own_target
@@ -127,6 +127,7 @@ def training_hooks(
         build_saver,
         *_summaries_together(config.save_summary_steps, scaffold, control, is_chief, together),
         KeepPulse(worker.pulse, control, feed.features, distribution.num_replicas),
+        *([StopWhenAsked(worker, control, last_step)] if is_chief else []),
         *([StopTogether(control, last_step)] if together else []),
     ]
     return TrainingHooks(hooks, scaffold, last_step)

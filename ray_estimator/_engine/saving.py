@@ -199,7 +199,7 @@ class SaveCheckpoints(v1.train.SessionRunHook):
             self._save(session, step)
         self._writer.wait(self._pulse)
         position = self._control.position
-        if position is not None:
+        if position is not None and not self._control.cut_short:
             self._writer.conclude(EndOfRun(position.run, self._control.input_ended))
         for listener in self._listeners:
             listener.end(session, step)

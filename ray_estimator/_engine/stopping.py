@@ -1,4 +1,4 @@
-"""The hook that ends training when a function of the user's says so."""
+"""The hooks that end training when a function of the user's says so, or whoever runs it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine import internals
+from ray_estimator._engine.control import Control
+from ray_estimator._jobs import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -38,3 +40,20 @@ class StopOnPredicate(v1.train.SessionRunHook):
         if self._should_stop_fn():
             logger.info("Requesting early stopping at global step %d.", step)
             run_context.request_stop()
+
+
+class StopWhenAsked(v1.train.SessionRunHook):
+    """Requests a stop once the worker is asked to. Runs on the chief alone, so that one rank knows why all stop."""
+
+    def __init__(self, worker: Worker, control: Control, last_step: int | None) -> None:
+        self._worker = worker
+        self._control = control
+        self._last_step = last_step
+
+    def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
+        if not self._worker.is_asked_to_stop:
+            return
+        control = self._control
+        at_target = self._last_step is not None and control.step >= self._last_step
+        control.cut_short = not at_target and not control.input_ended
+        run_context.request_stop()

@@ -174,7 +174,7 @@ def _run_until_stopped(
         if together and not agreed:
             raise InputEndedError(worker.rank)
         worker.pulse.enter("ending (hooks, last checkpoint)")
-    return _finished(worker, step, loss, steps_made)
+    return replace(_finished(worker, step, loss, steps_made), cut_short=control.cut_short)
 
 
 def _every_rank_has_a_batch(session: v1.train.SingularMonitoredSession, feed: Feed, worker: Worker) -> bool:

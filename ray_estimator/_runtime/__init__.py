@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from ray_estimator._interrupts import Stop
     from ray_estimator._jobs import EvaluateJob, PredictJob, TrainJob, TrainResult
     from ray_estimator._runtime.rows import RowSource
     from ray_estimator._shipping import Cargo
@@ -31,10 +31,11 @@ class Runtime(Protocol):
     def check_model_dir(self) -> None:
         """Raises `ModelDirAccessError` if model_dir cannot be used from here, or from where workers run."""
 
-    def train(self, job: TrainJob, rows: RowSource | None, given_up: threading.Event | None = None) -> TrainResult:
+    def train(self, job: TrainJob, rows: RowSource | None, stop: Stop) -> TrainResult:
         """Trains with as many workers as the job's config says; gives the chief's result.
 
-        Where workers train, the run is ended with an error once another thread has set `given_up`.
+        Once there is a wish to `stop`, training ends after its step, with a checkpoint. Where workers train it raises
+        KeyboardInterrupt if they do not end within `stop_timeout_secs`, and a `TrainingError` if `stop` says at once.
         """
 
     def evaluate(self, job: EvaluateJob, rows: RowSource | None, *, one_task: bool) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import math
 import os
@@ -17,9 +16,11 @@ import ray.train
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from ray_estimator._failures import RemoteFailure
+from ray_estimator._interrupts import Stop
 from ray_estimator._jobs import GroupView, TrainResult
 from ray_estimator._progress import Progress
 from ray_estimator._runtime.group import failure_in
+from ray_estimator._runtime.leaving import LeavingNodes
 from ray_estimator._runtime.resources import amounts
 from ray_estimator._runtime.watch import StepWatch
 from ray_estimator.config import RunConfig
@@ -32,7 +33,18 @@ logger = logging.getLogger(__name__)
 
 
 class Fit:
-    """One `fit` in a thread, watched from the caller's."""
+    """One training run, its `fit` in a thread and watched from the caller's.
+
+    A wish to stop goes by way of the monitor to the chief, which stops all ranks at one step and publishes it. So it
+    does when a node with a rank is going away; then another `fit` goes on elsewhere, and no failure is counted.
+
+    Args:
+        trainer: What to fit.
+        monitor: Handle of the run's `RunMonitor`.
+        config: Deadlines, and how many failures the run survives.
+        progress: Shows what the monitor sees.
+        stop: The caller's wish to stop.
+    """
 
     def __init__(
         self,
@@ -40,13 +52,16 @@ class Fit:
         monitor: Any,
         config: RunConfig,
         progress: Progress,
-        given_up: threading.Event,
+        stop: Stop,
     ) -> None:
         self._trainer = trainer
         self._monitor = monitor
         self._config = config
         self._progress = progress
-        self._given_up = given_up
+        self._stop = stop
+        self._stop_by: float | None = None
+        self._has_passed_stop_on = False
+        self._leaving = LeavingNodes()
         self._result: TrainResult | None = None
         self._error: BaseException | None = None
         self._hung: tuple[str | None, StepTimeoutError] | None = None
@@ -70,31 +85,50 @@ class Fit:
 
     def _fit(self) -> None:
         try:
-            for attempt in itertools.count():
-                self._error = self._fit_once()
-                out_of_tries = 0 <= self._config.max_failures <= attempt
-                if out_of_tries or not _says_start_failed(self._error):
+            failed_starts = 0
+            while True:
+                self._fit_once()
+                if self._may_move():
+                    continue
+                if not _says_start_failed(self._error) or 0 <= self._config.max_failures <= failed_starts:
                     return
+                failed_starts += 1
         finally:
             self._ended.set()
 
-    def _fit_once(self) -> BaseException | None:
+    def _fit_once(self) -> None:
+        self._result = self._error = None
         try:
             self._result = self._trainer.fit().return_value
         except BaseException as error:
-            return error
-        return None
+            self._error = error
+
+    def _may_move(self) -> bool:
+        """Whether the group has stopped only to go on elsewhere."""
+        if self._result is None or not self._result.cut_short or self._stop.why is not None:
+            return False
+        if self._leaving.takes_the_driver:
+            self._error = TrainingError(
+                f"The driver's own node is going away. Training has stopped at step {self._result.step}; start the "
+                "driver again on another node, and it goes on from there."
+            )
+            return False
+        logger.warning("Training goes on from step %d on other nodes.", self._result.step)
+        return True
 
     def _watch(self) -> None:
         watch = StepWatch(self._config.step_timeout_secs, time.monotonic())
         while not self._ended.is_set():
             self._ended.wait(_LOOK_SECS)
-            if self._given_up.is_set():
+            if self._stop.at_once:
                 raise TrainingError("The run was given up by its driver.")
             view = self._view()
+            if self._stop.why is not None:
+                self._heed_stop(self._stop.why, view)
             if view is None:
                 continue
             self._progress.show(view)
+            self._heed_leaving(view)
             if self._hung is not None and self._hung[0] != view.attempt:
                 self._hung = None
             overdue = watch.overdue(view, time.monotonic())
@@ -102,6 +136,33 @@ class Fit:
                 logger.error("%s The group is ended.", overdue)
                 self._hung = (view.attempt, overdue)
                 _kill(view)
+
+    def _heed_stop(self, why: str, view: GroupView | None) -> None:
+        """Passes the wish to stop on, once, and gives the run up if there is nothing to stop, or no time left."""
+        grace = self._config.stop_timeout_secs
+        if view is not None and view.attempt is None:
+            raise KeyboardInterrupt(f"{why} before workers had started")
+        if self._stop_by is None:
+            self._stop_by = math.inf if grace is None else time.monotonic() + grace
+        if time.monotonic() > self._stop_by:
+            logger.error("Training did not stop within stop_timeout_secs=%s seconds: its workers are ended.", grace)
+            raise KeyboardInterrupt(f"{why}, and no stop within {grace} seconds")
+        if view is not None and view.attempt is not None and not self._has_passed_stop_on:
+            self._has_passed_stop_on = True
+            logger.warning("%s: training stops after this step, with a checkpoint. A second one ends it at once.", why)
+            self._tell(self._monitor.end, why)
+            self._tell(self._monitor.stop, view.attempt)
+
+    def _heed_leaving(self, view: GroupView) -> None:
+        news = self._leaving.news(view) if view.attempt is not None else None
+        if news is not None and view.attempt is not None:
+            logger.warning("Training saves and leaves, since %s.", news)
+            self._tell(self._monitor.failed, news)
+            self._tell(self._monitor.stop, view.attempt)
+
+    def _tell(self, method: Any, word: str) -> None:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(method.remote(word), timeout=10)
 
     def _view(self) -> GroupView | None:
         try:
@@ -112,14 +173,15 @@ class Fit:
 
     def _abandon(self, why: str) -> None:
         """Ends the run: the workers of now are killed, those of a next attempt turn back at the monitor."""
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(self._monitor.end.remote(why), timeout=10)
+        self._tell(self._monitor.end, why)
         view = self._view()
         if view is not None and view.actors:
             _kill(view)
             self._ended.wait(_ABANDON_SECS)
 
     def _explained(self, error: BaseException) -> BaseException:
+        if isinstance(error, TrainingError):
+            return error
         failure = failure_in(error) or _first_failure(error)
         if failure is not None and not failure.peers_lost:
             return failure.error()

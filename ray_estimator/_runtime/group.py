@@ -32,6 +32,7 @@ from ray_estimator._runtime.rows import RankRows, RowSource, blocks_from
 T = TypeVar("T")
 
 _BEAT_SECS = 0.25
+_ANSWER_SECS = 10.0
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class GroupWorker:
     group: Group
     work: GroupWork
     pulse: Pulse = field(default_factory=Pulse)
+    is_asked_to_stop: bool = False
 
     @property
     def attempt(self) -> int:
@@ -196,9 +198,10 @@ def run_worker(config: dict[str, GroupWork]) -> TrainResult:
 
 def _join(worker: GroupWorker) -> None:
     """Tells the monitor that this rank is there. Raises if the driver gave the run up meanwhile."""
-    actor = ray.get_runtime_context().current_actor
+    here = ray.get_runtime_context()
+    join = worker.work.monitor.join.remote(worker.group.attempt, worker.rank, here.current_actor, here.get_node_id())
     try:
-        over = ray.get(worker.work.monitor.join.remote(worker.group.attempt, worker.rank, actor))
+        over = ray.get(join)
     except ray.exceptions.RayActorError:
         over = "the driver is gone"
     if over is not None:
@@ -207,7 +210,7 @@ def _join(worker: GroupWorker) -> None:
 
 @contextlib.contextmanager
 def _beating(worker: GroupWorker) -> Iterator[None]:
-    """Sends the worker's vitals from a thread of its own, and once more at the end."""
+    """Sends the worker's vitals from a thread of its own, and once more at the end. The answer may ask it to stop."""
     done = threading.Event()
 
     def beat() -> Any:
@@ -217,7 +220,8 @@ def _beating(worker: GroupWorker) -> Iterator[None]:
 
     def keep_beating() -> None:
         while not done.wait(_BEAT_SECS):
-            beat()
+            with contextlib.suppress(ray.exceptions.RayError):
+                worker.is_asked_to_stop = ray.get(beat(), timeout=_ANSWER_SECS)
 
     thread = threading.Thread(target=keep_beating, name="pulse", daemon=True)
     thread.start()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ray_estimator import _entry
+from ray_estimator._interrupts import Stop
 from ray_estimator._jobs import EvaluateJob, GroupView, PredictJob, Pulse, TrainingRows, TrainJob, TrainResult, Vitals
 from ray_estimator._preflight import Preflight
 from ray_estimator._progress import Progress
@@ -39,10 +40,16 @@ class OwnProcess:
 
     rows: TrainingRows | None = None
     pulse: Pulse = field(default_factory=Pulse)
+    stop: Stop = field(default_factory=Stop)
     rank: int = 0
     attempt: int = 1
     addresses: tuple[str, ...] = ()
     num_cpus: int | None = None
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        """Whether the caller wants it to end."""
+        return self.stop.why is not None
 
     def exchange(self, topic: str, value: T) -> list[T]:
         """The caller's own value."""
@@ -73,9 +80,9 @@ class InlineRuntime:
         with Preflight(str(self._config.model_dir), Storage(self._config.storage_options)).file_from("this process"):
             pass
 
-    def train(self, job: TrainJob, rows: RowSource | None, given_up: threading.Event | None = None) -> TrainResult:
+    def train(self, job: TrainJob, rows: RowSource | None, stop: Stop) -> TrainResult:
         """Trains here, where an exception ends it."""
-        worker = OwnProcess(None if rows is None else self._rank_rows(rows))
+        worker = OwnProcess(None if rows is None else self._rank_rows(rows), stop=stop)
         with Progress(job.last_step) as progress, _showing(progress, worker.pulse):
             return _entry.train(job, worker)
 

@@ -26,6 +26,7 @@ class RunMonitor:
         self._attempt: str | None = None
         self._number = 0
         self._ended: str | None = None
+        self._to_stop: str | None = None
         self._failures: list[str] = []
         self._forget()
 
@@ -33,6 +34,7 @@ class RunMonitor:
         self._vitals: dict[int, Vitals] = {}
         self._heard: dict[int, float] = {}
         self._actors: dict[int, Any] = {}
+        self._nodes: dict[int, str] = {}
         self._meetings: dict[tuple[str, str], _Meeting] = defaultdict(_Meeting)
 
     async def begin(self) -> int:
@@ -40,20 +42,26 @@ class RunMonitor:
         self._started += 1
         return self._started
 
-    async def join(self, attempt: str, rank: int, actor: Any) -> str | None:
-        """A rank of a new group says that it is there; gives why the run is over, if it is."""
+    async def join(self, attempt: str, rank: int, actor: Any, node: str) -> str | None:
+        """A rank of a new group says that it is there, and where; gives why the run is over, if it is."""
         if attempt != self._attempt:
             self._attempt, self._number = attempt, self._number + 1
             self._forget()
         self._actors[rank] = actor
+        self._nodes[rank] = node
         self._heard[rank] = time.monotonic()
         return self._ended
 
-    async def beat(self, attempt: str, rank: int, vitals: Vitals) -> None:
-        """A rank says how it is."""
+    async def beat(self, attempt: str, rank: int, vitals: Vitals) -> bool:
+        """A rank says how it is; gives whether its group is to stop."""
         if attempt == self._attempt:
             self._vitals[rank] = vitals
             self._heard[rank] = time.monotonic()
+        return attempt == self._to_stop
+
+    async def stop(self, attempt: str) -> None:
+        """The group is to stop after its step, with a checkpoint."""
+        self._to_stop = attempt
 
     async def exchange(self, attempt: str, topic: str, rank: int, value: Any) -> list[Any]:
         """Waits for every rank's value; gives them in rank order."""
@@ -77,5 +85,11 @@ class RunMonitor:
         now = time.monotonic()
         silent = {rank: now - heard for rank, heard in self._heard.items()}
         return GroupView(
-            self._attempt, self._number, dict(self._vitals), silent, dict(self._actors), tuple(self._failures)
+            self._attempt,
+            self._number,
+            dict(self._vitals),
+            silent,
+            dict(self._actors),
+            tuple(self._failures),
+            dict(self._nodes),
         )

@@ -10,7 +10,6 @@ import logging
 import math
 import shutil
 import tempfile
-import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_estimator import _entry
+from ray_estimator._interrupts import Stop
 from ray_estimator._jobs import EvaluateJob, MetricState, PredictJob, TrainJob, TrainResult
 from ray_estimator._merge import merged
 from ray_estimator._preflight import Preflight
@@ -78,7 +78,7 @@ class RayRuntime:
 
     # Training
 
-    def train(self, job: TrainJob, rows: RowSource | None, given_up: threading.Event | None = None) -> TrainResult:
+    def train(self, job: TrainJob, rows: RowSource | None, stop: Stop) -> TrainResult:
         """Trains on a Ray Train group that restarts by itself; gives the chief's result."""
         config, num_workers = self._config, self._config.num_workers
         resources = self._resources_per_worker(reads_rows=rows is not None)
@@ -105,7 +105,7 @@ class RayRuntime:
         )
         try:
             with Progress(job.last_step) as progress:
-                return Fit(trainer, monitor, config, progress, given_up or threading.Event()).result()
+                return Fit(trainer, monitor, config, progress, stop).result()
         finally:
             for actor in (monitor, feed):
                 if actor is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -156,22 +157,44 @@ def test_a_frozen_worker_is_named_after_step_timeout_secs(on_ray: Callable[..., 
     assert "in a step" in caught.value.waiting[0]
 
 
-def test_an_interrupt_ends_the_run_and_frees_what_it_held(
-    cluster: Any, on_ray: Callable[..., Any], tmp_path: Path
+def test_an_interrupt_stops_both_ranks_at_one_step_whose_checkpoint_is_published(
+    cluster: Any, on_ray: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     estimator = on_ray(linear_model_fn, params={}, max_failures=3)
+    with interrupted_after(tmp_path, 5), pytest.raises(KeyboardInterrupt):
+        estimator.train(endless_input_fn, hooks=[partial(AtStep, str(tmp_path), "never", -1, 0)])
+    wait_until(lambda: cluster.available_resources().get("CPU") == 4.0)
+    steps = notes(tmp_path, "steps")
+    last = len(steps[0])
+    assert steps[0] == steps[1] == list(range(1, last + 1))
+    assert estimator.latest_checkpoint().endswith(f"-{last}")
+    assert f"SIGINT: stopped at step {last}; the checkpoint of step {last} is published" in caplog.text
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_a_worker_cannot_follow_ends_the_run_in_time_and_frees_what_it_held(
+    cluster: Any, on_ray: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    estimator = on_ray(linear_model_fn, params={}, max_failures=3, save_checkpoints_steps=2, stop_timeout_secs=2)
+    with interrupted_after(tmp_path, 4), pytest.raises(KeyboardInterrupt):
+        estimator.train(endless_input_fn, hooks=[partial(AtStep, str(tmp_path), "freeze", 5, 1)])
+    wait_until(lambda: cluster.available_resources().get("CPU") == 4.0)
+    assert "Training did not stop within stop_timeout_secs=2 seconds" in caplog.text
+    assert estimator.latest_checkpoint().endswith("-4")
+
+
+@contextlib.contextmanager
+def interrupted_after(folder: Path, steps: int) -> Iterator[None]:
+    """Sends SIGINT to the main thread once rank 0 has made more steps than these."""
 
     def interrupt() -> None:
-        wait_until(lambda: len(notes(tmp_path, "steps").get(0, [])) > 5)
+        wait_until(lambda: len(notes(folder, "steps").get(0, [])) > steps)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        estimator.train(endless_input_fn, hooks=[partial(AtStep, str(tmp_path), "never", -1, 0)])
+    yield
     thread.join()
-    wait_until(lambda: cluster.available_resources().get("CPU") == 4.0)
-    assert estimator.latest_checkpoint().endswith("-0")
 
 
 def wait_until(condition: Callable[[], bool], timeout_secs: float = 60) -> None:

@@ -40,10 +40,10 @@ class CutOff(Exception):
 
 
 class NoteRows(v1.train.SessionRunHook):
-    """Notes the rows of each step; raises after as many steps as told."""
+    """Notes the rows of each step; after as many steps as told it raises an error or a signal."""
 
-    def __init__(self, rows: list[list[int]], stop_after: int | None = None) -> None:
-        self._rows, self._left = rows, stop_after
+    def __init__(self, rows: list[list[int]], stop_after: int | None, by_signal: int | None) -> None:
+        self._rows, self._left, self._signal = rows, stop_after, by_signal
 
     def before_run(self, run_context: Any) -> Any:
         return v1.train.SessionRunArgs("rows:0")
@@ -53,7 +53,9 @@ class NoteRows(v1.train.SessionRunHook):
         if self._left is not None:
             self._left -= 1
             if self._left == 0:
-                raise CutOff
+                if self._signal is None:
+                    raise CutOff
+                signal.raise_signal(self._signal)
 
 
 @pytest.fixture
@@ -80,16 +82,18 @@ Run = Callable[..., list[list[int]]]
 def run(in_process: Callable[..., Any]) -> Run:
     """Trains; gives the rows of each step."""
 
-    def train(dataset: Any, name: str = "model", cut_after: int | None = None, **given: Any) -> list[list[int]]:
+    def train(
+        dataset: Any, name: str = "model", cut_after: int | None = None, by_signal: int | None = None, **given: Any
+    ) -> list[list[int]]:
         steps = given.pop("steps", None)
         input_fn = dataset_input_fn(dataset, batch_size=BATCH, **given)
         rows: list[list[int]] = []
         root = Path(in_process(model_fn).model_dir).parent
         estimator = in_process(model_fn, model_dir=root / name, save_checkpoints_steps=2)
-        hooks = [NoteRows(rows, cut_after)]
+        hooks = [NoteRows(rows, cut_after, by_signal)]
         try:
             estimator.train(input_fn, steps=steps, hooks=hooks, saving_listeners=EACH_SAVE_ARRIVES)
-        except CutOff:
+        except (CutOff, KeyboardInterrupt):
             assert cut_after is not None
         return rows
 
@@ -125,6 +129,9 @@ def test_an_endless_input_goes_on_and_a_finite_one_is_read_anew(dataset: Any, ru
     # Cut off, its rest comes first.
     assert run(dataset, "finite", 3, num_epochs=1) == once[:3]
     assert run(dataset, "finite", num_epochs=1) == once[2:]
+    # So it is after an interrupt, whose last step is saved.
+    assert run(dataset, "finite", 3, signal.SIGINT, num_epochs=1) == once[:3]
+    assert run(dataset, "finite", num_epochs=1) == once[3:]
 
 
 def test_other_files_are_said_and_the_caller_chooses(cluster: Any, folder: Path, run: Run) -> None:

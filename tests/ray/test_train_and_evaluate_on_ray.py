@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -131,6 +132,31 @@ def test_a13_1_an_early_stop_ends_both_workers_and_the_loop(
     assert metrics["global_step"] == steps[0][-1]
     assert exports == [None]
     assert notes(tmp_path, "asked").keys() == {0}
+
+
+def test_a_signal_stops_the_training_beside_with_a_checkpoint_and_nothing_is_evaluated(
+    on_ray: Callable[..., Any], tmp_path: Path
+) -> None:
+    estimator = on_ray(linear_model_fn, 2, params={})
+    noted = partial(GoOnWhen, 10**9, str(tmp_path), "never")
+
+    def terminate() -> None:
+        deadline = time.monotonic() + DEADLINE_SECS
+        while len(notes(tmp_path, "steps").get(0, [])) < 5 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    with pytest.raises(SystemExit) as caught:
+        train_and_evaluate(estimator, TrainSpec(endless_input_fn, hooks=[noted]), beside(start_delay_secs=1e6))
+    thread.join()
+
+    assert caught.value.code == 143
+    steps = notes(tmp_path, "steps")
+    assert steps[0] == steps[1]
+    assert estimator.latest_checkpoint().endswith(f"-{steps[0][-1]}")
+    assert not read_eval_metrics(estimator.eval_dir())
 
 
 def test_a11_3_where_training_takes_every_cpu_evaluations_wait_and_the_last_is_made(
