@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -202,6 +206,25 @@ def wait_until(condition: Callable[[], bool], timeout_secs: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_training_leaves_a_node_that_is_going_away_in_time_and_survives_the_loss_of_another(tmp_path: Path) -> None:
+    program, tests = Path(__file__).with_name("leaving_nodes_program.py"), Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests.parent), str(tests), *sys.path])
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": path}
+    ended = subprocess.run(
+        [sys.executable, program, tmp_path, "300"], env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+
+    first, second, third = json.loads(ended.stdout.splitlines()[-1])
+    # After the notice not one step was made twice, nor was a failure counted: the loss was the one that is allowed.
+    assert first == list(range(1, len(first) + 1))
+    assert second == list(range(first[-1] + 1, second[-1] + 1))
+    newest = second[-1] - (second[-1] - first[-1]) % 50
+    assert third == list(range(newest + 1, 301))
+    assert "restart 1: the node of rank 0, 1 is going away" in ended.stderr
 
 
 def test_a_module_that_workers_cannot_import_is_named(
