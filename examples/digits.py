@@ -11,15 +11,25 @@ import sys
 import tempfile
 from typing import Any
 
-import keras
 import numpy as np
 import pyarrow as pa
 import ray
-import tensorflow as tf
 from ray.train import ScalingConfig
 from sklearn.datasets import load_digits
 
-from ray_estimator import Estimator, EstimatorSpec, ModeKeys, RunConfig, ServingInputReceiver, dataset_input_fn
+from ray_estimator import (
+    Estimator,
+    EstimatorSpec,
+    ModeKeys,
+    RunConfig,
+    ServingInputReceiver,
+    dataset_input_fn,
+    quiet_tensorflow,
+)
+
+with quiet_tensorflow():
+    import keras
+    import tensorflow as tf
 
 NUM_TEST = 360
 
@@ -71,7 +81,7 @@ def load_scans() -> tuple[ray.data.Dataset, ray.data.Dataset]:
 
 def main(model_dir: str) -> None:
     """Trains, evaluates, predicts, exports and serves."""
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False)
+    ray.init(num_cpus=4, logging_level="error")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     train, test = load_scans()
     estimator = Estimator(

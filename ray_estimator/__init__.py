@@ -14,6 +14,7 @@
     _install.py _tf_estimator.py   the names of tf.estimator, put back by install()
 
     _program.py        what an Estimator is made of, and how a verb becomes a job
+    _progress.py _summary.py   what a person sees
     _jobs.py           what travels: frozen values
     _quiet.py          TensorFlow, imported without its chatter
     _shipping.py       user code as opaque bytes
@@ -37,6 +38,7 @@ from typing import Any as _Any
 
 from ray_estimator import errors, experimental, export, hooks, inputs
 from ray_estimator._install import install
+from ray_estimator._quiet import quiet_tensorflow
 from ray_estimator._staging import stage
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import (
@@ -111,6 +113,7 @@ __all__ = [
     "hooks",
     "inputs",
     "install",
+    "quiet_tensorflow",
     "stage",
     "train_and_evaluate",
 ]

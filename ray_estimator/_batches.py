@@ -21,6 +21,11 @@ def rows_of(batch: Any) -> Iterator[Any]:
         yield {key: value[index] for key, value in batch.items()}
 
 
+def num_rows_of(batch: Any) -> int:
+    """How many rows a batch has; raises as `rows_of` does."""
+    return common_length(batch) if isinstance(batch, dict) else len(batch)
+
+
 def common_length(batch: dict[str, Any]) -> int:
     """How many rows each array of a batch has; raises as `rows_of` does."""
     length: int | None = None

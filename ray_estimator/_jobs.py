@@ -142,13 +142,21 @@ class ExportJob(ModelJob):
 class TrainResult:
     """What a training worker returns: its rank's view after the last step.
 
-    `cut_short`, of the chief, says that the run stopped before its end because the worker was asked to.
+    Attributes:
+        step: The global step.
+        loss: The loss of the last step.
+        steps_made: How many steps this start of the group made.
+        cut_short: Of the chief: whether the run stopped before its end because the worker was asked to.
+        examples_per_sec: Its rate over all ranks and all its steps but the first, without start and end.
+        published_step: The newest checkpoint, on the chief; None if there is none.
     """
 
     step: int
     loss: float | None
     steps_made: int
     cut_short: bool = False
+    examples_per_sec: float | None = None
+    published_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +200,11 @@ class Pulse:
         loss: The last loss that was looked at.
         examples_per_sec: Global rate; None until it is known.
         target: The last step of the run, if there is one.
+        step_secs: How long a step took of late, with hooks and input.
+        input_wait: The fraction of the last interval that went by in waiting for input; None if nobody measures it.
+        published_step: The newest checkpoint that is published, on the chief.
+        publishing_step: The one that is on its way, on the chief.
+        publishing_secs: How long the last one was on its way.
     """
 
     phase: str = "starting"
@@ -200,11 +213,31 @@ class Pulse:
     loss: float | None = None
     examples_per_sec: float | None = None
     target: int | None = None
+    step_secs: float | None = None
+    input_wait: float | None = None
+    published_step: int | None = None
+    publishing_step: int | None = None
+    publishing_secs: float | None = None
 
     def enter(self, phase: str) -> None:
         """Notes that a new phase begins now."""
         self.phase = phase
         self.since = time.monotonic()
+
+    def vitals(self) -> Vitals:
+        """What the monitor is told."""
+        return Vitals(
+            phase=self.phase,
+            secs_in_phase=time.monotonic() - self.since,
+            step=self.step,
+            loss=self.loss,
+            examples_per_sec=self.examples_per_sec,
+            step_secs=self.step_secs,
+            input_wait=self.input_wait,
+            published_step=self.published_step,
+            publishing_step=self.publishing_step,
+            publishing_secs=self.publishing_secs,
+        )
 
 
 @dataclass(frozen=True)
@@ -217,6 +250,7 @@ class Vitals:
         step: The last global step that ended; -1 before the session is open.
         loss: The last loss it looked at.
         examples_per_sec: Rate over all ranks.
+        step_secs: As in `Pulse`, and so are the others.
     """
 
     phase: str
@@ -224,6 +258,11 @@ class Vitals:
     step: int
     loss: float | None
     examples_per_sec: float | None
+    step_secs: float | None = None
+    input_wait: float | None = None
+    published_step: int | None = None
+    publishing_step: int | None = None
+    publishing_secs: float | None = None
 
 
 @dataclass(frozen=True)

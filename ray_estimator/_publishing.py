@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from ray_estimator._checkpoints import CheckpointStore, Retention
+from ray_estimator._jobs import Pulse
 from ray_estimator._position import EndOfRun, InputPosition
 from ray_estimator.errors import StepTimeoutError
 
@@ -51,12 +52,18 @@ class Publisher:
         store: Where to.
         timeout_secs: How long one checkpoint may take; None for any time.
         fence: Raises if this process may write no more.
+        pulse: Is told what is on its way, and what has arrived.
     """
 
     def __init__(
-        self, store: CheckpointStore, timeout_secs: float | None, fence: Callable[[], None] | None = None
+        self,
+        store: CheckpointStore,
+        timeout_secs: float | None,
+        fence: Callable[[], None] | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
         self.store = store
+        self._pulse = pulse or Pulse()
         self._fence = fence
         self._timeout_secs = timeout_secs
         self._changed = threading.Condition()
@@ -156,10 +163,12 @@ class Publisher:
                         saved.prefix, saved.step, saved.retention, position=saved.position, fence=self._fence
                     )
                 logger.info("Published the checkpoint of step %d.", saved.step)
+                self._pulse.published_step = saved.step
+                self._pulse.publishing_secs = time.monotonic() - self._in_flight_since
             except BaseException as error:
                 self._fail(error)
             with self._changed:
-                self._in_flight = None
+                self._in_flight = self._pulse.publishing_step = None
                 self._changed.notify_all()
 
     def _next(self) -> Saved | None:
@@ -167,6 +176,7 @@ class Publisher:
             self._changed.wait_for(lambda: self._waiting is not None or self._closed)
             self._in_flight, self._waiting = self._waiting, None
             self._in_flight_since = time.monotonic()
+            self._pulse.publishing_step = None if self._in_flight is None else self._in_flight.step
             return self._in_flight
 
     def _fail(self, error: BaseException) -> None:

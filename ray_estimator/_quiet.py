@@ -1,8 +1,9 @@
-"""TensorFlow is imported without its start-up chatter, unless that is asked for."""
+"""What TensorFlow and Ray say that helps nobody is left out: TensorFlow's start-up chatter unless it is asked for."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -17,10 +18,15 @@ _STDERR = 2
 
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Imports of TensorFlow in here say only what TF_CPP_MIN_LOG_LEVEL lets through, and so does all that follows.
+    """A block in which TensorFlow is imported without its start-up chatter.
 
-    TensorFlow's own libraries look at that variable too late for what they say while they are loaded. If it is not
-    set: errors where there is an NVIDIA driver, nothing elsewhere; whatever goes wrong is an exception as well.
+        with quiet_tensorflow():
+            import tensorflow as tf
+
+    Workers, tasks, and an Estimator that imports TensorFlow in this process do so by themselves. TensorFlow then says
+    what TF_CPP_MIN_LOG_LEVEL lets through; unhelped it looks at that variable too late for what it says while it is
+    loaded. If the variable is not set: errors where there is an NVIDIA driver, nothing elsewhere; whatever goes wrong
+    is an exception as well.
     """
     if "tensorflow" in sys.modules:
         yield
@@ -52,3 +58,12 @@ def _is_below(level: int, line: bytes) -> bool:
         return level > 0
     found = _LINE.match(line)
     return found is not None and b"IWE".index(found[1]) < level
+
+
+def leave_out_local_mode_notice() -> None:
+    """Ray Train tells whoever makes a `ScalingConfig(num_workers=0)` of its own local mode, which is not used here."""
+    logging.getLogger("ray.train.v2.api.config").addFilter(_is_no_local_mode_notice)
+
+
+def _is_no_local_mode_notice(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Running in local mode.")

@@ -13,8 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ray_estimator._quiet import leave_out_local_mode_notice
+
 if TYPE_CHECKING:
     from ray.train import FailureConfig, ScalingConfig
+
+leave_out_local_mode_notice()  # Before anybody makes a ScalingConfig.
 
 _UNSET: Any = type("Unset", (), {"__repr__": lambda self: "<600 s, or the other of the two>"})()
 _DEFAULT_SAVE_SECS = 600
@@ -74,6 +78,8 @@ class RunConfig:
         task_resources: Ray resources of one evaluate or predict task, for example `{"CPU": 2, "GPU": 1}`.
         max_tasks_in_flight: How many evaluate or predict tasks run at a time. None: as many as fit.
         predict_batch_size: Rows that predict gives to the model at a time. None: the input's batch size.
+        progress: Whether the driver shows how training goes on, and a line at the end of each verb, on standard error
+            or in the notebook.
 
     Raises:
         ValueError: A value is out of range, two exclude each other, or one is not supported here.
@@ -110,6 +116,7 @@ class RunConfig:
     task_resources: dict[str, float] | None = None
     max_tasks_in_flight: int | None = None
     predict_batch_size: int | None = None
+    progress: bool = True
     _place: _Place = dataclasses.field(default=_Place(), init=False)
 
     def __post_init__(self) -> None:
@@ -311,6 +318,7 @@ def _check_our_numbers(config: RunConfig) -> None:
             raise TypeError(f"task_resources[{resource!r}] must be a number, given: None.")
         _check_number(f"task_resources[{resource!r}]", amount, zero_allowed=True)
     _check_bool("legacy_keras", config.legacy_keras)
+    _check_bool("progress", config.progress)
 
 
 def _check_model_dir(model_dir: Any) -> None:

@@ -19,13 +19,14 @@ from ray_estimator._arguments import (
     checked_hooks,
     checked_listeners,
 )
-from ray_estimator._batches import rows_of
+from ray_estimator._batches import num_rows_of, rows_of
 from ray_estimator._checkpoints import Checkpoint
 from ray_estimator._exports import checked_assets, checked_receiver_fns
 from ray_estimator._interrupts import Stop, stopped_by_signals
 from ray_estimator._lease import hold
 from ray_estimator._program import Program
 from ray_estimator._signatures import call_model_fn, check_input_fn, check_model_fn
+from ray_estimator._summary import Summary
 from ray_estimator._targets import last_step_of, own_target
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import EstimatorNotTrainedError, RayEstimatorError
@@ -242,10 +243,13 @@ class Estimator:
         check_positive("steps", steps)
         hooks = checked_hooks(hooks)
         runtime = self._program.runtime()
+        summary = Summary(self._program.config)
 
         def evaluate(checkpoint: Checkpoint | None) -> dict[str, Any]:
             job, rows = self._program.evaluation(runtime, input_fn, steps, hooks, checkpoint, name)
-            return runtime.evaluate(job, rows, one_task=bool(hooks))
+            results = runtime.evaluate(job, rows, one_task=bool(hooks))
+            summary.evaluated(results, name)
+            return results
 
         return self._with_checkpoint(checkpoint_path, evaluate, allow_untrained=allow_untrained)
 
@@ -283,21 +287,26 @@ class Estimator:
         hooks = checked_hooks(hooks)
         runtime = self._program.runtime()
         keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
+        summary, number = Summary(self._program.config), 0
         with contextlib.ExitStack() as stack:
 
-            def begin(checkpoint: Checkpoint | None) -> Iterator[Any]:
+            def begin(checkpoint: Checkpoint | None) -> tuple[Iterator[Any], Checkpoint | None]:
                 job, rows = self._program.prediction(runtime, input_fn, keys, hooks, checkpoint)
                 batches = stack.enter_context(contextlib.closing(runtime.predict(job, rows, one_task=bool(hooks))))
                 # The first batch shows that the checkpoint can be used.
                 first = list(itertools.islice(batches, 1))
                 stack.enter_context(self._program.store.reading(checkpoint))
-                return itertools.chain(first, batches)
+                return itertools.chain(first, batches), checkpoint
 
-            for batch in self._with_checkpoint(checkpoint_path, begin, allow_untrained=allow_untrained):
+            batches, used = self._with_checkpoint(checkpoint_path, begin, allow_untrained=allow_untrained)
+            for batch in batches:
                 if yield_single_examples:
                     yield from rows_of(batch)
+                    number += num_rows_of(batch)
                 else:
                     yield batch
+                    number += 1
+            summary.predicted(number, "row" if yield_single_examples else "batch", used)
 
     def predict_dataset(
         self,
@@ -469,6 +478,7 @@ class Estimator:
         job_of, rows = self._program.training(runtime, input_fn, start, others, listeners)
 
         def run(stop: Stop) -> None:
+            summary = Summary(self._program.config)
             runtime.check_model_dir()
             with hold(self.model_dir, self._program.storage, on_loss=stop.end_at_once) as lease:
                 # Only now nobody else trains here.
@@ -489,6 +499,7 @@ class Estimator:
             if result.step == first_step and stop.why is None:
                 logger.warning("Training with estimator made no steps. Perhaps input is empty or misspecified.")
             logger.info("Loss for final step: %s.", result.loss)
+            summary.trained(result, first_step)
 
         return run
 
@@ -521,6 +532,7 @@ class Estimator:
         base = self._program.storage.normalize(os.fsdecode(export_dir_base))
         assets = checked_assets(assets_extra, self._program.storage)
         runtime = self._program.runtime()
+        summary = Summary(self._program.config)
 
         def export(checkpoint: Checkpoint | None) -> str:
             job = self._program.export(
@@ -532,7 +544,9 @@ class Estimator:
                 as_text=as_text,
                 strip_default_attrs=strip_default_attrs,
             )
-            return runtime.run(_entry.export, job)
+            path = runtime.run(_entry.export, job)
+            summary.exported(path, checkpoint)
+            return path
 
         try:
             return self._with_checkpoint(checkpoint_path, export)

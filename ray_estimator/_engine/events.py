@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
+from ray_estimator._engine import internals
 from ray_estimator._storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,9 @@ def scalars(storage: Storage, url: str, pattern: str) -> dict[int, dict[str, flo
 def _events(storage: Storage, url: str) -> Iterator[Any]:
     with _local_copy(storage, url) as path:
         try:
-            yield from v1.train.summary_iterator(path)
+            with internals.without_deprecation_notices():
+                events = v1.train.summary_iterator(path)
+            yield from events
         except tf.errors.DataLossError as error:
             # The end of a file that is being written looks like damage too.
             logger.warning("Skipping the rest of the event file %s, which is damaged or not complete: %s", url, error)

@@ -105,9 +105,10 @@ def _build(job: ExportJob, code: UserCode, mode: str) -> Part:
         loss=model.loss,
         metrics=metrics,
     )
-    signatures = internals.signature_defs(receiver, outputs)
-    if mode == ModeKeys.PREDICT:
-        signatures = {name: signature for name, signature in signatures.items() if _is_servable(name, signature)}
+    with internals.without_deprecation_notices():
+        signatures = internals.signature_defs(receiver, outputs)
+        if mode == ModeKeys.PREDICT:
+            signatures = {name: signature for name, signature in signatures.items() if _is_servable(name, signature)}
     scaffold = scaffold_of(model.spec)
     return Part(mode, signatures, scaffold, _saver(scaffold), _main_op(scaffold, mode))
 

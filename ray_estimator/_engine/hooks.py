@@ -263,6 +263,8 @@ class KeepPulse(v1.train.SessionRunHook):
         self._rows_of_a_step: float | None = None
         self._measured_at: float | None = None
         self._measured_step = 0
+        self._began_at: float | None = None
+        self._began_step = 0
 
     def after_create_session(self, session: v1.Session, coord: Any) -> None:
         self._pulse.step = int(session.run(v1.train.get_global_step()))
@@ -285,12 +287,21 @@ class KeepPulse(v1.train.SessionRunHook):
         self._measure()
 
     def end(self, session: v1.Session) -> None:
-        self._measure()
+        """Leaves the rates of the whole run."""
+        self._take_rates(self._began_at, self._began_step, time.monotonic())
 
     def _measure(self) -> None:
-        """Takes the rate since the last report. The first step, which warms TensorFlow up, does not count."""
+        """Takes the rates since the last report. The first step, which warms TensorFlow up, does not count."""
         now = time.monotonic()
-        steps = self._pulse.step - self._measured_step
-        if self._rows_of_a_step is not None and self._measured_at is not None and steps > 0:
-            self._pulse.examples_per_sec = self._rows_of_a_step * steps / (now - self._measured_at)
+        if self._measured_at is None:
+            self._began_at, self._began_step = now, self._pulse.step
+        self._take_rates(self._measured_at, self._measured_step, now)
         self._measured_at, self._measured_step = now, self._pulse.step
+
+    def _take_rates(self, since: float | None, since_step: int, now: float) -> None:
+        steps = self._pulse.step - since_step
+        if since is None or steps <= 0:
+            return
+        self._pulse.step_secs = (now - since) / steps
+        if self._rows_of_a_step is not None:
+            self._pulse.examples_per_sec = self._rows_of_a_step / self._pulse.step_secs

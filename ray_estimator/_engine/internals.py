@@ -22,6 +22,21 @@ from tensorflow.python.distribute import distribute_utils
 from tensorflow.python.saved_model import constants
 from tensorflow.python.saved_model.model_utils import export_utils
 from tensorflow.python.training import evaluation, training_util
+from tensorflow.python.util import deprecation
+
+# TensorFlow: what it says
+
+
+@contextlib.contextmanager
+def without_deprecation_notices() -> Iterator[None]:
+    """TensorFlow says nothing of names that will go: those that are ours to use, no user can do anything about."""
+    before = deprecation._PRINT_DEPRECATION_WARNINGS
+    deprecation._PRINT_DEPRECATION_WARNINGS = False
+    try:
+        yield
+    finally:
+        deprecation._PRINT_DEPRECATION_WARNINGS = before
+
 
 # TensorFlow: graphs and sessions
 

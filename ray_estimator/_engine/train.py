@@ -54,8 +54,9 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
     fence = claim(job.model_dir, storage, token) if worker.rank == 0 else None
     with contextlib.ExitStack() as stack:
         start, position = _agree_on_start(job, worker, store, stack)
+        worker.pulse.published_step = None if start is None else start.step
         if start is not None and job.last_step is not None and start.step >= job.last_step:
-            return TrainResult(step=start.step, loss=None, steps_made=0)
+            return TrainResult(start.step, loss=None, steps_made=0, published_step=start.step)
         if start is not None and job.source is None and worker.rank == 0:
             logger.info("What input_fn gives begins anew: only the rows of a Ray Dataset go on where they were.")
         stack.enter_context(tf.Graph().as_default())
@@ -68,7 +69,7 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
             stack.enter_context(warm_started(job, distribution, is_chief=worker.rank == 0))
         publisher = None
         if fence is not None:
-            publisher = stack.enter_context(Publisher(store, job.config.step_timeout_secs, fence))
+            publisher = stack.enter_context(Publisher(store, job.config.step_timeout_secs, fence, worker.pulse))
         hooks = training_hooks(job, code, worker, publisher, model, feed, control, distribution, events_dir)
         session = v1.train.SingularMonitoredSession(
             hooks=[*hooks.in_order, CompareGraphs(worker, control)],
@@ -183,7 +184,14 @@ def _every_rank_has_a_batch(session: v1.train.SingularMonitoredSession, feed: Fe
 
 
 def _finished(worker: Worker, step: int, loss: float | None, steps_made: int) -> TrainResult:
-    worker.pulse.step = int(step)
-    worker.pulse.loss = None if loss is None else float(loss)
-    worker.pulse.enter("done")
-    return TrainResult(step=int(step), loss=worker.pulse.loss, steps_made=steps_made)
+    pulse = worker.pulse
+    pulse.step = int(step)
+    pulse.loss = None if loss is None else float(loss)
+    pulse.enter("done")
+    return TrainResult(
+        pulse.step,
+        pulse.loss,
+        steps_made,
+        examples_per_sec=pulse.examples_per_sec,
+        published_step=pulse.published_step,
+    )

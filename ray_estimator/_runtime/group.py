@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from ray.util import get_node_ip_address
 
 from ray_estimator import _entry
 from ray_estimator._failures import RemoteFailure, WorkerFailed
-from ray_estimator._jobs import Pulse, TrainJob, TrainResult, Vitals
+from ray_estimator._jobs import Pulse, TrainJob, TrainResult
 from ray_estimator._runtime.logs import speak_as
 from ray_estimator._runtime.rows import RankRows, RowSource, blocks_from
 
@@ -214,9 +213,7 @@ def _beating(worker: GroupWorker) -> Iterator[None]:
     done = threading.Event()
 
     def beat() -> Any:
-        pulse = worker.pulse
-        vitals = Vitals(pulse.phase, time.monotonic() - pulse.since, pulse.step, pulse.loss, pulse.examples_per_sec)
-        return worker.work.monitor.beat.remote(worker.group.attempt, worker.rank, vitals)
+        return worker.work.monitor.beat.remote(worker.group.attempt, worker.rank, worker.pulse.vitals())
 
     def keep_beating() -> None:
         while not done.wait(_BEAT_SECS):

@@ -9,16 +9,15 @@ import contextlib
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ray_estimator import _entry
 from ray_estimator._interrupts import Stop
-from ray_estimator._jobs import EvaluateJob, GroupView, PredictJob, Pulse, TrainingRows, TrainJob, TrainResult, Vitals
+from ray_estimator._jobs import EvaluateJob, GroupView, PredictJob, Pulse, TrainingRows, TrainJob, TrainResult
 from ray_estimator._preflight import Preflight
-from ray_estimator._progress import Progress
+from ray_estimator._progress import Progress, shown
 from ray_estimator._shipping import InPlace
 from ray_estimator._storage import Storage
 from ray_estimator.config import RunConfig
@@ -83,7 +82,7 @@ class InlineRuntime:
     def train(self, job: TrainJob, rows: RowSource | None, stop: Stop) -> TrainResult:
         """Trains here, where an exception ends it."""
         worker = OwnProcess(None if rows is None else self._rank_rows(rows), stop=stop)
-        with Progress(job.last_step) as progress, _showing(progress, worker.pulse):
+        with shown(self._config, job.last_step) as progress, _showing(progress, worker.pulse):
             return _entry.train(job, worker)
 
     def _rank_rows(self, rows: RowSource) -> TrainingRows:
@@ -122,8 +121,7 @@ def _showing(progress: Progress, pulse: Pulse) -> Iterator[None]:
     done = threading.Event()
 
     def look() -> None:
-        vitals = Vitals(pulse.phase, time.monotonic() - pulse.since, pulse.step, pulse.loss, pulse.examples_per_sec)
-        progress.show(GroupView("in process", 1, {0: vitals}, {}, {}, ()))
+        progress.show(GroupView("in process", 1, {0: pulse.vitals()}, {}, {}, ()))
 
     def keep_looking() -> None:
         while not done.wait(_LOOK_SECS):

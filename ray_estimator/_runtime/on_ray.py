@@ -26,7 +26,7 @@ from ray_estimator._interrupts import Stop
 from ray_estimator._jobs import EvaluateJob, MetricState, PredictJob, TrainJob, TrainResult
 from ray_estimator._merge import merged
 from ray_estimator._preflight import Preflight
-from ray_estimator._progress import Progress
+from ray_estimator._progress import shown
 from ray_estimator._rows import aligned_ranges
 from ray_estimator._runtime.fit import Fit
 from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, run_worker
@@ -104,7 +104,7 @@ class RayRuntime:
             ),
         )
         try:
-            with Progress(job.last_step) as progress:
+            with shown(config, job.last_step) as progress:
                 return Fit(trainer, monitor, config, progress, stop).result()
         finally:
             for actor in (monitor, feed):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from processes import in_a_process, session, two_replicas_here
+from tensorflow.python.util import deprecation
 
 from ray_estimator._engine import internals, strategy_internals
 from ray_estimator._shipping import keras_settings_of_this_thread
@@ -34,6 +35,23 @@ def two_replicas() -> tf.distribute.Strategy:
 
 
 # TensorFlow: graphs and sessions
+
+
+def test_without_deprecation_notices_tensorflow_says_no_name_will_go(caplog: pytest.LogCaptureFixture) -> None:
+    @deprecation.deprecated(None, "another")
+    def outdated() -> None:
+        pass
+
+    def fail() -> None:
+        with internals.without_deprecation_notices():
+            outdated()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert caplog.text == ""
+    outdated()
+    assert "deprecated" in caplog.text
 
 
 def test_global_step_read_is_what_every_hook_reads() -> None:

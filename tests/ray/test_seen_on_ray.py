@@ -49,3 +49,20 @@ def test_workers_and_tasks_say_what_user_code_says_once_each_and_no_more(seen: s
 def test_the_driver_says_nothing_of_tensorflow_or_ray_data(seen: str) -> None:
     own = [line for line in seen.splitlines() if not line.startswith("(")]
     assert not [line for line in own if re.search(r"absl|oneDNN|ray\.data|Progress bars|Dataset", line)], own
+
+
+def test_progress_and_one_line_for_each_verb_are_shown(seen: str) -> None:
+    lines = seen.splitlines()
+    assert any(
+        re.match(r"training: step \d+/200  loss [\d.e-]+  [\d,]+ examples/s .*checkpoint \d+", line) for line in lines
+    )
+    exported = next(line.split()[1] for line in lines if line.startswith("export: "))
+    number = r"[\d.,e+-]+"
+    for expected in (
+        rf"trained to step 200: 200 steps in {number} s, {number} examples/s once it ran, loss {number}, "
+        r"checkpoint \S+/model\.ckpt-200",
+        rf"evaluated step 200 in {number} s: mae {number}, loss {number}",
+        rf"predicted 256 rows with step 200 in {number} s",
+        rf"exported step 200 in {number} s: {re.escape(exported)}",
+    ):
+        assert [line for line in lines if re.fullmatch(expected, line)], expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ OUR_DEFAULTS = {
     "task_resources": None,
     "max_tasks_in_flight": None,
     "predict_batch_size": None,
+    "progress": True,
 }
 
 
@@ -339,3 +341,10 @@ class TestSessionConfig:
         assert resolved == given
         resolved.allow_soft_placement = True
         assert not config.session_config.allow_soft_placement
+
+
+def test_in_process_mode_does_not_speak_of_rays_local_mode(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="ray.train"):
+        logging.getLogger("ray.train.v2.api.config").info("Anything else.")
+        RunConfig(scaling_config=ScalingConfig(num_workers=0))
+    assert caplog.messages == ["Anything else."]

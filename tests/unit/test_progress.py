@@ -1,62 +1,181 @@
-"""What a person sees while training runs."""
+"""What a person sees while training runs, and at the end of each verb."""
 
 from __future__ import annotations
 
 import io
 from typing import Any
 
+import numpy as np
+import pytest
 from rich.console import Console
 
-from ray_estimator._jobs import GroupView, Vitals
-from ray_estimator._progress import Progress
+from ray_estimator import RunConfig, _progress
+from ray_estimator._checkpoints import Checkpoint
+from ray_estimator._jobs import GroupView, TrainResult, Vitals
+from ray_estimator._progress import LiveLine, NotebookLine, PlainLines, Progress, face_for, shown
+from ray_estimator._summary import Summary
 
 
-def shown(last_step: int | None, views: list[tuple[float, GroupView]], **console: Any) -> str:
-    out = io.StringIO()
-    clock = 0.0
-    with Progress(last_step, Console(file=out, width=200, **console), clock=lambda: clock) as progress:
-        for moment, seen in views:
-            clock = moment
-            progress.show(seen)
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plain(last_step: int | None, views: list[tuple[float, GroupView]]) -> str:
+    out, clock = io.StringIO(), Clock()
+    face = PlainLines(Console(file=out, width=200), clock)
+    play(Progress(last_step, face, clock), clock, views)
     return out.getvalue()
 
 
+def play(progress: Progress, clock: Clock, views: list[tuple[float, GroupView]]) -> None:
+    with progress:
+        for clock.now, seen in views:
+            progress.show(seen)
+
+
 def view(
-    step: int, loss: float | None, rate: float | None = None, number: int = 1, failures: tuple[str, ...] = ()
+    step: int,
+    loss: float | None,
+    rate: float | None = None,
+    number: int = 1,
+    failures: tuple[str, ...] = (),
+    **vitals: Any,
 ) -> GroupView:
-    return GroupView("a", number, {0: Vitals("in a step", 0.1, step, loss, rate)}, {}, {}, failures)
+    return GroupView("a", number, {0: Vitals("in a step", 0.1, step, loss, rate, **vitals)}, {}, {}, failures)
 
 
 def test_plain_lines_tell_step_loss_rate_and_time_left() -> None:
-    text = shown(100, [(0, view(0, 2.0)), (10, view(50, 1.5, 1234.5)), (20, view(100, 1.25, 2000))])
+    text = plain(100, [(0, view(0, 2.0)), (10, view(50, 1.5, 1234.5)), (20, view(100, 1.25, 2000))])
     lines = text.splitlines()
-    assert "step 50/100  loss 1.5  1,234 examples/s  ETA 0:10" in lines[1]
-    assert "step 100/100  loss 1.25  2,000 examples/s  ETA 0:00" in lines[2]
+    assert lines[1] == "training: step 50/100  loss 1.5  1,234 examples/s  ETA 0:10"
+    assert lines[2] == "training: step 100/100  loss 1.25  2,000 examples/s  ETA 0:00"
     assert "\x1b" not in text
 
 
+def test_a_line_tells_of_input_and_checkpoints() -> None:
+    seen = view(50, 1.5, 10, input_wait=0.123, published_step=40)
+    line = "training: step 50/100  loss 1.5  10 examples/s  input wait 12%  checkpoint 40"
+    assert plain(100, [(0, seen)]).strip() == line
+    saving = view(50, 1.5, 10, published_step=40, publishing_step=50)
+    assert plain(None, [(0, saving)]).strip().endswith("  saving 50")
+
+
+def test_without_batches_the_rate_is_in_steps() -> None:
+    assert "  2.5 steps/s" in plain(None, [(0, view(50, 1.5, None, step_secs=0.4))])
+
+
+def test_a_long_way_has_hours() -> None:
+    assert "ETA 2:46:40" in plain(1001, [(0, view(0, 2.0)), (10, view(1, 1.5))])
+
+
 def test_plain_lines_do_not_come_too_often_but_the_last_one_comes() -> None:
-    views = [(number / 10, view(number, 1.0)) for number in range(11)]
-    lines = shown(10, views).splitlines()
+    lines = plain(10, [(number / 10, view(number, 1.0)) for number in range(11)]).splitlines()
     assert len(lines) == 2
     assert "step 10/10" in lines[-1]
 
 
+def test_plain_lines_get_rarer_as_time_goes_by() -> None:
+    secs = 10_000
+    lines = plain(None, [(second, view(second, 1.0)) for second in range(secs)]).splitlines()
+    assert len([line for line in lines if int(line.split()[2]) < 20]) == 10
+    assert len(lines) < 100
+
+
 def test_a_run_without_a_target_has_no_time_left() -> None:
-    assert "ETA" not in shown(None, [(0, view(0, 2.0)), (10, view(50, 1.5, 10.0))])
+    assert "ETA" not in plain(None, [(0, view(0, 2.0)), (10, view(50, 1.5, 10.0))])
 
 
-def test_a_restart_shows_its_cause() -> None:
-    views = [(0, view(5, 1.0)), (5, view(3, 1.0, number=2, failures=("rank 1: RayActorError: killed",)))]
-    assert "restart 1: rank 1: RayActorError: killed" in shown(10, views)
+def test_a_restart_shows_its_cause_as_it_is() -> None:
+    cause = "rank 1: RayActorError: [killed] :warning:"
+    assert f"restart 1: {cause}\n" in plain(10, [(0, view(5, 1.0)), (5, view(3, 1.0, number=2, failures=(cause,)))])
 
 
 def test_before_the_first_step_it_tells_what_the_chief_does() -> None:
     view_ = GroupView("a", 1, {0: Vitals("building the graph", 0.1, -1, None, None)}, {}, {}, ())
-    assert "building the graph" in shown(10, [(0, view_)])
+    assert "building the graph" in plain(10, [(0, view_)])
 
 
-def test_on_a_terminal_the_line_stands_at_the_end() -> None:
-    text = shown(10, [(0, view(1, 1.0)), (5, view(10, 0.5))], force_terminal=True)
-    assert "\x1b" in text
-    assert text.rstrip().splitlines()[-1].endswith("step 10/10  loss 0.5  ETA 0:00")
+def test_on_a_terminal_there_is_a_bar_and_the_line_stands_at_the_end() -> None:
+    out, clock = io.StringIO(), Clock()
+    face = face_for(Console(file=out, width=200, force_terminal=True))
+    assert isinstance(face, LiveLine)
+    play(Progress(10, face, clock), clock, [(0, view(1, 1.0)), (5, view(5, 0.5)), (9, view(10, 0.5))])
+    text = out.getvalue()
+    assert "━╌" in text
+    assert text.rstrip().splitlines()[-1].endswith("training: step 10/10  loss 0.5  ETA 0:00")
+
+
+class Display:
+    """What `IPython.display.display` is to a notebook: an output that can be replaced."""
+
+    def __init__(self) -> None:
+        self.outputs: list[str] = []
+
+    def __call__(self, data: dict[str, str], *, raw: bool, display_id: bool) -> Display:
+        self.outputs.append("")
+        self.update(data, raw=raw)
+        return self
+
+    def update(self, data: dict[str, str], *, raw: bool) -> None:
+        self.outputs[-1] = data["text/plain"]
+
+
+def test_in_a_notebook_one_output_changes() -> None:
+    display, clock = Display(), Clock()
+    progress = Progress(10, NotebookLine(Console(file=io.StringIO()), display), clock)
+    play(progress, clock, [(0, view(1, 1.0)), (1, view(5, 0.5)), (2, view(10, 0.5))])
+    assert display.outputs == [f"training {'━' * 24} step 10/10  loss 0.5  ETA 0:00"]
+
+
+def test_progress_false_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(config: RunConfig) -> str:
+        out = io.StringIO()
+        monkeypatch.setattr(_progress, "_console", lambda: Console(file=out))
+        play(shown(config, 10), Clock(), [(0, view(10, 1.0))])
+        Summary(config).predicted(3, "row", None)
+        return out.getvalue()
+
+    assert len(said(RunConfig()).splitlines()) == 2
+    assert said(RunConfig(progress=False)) == ""
+    with pytest.raises(TypeError, match="progress must be True or False"):
+        RunConfig(progress="no")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Any:
+    out = io.StringIO()
+    monkeypatch.setattr(_progress, "_console", lambda: Console(file=out, width=40))
+    return lambda: out.getvalue().splitlines()
+
+
+def test_each_verb_ends_with_one_line(lines: Any) -> None:
+    summary = Summary(RunConfig(model_dir="s3://bucket/[run]"))
+    checkpoint = Checkpoint("s3://bucket/run/model.ckpt-400", 400)
+    summary.trained(TrainResult(400, 0.12044, 300, examples_per_sec=10187.4, published_step=400), first_step=100)
+    results = {
+        "global_step": np.int64(400),
+        "loss": np.float32(0.5),
+        "accuracy": 0.98,
+        "drawn": b"...",
+        "all": [1, 2],
+    }
+    summary.evaluated(results, "test")
+    summary.predicted(1360, "row", checkpoint)
+    summary.predicted(1, "batch", None)
+    summary.exported("s3://bucket/export/1", checkpoint)
+    assert lines() == [
+        "trained to step 400: 300 steps in 0.0 s, 10,187 examples/s once it ran, loss 0.1204, "
+        "checkpoint s3://bucket/[run]/model.ckpt-400",
+        "evaluated step 400 (test) in 0.0 s: accuracy 0.98, loss 0.5",
+        "predicted 1,360 rows with step 400 in 0.0 s",
+        "predicted 1 batch with initial weights in 0.0 s",
+        "exported step 400 in 0.0 s: s3://bucket/export/1",
+    ]
+
+
+def test_a_run_without_checkpoints_or_steps_says_no_more_than_it_knows(lines: Any) -> None:
+    Summary(RunConfig(model_dir="m")).trained(TrainResult(5, None, 0), first_step=5)
+    assert lines() == ["trained to step 5: 0 steps in 0.0 s"]
