@@ -21,6 +21,7 @@ from ray_estimator._jobs import GroupView, TrainResult
 from ray_estimator._progress import Progress
 from ray_estimator._runtime.group import failure_in
 from ray_estimator._runtime.leaving import LeavingNodes
+from ray_estimator._runtime.metrics import RunMetrics
 from ray_estimator._runtime.resources import amounts
 from ray_estimator._runtime.watch import StepWatch
 from ray_estimator.config import RunConfig
@@ -58,6 +59,7 @@ class Fit:
         self._monitor = monitor
         self._config = config
         self._progress = progress
+        self._metrics = RunMetrics(str(config.model_dir))
         self._stop = stop
         self._stop_by: float | None = None
         self._has_passed_stop_on = False
@@ -128,6 +130,7 @@ class Fit:
             if view is None:
                 continue
             self._progress.show(view)
+            self._metrics.show(view)
             self._heed_leaving(view)
             if self._hung is not None and self._hung[0] != view.attempt:
                 self._hung = None

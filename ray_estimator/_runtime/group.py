@@ -119,6 +119,7 @@ def failure_in(error: BaseException | None) -> RemoteFailure | None:
 
 
 def _first_line(error: BaseException) -> str:
+    error = getattr(error, "health_check_failure", error)  # what a failed health check of Ray Train's has found
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}"
 

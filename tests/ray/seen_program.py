@@ -1,7 +1,17 @@
-"""A run of every verb whose driver imports no TensorFlow: `seen_program.py MODEL_DIR`. Its output is what is tested."""
+"""A run of every verb whose driver imports no TensorFlow: `seen_program.py MODEL_DIR`. Its output is what is tested.
 
+A worker dies on its way. In the end the program prints what Ray's metrics endpoint tells.
+"""
+
+import functools
+import json
 import logging
+import os
+import re
+import signal
 import sys
+import time
+import urllib.request
 
 import pyarrow as pa
 import ray
@@ -27,6 +37,23 @@ def model_fn(features, labels, mode):
     return EstimatorSpec(mode, loss=loss, train_op=train_op)
 
 
+def dying_hook(flag):
+    """Kills the second worker at its hundredth step, once."""
+    import tensorflow as tf
+
+    class DieOnce(tf.compat.v1.train.SessionRunHook):
+        num_steps = 0
+
+        def after_run(self, run_context, run_values):
+            self.num_steps += 1
+            is_second = json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 1
+            if is_second and self.num_steps == 100 and not os.path.exists(flag):
+                open(flag, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return DieOnce()
+
+
 def receiver_fn():
     import tensorflow as tf
 
@@ -34,17 +61,37 @@ def receiver_fn():
     return ServingInputReceiver({"x": x}, {"x": x})
 
 
+def metrics_endpoint():
+    """What Prometheus would read of this node, once the newest state has arrived there."""
+    node = ray.nodes()[0]
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            text = answer.read().decode()
+        if re.search(r"^ray_estimator_checkpoint_step.* 200(\.0)?$", text, flags=re.M):
+            break
+        time.sleep(0.5)
+    return [line for line in text.splitlines() if line.startswith("ray_estimator_")]
+
+
 def main(model_dir):
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="warning")
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        logging_level="warning",
+        _system_config={"metrics_report_interval_ms": 500},
+    )
     x = [float(number % 4) for number in range(256)]
     rows = ray.data.from_arrow(pa.table({"x": pa.array(x, pa.float32()), "y": pa.array(x, pa.float32())}))
     config = RunConfig(scaling_config=ScalingConfig(num_workers=2))
     estimator = Estimator(model_fn, model_dir, config)
     input_fn = dataset_input_fn(rows, batch_size=16, label_columns="y")
-    estimator.train(input_fn, max_steps=200)
+    estimator.train(input_fn, max_steps=200, hooks=[functools.partial(dying_hook, f"{model_dir}.died")])
     estimator.evaluate(input_fn)
     print("rows:", len(list(estimator.predict(input_fn))))
     print("export:", estimator.export_saved_model(f"{model_dir}/export", receiver_fn))
+    print(*metrics_endpoint(), sep="\n")
     assert "tensorflow" not in sys.modules
 
 

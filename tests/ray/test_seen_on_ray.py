@@ -39,8 +39,8 @@ def test_workers_and_tasks_say_what_user_code_says_once_each_and_no_more(seen: s
         for process, words in re.findall(r"^\((\w+) pid=\d+\) (.*)$", seen, flags=re.M)
         if "Cleaner" not in process
     )
-    assert from_processes.pop("printed in train") == 2
-    assert from_processes.pop("logged in train") == 2
+    assert from_processes.pop("printed in train") == 2 * 2  # a worker dies, and the group starts again
+    assert from_processes.pop("logged in train") == 2 * 2
     assert from_processes.pop("printed in eval") >= 1
     assert from_processes.pop("printed in infer") >= 1
     assert set(from_processes) == {"logged in eval", "logged in infer"}
@@ -49,6 +49,29 @@ def test_workers_and_tasks_say_what_user_code_says_once_each_and_no_more(seen: s
 def test_the_driver_says_nothing_of_tensorflow_or_ray_data(seen: str) -> None:
     own = [line for line in seen.splitlines() if not line.startswith("(")]
     assert not [line for line in own if re.search(r"absl|oneDNN|ray\.data|Progress bars|Dataset", line)], own
+
+
+def test_a_restart_is_told_with_its_cause(seen: str) -> None:
+    assert re.findall(r"^restart .*", seen, flags=re.M) == [
+        "restart 1: rank 1: ActorDiedError: The actor died unexpectedly before finishing this task."
+    ]
+
+
+def test_rays_metrics_endpoint_tells_of_the_run(seen: str) -> None:
+    lines = re.findall(r'^ray_estimator_(\w+){.*\brun="(.*?)".*} (\S+)$', seen, flags=re.M)
+    values = {name: float(value) for name, run, value in lines if run == "model"}
+    assert {name for name in values if not name.startswith("input_wait")} == {
+        "step",
+        "loss",
+        "examples_per_second",
+        "step_seconds",
+        "checkpoint_step",
+        "save_seconds",
+        "restarts_total",
+    }
+    assert (values["step"], values["checkpoint_step"], values["restarts_total"]) == (200, 200, 1)
+    assert values["examples_per_second"] == pytest.approx(32 / values["step_seconds"], rel=0.01)
+    assert 0 < values["save_seconds"] < 60
 
 
 def test_progress_and_one_line_for_each_verb_are_shown(seen: str) -> None:
