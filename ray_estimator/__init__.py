@@ -30,6 +30,7 @@
     _lease.py _preflight.py    who may write in model_dir, and whether it can be used
     _storage.py        files by URL, on any fsspec store
         _local_files.py _remote_files.py _retrying.py
+    cli/               the commands of `ray-estimator`
 
 Importing the package imports neither TensorFlow nor Ray.
 """

@@ -422,3 +422,9 @@ def claim(model_dir: str, storage: Storage, token: Token) -> Callable[[], None]:
     of_this_driver = (old for old in tokens if old.generation == token.generation)
     writers.sweep(old for old in of_this_driver if 0 < old.attempt < token.attempt - 1)
     return partial(writers.require_newest, token)
+
+
+def last_driver(model_dir: str, storage: Storage) -> Record | None:
+    """What the newest driver that took the lease says of itself; None if nobody ever did, or its file is damaged."""
+    writers = _Writers(model_dir, storage)
+    return Record.from_bytes(writers.read(Token(writers.newest().generation)))

@@ -212,7 +212,7 @@ class Names(ModuleType):
         if name in self._groups:
             return importlib.import_module(f"{self.__name__}.{name}")
         if name not in self._table:
-            raise self._missing(name, _cure(self.__name__, name))
+            raise self._missing(name, cure_for(self.__name__, name))
         home, _, attribute = self._table[name].partition(":")
         try:
             return getattr(importlib.import_module(home), attribute)
@@ -223,7 +223,7 @@ class Names(ModuleType):
         except AttributeError as error:
             if not home.startswith("ray_estimator"):
                 raise
-            raise self._missing(name, _cure(self.__name__, name)) from error
+            raise self._missing(name, cure_for(self.__name__, name)) from error
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *self._table, *self._groups})
@@ -236,18 +236,42 @@ class Names(ModuleType):
         return AttributeError(text.rstrip(), name=name, obj=self)
 
 
-def _cure(module: str, name: str) -> str:
+def cure_for(module: str, name: str) -> str:
+    """What to use instead of a name of tf.estimator's that is not here; empty if nobody knows."""
     if module.endswith(".tpu") or name.startswith("TPU"):
         return _NO_TPU
     return next((cure for start, cure in _INSTEAD.items() if name.startswith(start)), "")
 
 
+def home_of(module: str, name: str) -> str | None:
+    """Where the name of a public module of tf.estimator's is found, as ``module:attribute``; None if it is not here."""
+    root, _, group = module.rpartition(".")
+    table = _ROOTS.get(module) or (_GROUPS.get(group, {}) if root in _ROOTS else {})
+    return table.get(name)
+
+
+def is_public(module: str) -> bool:
+    """Whether `module` is tf.estimator, or one of its groups of names, by any of its names."""
+    root, _, group = module.rpartition(".")
+    return module in _ROOTS or (root in _ROOTS and group in _GROUPS)
+
+
 def needs_legacy_keras(model_fn: Any) -> bool:
     """Whether `model_fn` is that of a canned estimator that is written for Keras 2; those without layers are not."""
     home, name = (str(getattr(model_fn, attribute, "")) for attribute in ("__module__", "__qualname__"))
-    if not home.startswith(f"{INTERNALS}.canned."):
+    return _is_for_keras_2(home, "V2." in name)
+
+
+def home_needs_legacy_keras(home: str) -> bool:
+    """Whether what is found there, as `home_of` says it, is a canned estimator that is written for Keras 2."""
+    module, _, name = home.partition(":")
+    return name[:1].isupper() and _is_for_keras_2(module, name.endswith("V2"))
+
+
+def _is_for_keras_2(module: str, is_v2: bool) -> bool:
+    if not module.startswith(f"{INTERNALS}.canned."):
         return False
-    return home.rpartition(".")[2] not in ("baseline", "kmeans") or "V2." in name
+    return module.rpartition(".")[2] not in ("baseline", "kmeans") or is_v2
 
 
 def names_of(module: str) -> Names | None:

@@ -22,7 +22,7 @@ from tensorflow.python.distribute import distribute_utils
 from tensorflow.python.saved_model import constants
 from tensorflow.python.saved_model.model_utils import export_utils
 from tensorflow.python.training import evaluation, training_util
-from tensorflow.python.util import deprecation
+from tensorflow.python.util import deprecation, tf_export
 
 # TensorFlow: what it says
 
@@ -372,3 +372,12 @@ def is_keras_variable(value: Any) -> bool:
     """Whether `value` is a Keras 3 variable, such as `apply_gradients` returns."""
     keras = keras_3()
     return keras is not None and isinstance(value, keras.Variable)
+
+
+# TensorFlow: names
+
+
+def public_name_of(symbol: Any) -> str | None:
+    """The name below ``tf.`` by which everybody may use a function or class of TensorFlow; None if there is none."""
+    name: str | None = tf_export.get_canonical_name_for_symbol(symbol, add_prefix_to_v1_names=True)
+    return name

@@ -535,3 +535,15 @@ def test_writes_input_looks_into_branches_and_loops() -> None:
         assert writes("counts")
         assert writes("counts_within")
         assert not writes("looks")
+
+
+# TensorFlow: names
+
+
+def test_public_name_of_tells_v1_names_from_others_and_from_private_ones() -> None:
+    from tensorflow.python.ops import array_ops
+    from tensorflow.python.training import training_util
+
+    assert internals.public_name_of(array_ops.placeholder) == "compat.v1.placeholder"
+    assert internals.public_name_of(array_ops.reshape) == "reshape"
+    assert internals.public_name_of(training_util._get_or_create_global_step_read) is None

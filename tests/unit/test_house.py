@@ -21,7 +21,7 @@ def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.Compl
 
 
 def test_importing_the_package_imports_neither_tensorflow_nor_keras_nor_ray() -> None:
-    heavy = {"tensorflow", "keras", "tf_keras", "ray"}
+    heavy = {"tensorflow", "keras", "tf_keras", "ray", "typer", "ray_estimator.cli"}
     code = f"import sys, ray_estimator; print(*sorted({heavy!r} & set(sys.modules)))"
 
     done = run(sys.executable, "-c", code)

@@ -1,0 +1,209 @@
+"""What is in a model_dir: `inspect`. Reads only."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray_estimator import _lease
+from ray_estimator._checkpoint_files import CheckpointFiles
+from ray_estimator._checkpoint_state import UNKNOWN_TIME, CheckpointState
+from ray_estimator._ledger import Checkpoint, Published
+from ray_estimator._position import InputPosition
+from ray_estimator._quiet import quiet_tensorflow
+from ray_estimator._state_file import StateFile
+from ray_estimator._storage import Storage
+from ray_estimator.errors import CheckpointDamagedError
+
+TRAINING = "training"
+_EVENTS = "*.tfevents.*"
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """One checkpoint.
+
+    Attributes:
+        name: Its name in model_dir.
+        step: Its global step.
+        size: In bytes, of all files.
+        published: Whether the state file names it.
+        published_at: When, in seconds since the epoch; None if nobody said.
+        has_manifest: Whether sizes and checksums are known; if not, TensorFlow published it.
+        defect: What is wrong with it; None if it is whole.
+    """
+
+    name: str
+    step: int
+    size: int
+    published: bool
+    published_at: float | None
+    has_manifest: bool
+    defect: str | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is in a model_dir.
+
+    Attributes:
+        model_dir: Its URL.
+        checkpoints: Those that are published, oldest first, then the others.
+        state_file_defect: What is wrong with the file that says which are published; None if nothing is.
+        writer: Who trains there or did last: process, host, since when, and whether it has ended. None if nobody did.
+        position: Where in its input training was at the newest checkpoint; None if nobody said.
+        metrics: By evaluation (and `TRAINING`), by global step: scalars by name.
+    """
+
+    model_dir: str
+    checkpoints: tuple[CheckpointReport, ...]
+    state_file_defect: str | None
+    writer: Mapping[str, Any] | None
+    position: Mapping[str, Any] | None
+    metrics: Mapping[str, Mapping[int, Mapping[str, float]]]
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether something that is published is not whole."""
+        damaged = any(each.published and each.defect is not None for each in self.checkpoints)
+        return damaged or self.state_file_defect is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON takes it; numbers that JSON does not know are texts."""
+        return {**_plain(dataclasses.asdict(self)), "is_damaged": self.is_damaged}
+
+
+def inspect(model_dir: str, storage: Storage, *, last: int, verify: bool) -> Report:
+    """Looks at a model_dir.
+
+    Args:
+        model_dir: Local path or URL.
+        storage: Opens it.
+        last: Of how many global steps metrics are read; 0 for none.
+        verify: Whether to read every byte of every published checkpoint. Otherwise files on object stores are known by
+            their sizes alone.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+    """
+    model_dir = storage.normalize(model_dir)
+    if not storage.list_dir(model_dir):
+        raise FileNotFoundError(f"There is nothing in {storage.redacted(model_dir)}")
+    files = CheckpointFiles(storage)
+    state_file = StateFile(model_dir, storage, files)
+    content = state_file.content()
+    defect = None if content is None else _defect_of_state(content)
+    published = () if defect is not None else state_file.ledger_in(content).published
+    reports = [_report(each, files, storage, verify) for each in published]
+    reports += [_unpublished(each, files) for each in _others(model_dir, storage, published)]
+    return Report(
+        storage.redacted(model_dir),
+        tuple(reports),
+        defect,
+        _writer(model_dir, storage),
+        _position(published, files),
+        dict(_metrics(model_dir, storage, last)) if last else {},
+    )
+
+
+def _defect_of_state(content: bytes) -> str | None:
+    try:
+        CheckpointState.from_text(content.decode())
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _report(published: Published, files: CheckpointFiles, storage: Storage, verify: bool) -> CheckpointReport:
+    checkpoint = published.checkpoint
+    defect = files.defect_of(checkpoint)
+    if defect is None and verify:
+        defect = _defect_of_bytes(checkpoint, files, storage)
+    return CheckpointReport(
+        checkpoint.name,
+        checkpoint.step,
+        sum(files.sizes(checkpoint).values()),
+        True,
+        None if published.timestamp == UNKNOWN_TIME else published.timestamp,
+        checkpoint.manifest is not None,
+        defect,
+    )
+
+
+def _defect_of_bytes(checkpoint: Checkpoint, files: CheckpointFiles, storage: Storage) -> str | None:
+    if storage.local_path(checkpoint.path) is not None:
+        return None  # Of local files the checksums were looked at already.
+    with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
+        try:
+            files.download(checkpoint, os.path.join(folder, checkpoint.name))
+        except CheckpointDamagedError as error:
+            return error.reason
+    return None
+
+
+def _others(model_dir: str, storage: Storage, published: tuple[Published, ...]) -> Iterator[Checkpoint]:
+    known = {each.checkpoint.name for each in published}
+    found = {name.removesuffix(".index") for name in storage.list_dir(model_dir) if name.endswith(".index")}
+    for name in sorted(found - known, key=lambda name: (Checkpoint.at(name).step, name)):
+        yield Checkpoint.at(storage.join(model_dir, name))
+
+
+def _unpublished(checkpoint: Checkpoint, files: CheckpointFiles) -> CheckpointReport:
+    checkpoint = files.with_manifest(checkpoint)
+    size, defect = sum(files.sizes(checkpoint).values()), files.defect_of(checkpoint)
+    return CheckpointReport(
+        checkpoint.name, checkpoint.step, size, False, None, checkpoint.manifest is not None, defect
+    )
+
+
+def _writer(model_dir: str, storage: Storage) -> Mapping[str, Any] | None:
+    record = _lease.last_driver(model_dir, storage)
+    if record is None:
+        return None
+    ended = record.released or record.writer.is_dead()
+    return {"host": record.writer.host, "pid": record.writer.pid, "since": record.since, "ended": ended}
+
+
+def _position(published: tuple[Published, ...], files: CheckpointFiles) -> Mapping[str, Any] | None:
+    for each in reversed(published):
+        try:
+            manifest = files.manifest(each.checkpoint)
+        except CheckpointDamagedError:
+            continue
+        position = None if manifest is None else InputPosition.from_json(manifest.position)
+        return None if position is None else position.to_json()
+    return None
+
+
+def _metrics(model_dir: str, storage: Storage, last: int) -> Iterator[tuple[str, dict[int, dict[str, float]]]]:
+    """What TensorBoard shows: of each evaluation, and of training."""
+    names = [name for name in storage.list_dir(model_dir) if name == "eval" or name.startswith("eval_")]
+    for name, folder in [(TRAINING, model_dir), *((name, storage.join(model_dir, name)) for name in names)]:
+        if not storage.glob(folder, _EVENTS):
+            continue
+        with quiet_tensorflow():
+            from ray_estimator._engine.events import scalars
+        steps = scalars(storage, folder, _EVENTS)
+        if steps:
+            yield name, dict(list(steps.items())[-last:])
+
+
+def age_of(report: CheckpointReport) -> float | None:
+    """Seconds since it was published; None if nobody said when."""
+    return None if report.published_at is None else max(time.time() - report.published_at, 0.0)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

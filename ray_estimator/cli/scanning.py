@@ -1,0 +1,235 @@
+"""Scans sources for what will break here: `scan` parses them, and runs nothing of them.
+
+A name that is imported or used is looked up in the TensorFlow that is installed, so a finding is about that one. Where
+a source is ready for a name that is not there, as in ``try: ... except ImportError``, nothing is said.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_estimator.cli import estimator_names, tensorflow_names
+from ray_estimator.cli.findings import CALL, PLACEMENT, PRIVATE, REMOTE_FILE, SYNTAX, Finding, Found, gathered
+from ray_estimator.cli.names import Names
+from ray_estimator.cli.sources import Place, Source, files_below, read
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_PLACED_BY_RAY = ("train_distribute", "eval_distribute", "experimental_distribute", "device_fn")
+_NEVER_IN_A_GRAPH = ("gradient_accumulation_steps", "ema_overwrite_frequency")
+_PRIVATE_METHODS = {
+    "_call_input_fn",
+    "_call_model_fn",
+    "_evaluate_build_graph",
+    "_evaluate_run",
+    "_get_features_and_labels_from_input_fn",
+    "_get_features_from_input_fn",
+    "_train_model",
+    "_train_model_default",
+    "_train_model_distributed",
+    "_train_with_estimator_spec",
+}
+_FILES_READ_OR_WRITTEN = (
+    "io.gfile.",
+    "gfile.",
+    "io.read_file",
+    "io.write_file",
+    "io.matching_files",
+    "io.TFRecordWriter",
+    "io.tf_record_iterator",
+    "python_io.",
+    "read_file",
+    "write_file",
+    "matching_files",
+    "data.TFRecordDataset",
+    "data.TextLineDataset",
+    "data.FixedLengthRecordDataset",
+    "data.Dataset.list_files",
+    "data.experimental.CsvDataset",
+    "data.experimental.make_csv_dataset",
+    "data.experimental.make_batched_features_dataset",
+    "feature_column.categorical_column_with_vocabulary_file",
+    "feature_column.sequence_categorical_column_with_vocabulary_file",
+    "lookup.TextFileInitializer",
+    "saved_model.load",
+    "saved_model.loader.load",
+    "summary.FileWriter",
+    "summary.create_file_writer",
+    "train.load_checkpoint",
+    "train.load_variable",
+    "train.list_variables",
+    "train.latest_checkpoint",
+    "train.init_from_checkpoint",
+    "train.NewCheckpointReader",
+)
+_SCALING = "Say how many workers with RunConfig(scaling_config=ray.train.ScalingConfig(num_workers=...))"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found in some sources.
+
+    Attributes:
+        files: How many were read.
+        found: What will break.
+    """
+
+    files: int
+    found: tuple[Found, ...]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the sources together say once for all of them.
+
+    Attributes:
+        install: Whether one calls `ray_estimator.install()`.
+        legacy_keras: Whether one asks for Keras 2.
+    """
+
+    install: bool
+    legacy_keras: bool
+
+
+def scan(paths: Iterable[Path]) -> Scan:
+    """Scans files, and what is in directories. Imports TensorFlow if any of them names it.
+
+    Raises:
+        FileNotFoundError: One of `paths` is not there.
+    """
+    sources = [read(path) for path in files_below(paths)]
+    names = [Names.of(source.tree) for source in sources]
+    pairs = list(zip(sources, names, strict=True))
+    said = Said(
+        any(_calls_install(source.tree, each) for source, each in pairs),
+        any(_asks_for_legacy_keras(source.tree) for source, _ in pairs),
+    )
+    found = [each for source, names in pairs for each in gathered(source.path, _in_source(source, names, said))]
+    return Scan(len(sources), tuple(found))
+
+
+def _in_source(source: Source, names: Names, said: Said) -> Iterator[tuple[Finding, Place]]:
+    for place, error in source.errors:
+        yield (
+            Finding(SYNTAX, f"Python 3 cannot parse it: {error}", "Bring it to Python 3 first; it was not scanned"),
+            place,
+        )
+    for use in names.uses:
+        for finding in _about_name(use.path, said):
+            yield finding, source.place(use.node)
+    for node in ast.walk(source.tree):
+        for finding in _about(node, names):
+            yield finding, source.place(node)
+
+
+def _about_name(path: str, said: Said) -> Iterator[Finding]:
+    if estimator_names.covers(path):
+        yield from estimator_names.about(path, said.install, said.legacy_keras)
+    elif (finding := tensorflow_names.about(path, said.legacy_keras)) is not None:
+        yield finding
+
+
+def _about(node: ast.AST, names: Names) -> Iterator[Finding]:
+    if isinstance(node, ast.Call):
+        yield from _about_arguments(node, names)
+        yield from _about_files(node, names)
+    if isinstance(node, ast.Attribute) and node.attr in _PRIVATE_METHODS:
+        what = f"{node.attr} is a private method of tf.estimator's Estimator"
+        yield Finding(PRIVATE, what, "This Estimator has only the public verbs: use them, or hooks")
+    if _writes_tf_config(node, names):
+        what = "TF_CONFIG is ignored here, as are parameter servers and evaluators in it"
+        yield Finding(PLACEMENT, what, f"{_SCALING}; workers know their place from config.is_chief and config.task_id")
+
+
+def _about_arguments(node: ast.Call, names: Names) -> Iterator[Finding]:
+    called = names.path_of(node.func) or ""
+    method = node.func.attr if isinstance(node.func, ast.Attribute) else called.rpartition(".")[2]
+    given = {each.arg for each in node.keywords if each.arg and not _is_none(each.value)}
+    if method in ("RunConfig", "replace"):
+        for name in _PLACED_BY_RAY:
+            if name in given:
+                yield Finding(PLACEMENT, f"RunConfig refuses {name}: Ray places the workers", _SCALING)
+    if ".optimizers." in called:
+        for name in _NEVER_IN_A_GRAPH:
+            if name in given:
+                cure = "Leave it out, or use an optimizer of tf.compat.v1.train"
+                yield Finding(CALL, f"{name} of a Keras optimizer would never act in a graph, and is refused", cure)
+    if not _knows_estimators(names):
+        return
+    second = node.args[1] if len(node.args) > 1 else None
+    if method == "train" and (isinstance(second, ast.List) or (isinstance(second, ast.Name) and second.id == "hooks")):
+        what = "train takes (input_fn, steps, hooks, max_steps): the second place is not for hooks"
+        yield Finding(CALL, what, "Name them: hooks=...")
+    if method == "decode" and isinstance(node.func, ast.Attribute) and _exports(node.func.value):
+        yield Finding(CALL, "The path of an export is a str here, not bytes", "Leave out .decode()")
+
+
+def _about_files(node: ast.Call, names: Names) -> Iterator[Finding]:
+    called = tensorflow_names.below_tf(names.path_of(node.func) or "")
+    if called is None or not called.startswith(_FILES_READ_OR_WRITTEN):
+        return
+    for argument in (*node.args, *(each.value for each in node.keywords)):
+        scheme = _SCHEME.match(names.text_of(argument))
+        if scheme is not None and not tensorflow_names.opens(scheme.group(1)):
+            cure = (
+                "To read it: ray_estimator.stage(url) gives a local path; for rows: Ray Data and dataset_input_fn. "
+                "To write it: fsspec"
+            )
+            yield Finding(
+                REMOTE_FILE, f"tf.{called} is given a URL {scheme.group()}..., which TensorFlow cannot open", cure
+            )
+
+
+def _is_none(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _exports(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("export_saved_model", "export_savedmodel")
+    )
+
+
+def _knows_estimators(names: Names) -> bool:
+    return any("estimator" in use.path for use in names.uses)
+
+
+def _writes_tf_config(node: ast.AST, names: Names) -> bool:
+    if isinstance(node, ast.Assign):
+        return any(_is_item_of_environ(target, names) for target in node.targets)
+    if not isinstance(node, ast.Call):
+        return False
+    called = names.path_of(node.func)
+    if called in ("os.environ.setdefault", "os.putenv"):
+        return bool(node.args) and names.text_of(node.args[0]) == "TF_CONFIG"
+    if called == "os.environ.update":
+        keys = [key for each in node.args if isinstance(each, ast.Dict) for key in each.keys if key is not None]
+        return "TF_CONFIG" in (*(each.arg for each in node.keywords), *(names.text_of(key) for key in keys))
+    return False
+
+
+def _is_item_of_environ(node: ast.AST, names: Names) -> bool:
+    return (
+        isinstance(node, ast.Subscript)
+        and names.path_of(node.value) == "os.environ"
+        and names.text_of(node.slice) == "TF_CONFIG"
+    )
+
+
+def _calls_install(tree: ast.AST, names: Names) -> bool:
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return any(names.path_of(call.func) == "ray_estimator.install" for call in calls)
+
+
+def _asks_for_legacy_keras(tree: ast.AST) -> bool:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "legacy_keras":
+            return not (isinstance(node.value, ast.Constant) and not node.value.value)
+        if isinstance(node, ast.Constant) and node.value == "TF_USE_LEGACY_KERAS":
+            return True
+    return False
