@@ -91,10 +91,11 @@ def write_digits(folder: str, storage_options: dict[str, Any]) -> tuple[str, str
     return train, test
 
 
-def read(url: str, storage_options: dict[str, Any]) -> ray.data.Dataset:
-    """A lazy Dataset of the Parquet file, or of all Parquet files in the directory."""
+def read(url: str, storage_options: dict[str, Any], *, in_memory: bool) -> ray.data.Dataset:
+    """The rows of a Parquet file, or of all Parquet files in a directory: as a stream in each epoch, or in memory."""
     store, path = fsspec.core.url_to_fs(url, **storage_options)
-    return ray.data.read_parquet(path, filesystem=store)
+    rows = ray.data.read_parquet(path, filesystem=store)
+    return rows.materialize() if in_memory else rows
 
 
 def batches(dataset: ray.data.Dataset, batch_size: int, *, shuffle: bool = False) -> DatasetInput:
@@ -109,6 +110,7 @@ def main() -> None:
     options, model_dir = given.storage_options, given.model_dir.rstrip("/")
     if given.data is None:
         given.data, given.eval_data = write_digits(f"{model_dir}/data", options)
+        given.in_memory = True
 
     estimator = Estimator(
         model_fn,
@@ -120,8 +122,8 @@ def main() -> None:
         ),
         params={"hidden_units": 64, "learning_rate": 2e-3},
     )
-    train = read(given.data, options)
-    test = train if given.eval_data is None else read(given.eval_data, options)
+    train = read(given.data, options, in_memory=given.in_memory)
+    test = train if given.eval_data is None else read(given.eval_data, options, in_memory=given.in_memory)
     # What was saved last is evaluated as soon as the cluster has room for it beside training.
     metrics, _ = train_and_evaluate(
         estimator,
@@ -141,6 +143,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", help="Parquet file or directory, path or URL; digits if left out")
     parser.add_argument("--eval-data", help="the same to evaluate on; --data if left out")
+    parser.add_argument("--in-memory", action="store_true", help="read data once, into memory, as digits are")
     parser.add_argument("--model-dir", required=True, help="where checkpoints go: on several nodes a URL, or shared")
     parser.add_argument("--max-steps", type=int, default=1000, help="the global step to end at")
     parser.add_argument("--num-workers", type=int, default=1, help="training workers; 0 trains in this process")
