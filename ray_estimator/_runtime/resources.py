@@ -36,7 +36,8 @@ def resources_per_worker(
                 "leave it out and it is fitted to the cluster."
             )
         return asked
-    if use_gpu or num_workers + _DATA_CPUS <= cluster_cpus:
+    # A cluster without a CPU is one at rest: its autoscaler brings what Ray asks for.
+    if use_gpu or cluster_cpus == 0 or num_workers + _DATA_CPUS <= cluster_cpus:
         return None
     share = math.floor(max(cluster_cpus - _DATA_CPUS, 0.0) / num_workers * 100) / 100
     return {"CPU": max(share, 0.01)}

@@ -197,10 +197,14 @@ def _seen(target: Target) -> dict[str, Any]:
 
 def _in_words(seen: Mapping[str, Any]) -> str:
     cpus, gpus = seen["CPU"], seen["GPU"]
-    words = f"Ray {seen['ray']}, {seen['nodes']} nodes, {cpus['all']:g} CPUs ({cpus['free']:g} free)"
+    words = f"Ray {seen['ray']}, {_nodes(seen['nodes'])}, {cpus['all']:g} CPUs ({cpus['free']:g} free)"
     if gpus["all"]:
-        return f"{words}, {gpus['all']:g} GPUs ({gpus['free']:g} free) on {seen['nodes_with_gpus']} nodes"
+        return f"{words}, {gpus['all']:g} GPUs ({gpus['free']:g} free) on {_nodes(seen['nodes_with_gpus'])}"
     return f"{words}, no GPUs"
+
+
+def _nodes(number: int) -> str:
+    return "1 node" if number == 1 else f"{number} nodes"
 
 
 def _cure_for_store(model_dir: str) -> str:

@@ -16,6 +16,10 @@ def test_unset_resources_shrink_until_ray_data_has_a_cpu() -> None:
     assert resources_per_worker(3, False, None, cluster_cpus=3, reads_rows=True) == {"CPU": 0.66}
 
 
+def test_on_a_cluster_at_rest_nothing_shrinks() -> None:
+    assert resources_per_worker(4, False, None, cluster_cpus=0, reads_rows=True) is None
+
+
 def test_without_rows_nothing_shrinks() -> None:
     assert resources_per_worker(2, False, None, cluster_cpus=2, reads_rows=False) is None
 
