@@ -5,6 +5,8 @@ Every function imports its part of the engine when called, so that a driver that
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -26,8 +28,16 @@ from ray_estimator._storage import Storage
 from ray_estimator.config import RunConfig
 
 
-def import_engine() -> None:
-    """Imports what tasks need of the engine, and TensorFlow with it."""
+def import_engine(num_cpus: float) -> None:
+    """Imports what a task needs of the engine, and TensorFlow with it, whose threads follow the task's CPUs.
+
+    What `session_config` or the environment say of threads and of GPU memory counts more.
+    """
+    num_threads = max(1, math.ceil(num_cpus))
+    # TensorFlow reads them when it makes its first session. Its tf.data needs a second thread between ops.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(num_threads))
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", str(max(2, num_threads)))
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     with quiet_tensorflow():
         from ray_estimator._engine import evaluate, export, predict, variables  # noqa: F401
 

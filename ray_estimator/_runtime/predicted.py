@@ -38,7 +38,9 @@ def predicted_dataset(
     columns = tuple(dict.fromkeys([*rows.columns, *keep_columns]))
     size = task_options.pop("size")
     return in_order(projected(rows.dataset, columns)).map_batches(
-        functools.partial(_predict_table, job, rows.columns, rows.batch_size, tuple(keep_columns)),
+        functools.partial(
+            _predict_table, job, task_options["num_cpus"], rows.columns, rows.batch_size, tuple(keep_columns)
+        ),
         batch_size=-(-rows_of_a_task // rows.batch_size) * rows.batch_size,
         batch_format="pyarrow",
         compute=TaskPoolStrategy(size=size),
@@ -48,11 +50,16 @@ def predicted_dataset(
 
 
 def _predict_table(
-    job: PredictJob, columns: Sequence[str], batch_size: int, keep_columns: Sequence[str], table: pa.Table
+    job: PredictJob,
+    num_cpus: float,
+    columns: Sequence[str],
+    batch_size: int,
+    keep_columns: Sequence[str],
+    table: pa.Table,
 ) -> pa.Table:
     """The predictions for some rows, and what is kept of them. Runs in a task of Ray Data."""
     with uninterrupted():
-        _entry.import_engine()
+        _entry.import_engine(num_cpus)
     block = Block(0, table.num_rows, lambda: table.select(list(columns)))
     predicted = _entry.predict_range(job, lambda: rank_tables([block], Sharding(0, 1, batch_size)))
     if predicted.one_task_because is not None:

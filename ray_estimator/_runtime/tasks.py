@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -64,7 +65,8 @@ class Tasks:
         # Ray would try again without a deadline, and would not say of whom it speaks.
         options = {**self.options(drives_data=drives_data), **streaming, "max_retries": 0}
         remote = ray.remote(_run).options(**options)
-        return Task(what, lambda: remote.remote(levels(), fn, *args), asked, self._config.start_timeout_secs)
+        submit = functools.partial(remote.remote, levels(), self.num_cpus, fn, *args)
+        return Task(what, submit, asked, self._config.start_timeout_secs)
 
     def options(self, *, drives_data: bool = False) -> dict[str, Any]:
         """What a task asks for, as Ray's options."""
@@ -77,6 +79,11 @@ class Tasks:
             "resources": asked,
             "runtime_env": self.runtime_env,
         }
+
+    @property
+    def num_cpus(self) -> float:
+        """CPUs of a task."""
+        return self._asked()["CPU"]
 
     def has_room(self) -> bool:
         """Whether what one task takes is free in the cluster now."""
@@ -182,13 +189,13 @@ def _runtime_env(config: RunConfig) -> dict[str, Any] | None:
 # In the task
 
 
-def _run(log_levels: Mapping[str, int], fn: Callable[..., Any], *args: Any) -> Generator[Any]:
+def _run(log_levels: Mapping[str, int], num_cpus: float, fn: Callable[..., Any], *args: Any) -> Generator[Any]:
     """First where it runs, then (result, None) for each result, or (None, failure): errors travel as themselves."""
     yield Home(ray.get_runtime_context().get_node_id(), os.getpid())
     speak_as(log_levels)
     try:
         with uninterrupted():
-            _entry.import_engine()
+            _entry.import_engine(num_cpus)
         with contextlib.ExitStack() as stack:
             results = fn(*args)
             if not isinstance(results, Generator):

@@ -1,4 +1,4 @@
-"""What can be shown only in a process of its own: `internals_script.py switches`, or `internals_script.py group`.
+"""What can be shown only in a process of its own: `internals_script.py switches`, or `group`, or `threads`.
 
 `group` joins a strategy of one worker, whose address it picks.
 """
@@ -9,11 +9,13 @@ import json
 import os
 import socket
 import sys
+from pathlib import Path
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import tensorflow as tf
 
+from ray_estimator import _entry
 from ray_estimator._engine import internals, strategy_internals
 from ray_estimator._shipping import V2Switches
 
@@ -61,5 +63,16 @@ def group() -> None:
     os._exit(0)  # the strategy's server would wait for its group
 
 
+def threads() -> None:
+    """More of them than a machine has by chance: those between ops and those within one, as a task's first session."""
+    _entry.import_engine(num_cpus=70.5)
+    with tf.Graph().as_default(), v1.Session() as session:
+        matrix = tf.random.normal([500, 500])
+        session.run(tf.matmul(matrix, matrix))
+    names = [thread.read_text().strip() for thread in Path("/proc/self/task").glob("*/comm")]
+    assert names.count("tf_Compute") == 71, names
+    assert 71 <= len(names) - 71 < 71 + 16, names
+
+
 if __name__ == "__main__":
-    {"switches": switches, "group": group}[sys.argv[1]]()
+    {"switches": switches, "group": group, "threads": threads}[sys.argv[1]]()

@@ -547,3 +547,7 @@ def test_public_name_of_tells_v1_names_from_others_and_from_private_ones() -> No
     assert internals.public_name_of(array_ops.placeholder) == "compat.v1.placeholder"
     assert internals.public_name_of(array_ops.reshape) == "reshape"
     assert internals.public_name_of(training_util._get_or_create_global_step_read) is None
+
+
+def test_a_tasks_threads_follow_its_cpus() -> None:
+    in_a_process("threads")
