@@ -101,5 +101,6 @@ def _says_peers_are_lost(error: BaseException) -> bool:
     ray = sys.modules.get("ray")
     if ray is None:
         return False
-    lost = ray.exceptions.RayActorError | ray.exceptions.ObjectLostError | ray.exceptions.WorkerCrashedError
-    return isinstance(error, lost)
+    errors = ray.exceptions
+    nodes = errors.LocalRayletDiedError | errors.NodeDiedError | errors.RpcError
+    return isinstance(error, nodes | errors.RayActorError | errors.ObjectLostError | errors.WorkerCrashedError)

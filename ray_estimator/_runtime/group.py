@@ -228,4 +228,6 @@ def _beating(worker: GroupWorker) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        ray.get(beat())
+        # Where the node dies under it, the error of training counts, and not that of telling it.
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(beat(), timeout=_ANSWER_SECS)

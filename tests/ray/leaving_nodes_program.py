@@ -1,6 +1,7 @@
-"""Trains while its nodes go: one after a notice, the next one without.
+"""Trains while its nodes go: one after a notice, the next one without, at last the driver's own after a notice.
 
-`leaving_nodes_program.py FOLDER MAX_STEPS` prints, as JSON, a list for each node of the steps that rank 0 made there.
+`leaving_nodes_program.py FOLDER` prints as JSON, for each node where rank 0 made steps, which; how training ended; and
+the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -59,6 +60,13 @@ def made_on(node: Any) -> list[int]:
     return [step for step, where in notes(folder, "steps").get(0, []) if where == node.node_id]
 
 
+def give_notice(node: Any) -> None:
+    """As a cloud does that takes a node back."""
+    deadline_ms = int((time.time() + 60) * 1000)
+    accepted, reason = GcsClient(address=cluster.address).drain_node(node.node_id, PREEMPTION, "", deadline_ms)
+    assert accepted, reason
+
+
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 first = cluster.add_node(num_cpus=2)
 ray.init(cluster.address, log_to_driver=False)
@@ -69,20 +77,20 @@ try:
         failure_config=FailureConfig(max_failures=1),
     )
     estimator = Estimator(linear_model_fn, f"{folder}/model", config, params={})
-    run = partial(estimator.train, endless_input_fn, hooks=[NoteSteps], max_steps=int(sys.argv[2]))
+    run = partial(estimator.train, endless_input_fn, hooks=[NoteSteps], max_steps=10**6)
     training = ThreadPoolExecutor().submit(run)
     second = cluster.add_node(num_cpus=2)  # Signals of nodes can be set up in the main thread alone.
     wait_until(lambda: len(made_on(first)) + len(made_on(second)) > 10)
     if not made_on(first):
         first, second = second, first
-    deadline_ms = int((time.time() + 60) * 1000)
-    accepted, reason = GcsClient(address=cluster.address).drain_node(first.node_id, PREEMPTION, "", deadline_ms)
-    assert accepted, reason
+    give_notice(first)
     wait_until(lambda: len(made_on(second)) > 60)
     cluster.remove_node(second)
     third = cluster.add_node(num_cpus=2)
-    training.result(WAIT_SECS)
-    print(json.dumps([made_on(first), made_on(second), made_on(third)]))
+    wait_until(lambda: len(made_on(third)) > 60)
+    give_notice(cluster.head_node)
+    ended = training.exception(WAIT_SECS)
+    print(json.dumps([*map(made_on, [first, second, third]), repr(ended), estimator.latest_checkpoint()]))
 finally:
     ray.shutdown()
     cluster.shutdown()

@@ -161,6 +161,13 @@ def test_a_frozen_worker_is_named_after_step_timeout_secs(on_ray: Callable[..., 
     assert "in a step" in caught.value.waiting[0]
 
 
+def test_a_frozen_worker_is_killed_and_its_group_goes_on(on_ray: Callable[..., Any], tmp_path: Path) -> None:
+    estimator = on_ray(linear_model_fn, params={}, step_timeout_secs=8, max_failures=3, save_checkpoints_steps=5)
+    estimator.train(endless_input_fn, max_steps=12, hooks=[partial(AtStep, str(tmp_path), "freeze", 7, 1)])
+    assert estimator.latest_checkpoint().endswith("-12")
+    assert notes(tmp_path, "steps")[1] == [*range(1, 8), *range(6, 13)]
+
+
 def test_an_interrupt_stops_both_ranks_at_one_step_whose_checkpoint_is_published(
     cluster: Any, on_ray: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -214,16 +221,18 @@ def test_training_leaves_a_node_that_is_going_away_in_time_and_survives_the_loss
     path = os.pathsep.join([str(tests.parent), str(tests), *sys.path])
     environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": path}
     ended = subprocess.run(
-        [sys.executable, program, tmp_path, "300"], env=environment, capture_output=True, text=True, timeout=280
+        [sys.executable, program, tmp_path], env=environment, capture_output=True, text=True, timeout=280
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
 
-    first, second, third = json.loads(ended.stdout.splitlines()[-1])
+    first, second, third, error, checkpoint = json.loads(ended.stdout.splitlines()[-1])
     # After the notice not one step was made twice, nor was a failure counted: the loss was the one that is allowed.
     assert first == list(range(1, len(first) + 1))
     assert second == list(range(first[-1] + 1, second[-1] + 1))
     newest = second[-1] - (second[-1] - first[-1]) % 50
-    assert third == list(range(newest + 1, 301))
+    assert third == list(range(newest + 1, third[-1] + 1))
+    assert error.startswith("TrainingError(\"The driver's own node is going away. Training has stopped at step")
+    assert checkpoint.endswith(f"-{third[-1]}")
     assert "restart 1: the node of rank 0, 1 is going away" in ended.stderr
 
 
