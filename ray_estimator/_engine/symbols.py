@@ -18,11 +18,17 @@ def exists(path: str) -> bool:
     return _found(path)[0] is not _ABSENT
 
 
+def symbol_of(path: str) -> str:
+    """`path` up to the first name that is no module: that of a function or class, or of what is not there."""
+    _, rest = _found(path)
+    return path.removesuffix("".join(f".{name}" for name in rest))
+
+
 def public_name(path: str) -> str | None:
     """The public name of what has the private name `path`: ``tf.compat.v1.placeholder``; None if it has none."""
     found, rest = _found(path)
     name = None if rest or isinstance(found, ModuleType) else public_name_of(found)
-    return None if name is None else f"tf.{name}"
+    return None if name is None or name.startswith("__") else f"tf.{name}"
 
 
 def opens(scheme: str) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ray_estimator.cli import estimator_names, tensorflow_names
 from ray_estimator.cli.findings import CALL, PLACEMENT, PRIVATE, REMOTE_FILE, SYNTAX, Finding, Found, gathered
-from ray_estimator.cli.names import Names
+from ray_estimator.cli.names import Names, Use
 from ray_estimator.cli.sources import Place, Source, files_below, read
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -117,12 +117,18 @@ def _in_source(source: Source, names: Names, said: Said) -> Iterator[tuple[Findi
             Finding(SYNTAX, f"Python 3 cannot parse it: {error}", "Bring it to Python 3 first; it was not scanned"),
             place,
         )
-    for use in names.uses:
+    for use in _worth_saying(names.uses):
         for finding in _about_name(use.path, said):
             yield finding, source.place(use.node)
     for node in ast.walk(source.tree):
         for finding in _about(node, names):
             yield finding, source.place(node)
+
+
+def _worth_saying(uses: list[Use]) -> Iterator[Use]:
+    """Without the imports of private modules, where it is said of each name in them that is used."""
+    outer = {use.path.rpartition(".")[0] for use in uses if use.path.startswith(tensorflow_names.PRIVATE_ROOT)}
+    return (use for use in uses if not (use.path in outer and isinstance(use.node, ast.Import | ast.ImportFrom)))
 
 
 def _about_name(path: str, said: Said) -> Iterator[Finding]:

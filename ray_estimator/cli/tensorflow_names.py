@@ -9,6 +9,7 @@ from types import ModuleType
 from ray_estimator._quiet import quiet_tensorflow
 from ray_estimator.cli.findings import CALL, CONTRIB, GONE, LAYERS, PLACEMENT, PRIVATE, Finding
 
+PRIVATE_ROOT = "tensorflow.python"
 _KERAS_2 = ("layers.", "nn.rnn_cell.")
 _PARAMETER_SERVERS = (
     "distribute.ParameterServerStrategy",
@@ -81,7 +82,9 @@ def about(path: str, legacy_keras: bool) -> Finding | None:
         what = f"{_shown(path)} needs Keras 2, which TensorFlow does not have by itself any more"
         cure = f"tf.compat.v1.{name} with RunConfig(legacy_keras=True) and the extra legacy-keras; or keras.layers"
         return Finding(LAYERS, what, cure)
-    if path.startswith("tensorflow.python") or any(_is_private(part) for part in name.split(".")):
+    if path.startswith(PRIVATE_ROOT):
+        return _about_private(_symbol_of(path))
+    if any(_is_private(part) for part in name.split(".")):
         return _about_private(path)
     if name.startswith("keras."):
         return None if legacy_keras else _about_keras(path)
@@ -103,10 +106,8 @@ def _about_contrib(name: str) -> Finding:
 
 def _about_private(path: str) -> Finding | None:
     public = _public_name(path)
-    if _exists(path):
-        what = f"{_shown(path)} is private, and may move with any release"
-    else:
-        what = f"{_shown(path)} is private, and not in TensorFlow {_version('tensorflow')}"
+    fate = "may move with any release" if _exists(path) else f"not in TensorFlow {_version('tensorflow')}"
+    what = f"{path if path.startswith(PRIVATE_ROOT) else _shown(path)} is private, and {fate}"
     return Finding(PRIVATE, what, f"Use {public}" if public else "Find a public name in tf or tf.compat.v1")
 
 
@@ -135,7 +136,7 @@ def _shown(path: str) -> str:
 
 
 def _is_private(part: str) -> bool:
-    return part.startswith("_") and not part.startswith("__")
+    return part == "__internal__" or (part.startswith("_") and not part.startswith("__"))
 
 
 @functools.cache
@@ -150,6 +151,12 @@ def _exists(path: str) -> bool:
 def _public_name(path: str) -> str | None:
     name: str | None = _symbols().public_name(path)
     return name
+
+
+@functools.cache
+def _symbol_of(path: str) -> str:
+    symbol: str = _symbols().symbol_of(path)
+    return symbol
 
 
 def _symbols() -> ModuleType:
