@@ -15,8 +15,9 @@ help: ## Show this list
 demo: $(READY) ## Train, evaluate and predict on a local Ray
 	$(BIN)/python examples/digits.py
 
-test: lint ## Lint, then run every test
+test: lint ## Lint, then run every test and every notebook
 	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbmake examples/notebooks
 
 lint: $(READY) ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

@@ -26,14 +26,19 @@ def quiet_tensorflow() -> Iterator[None]:
     Workers, tasks, and an Estimator that imports TensorFlow in this process do so by themselves. TensorFlow then says
     what TF_CPP_MIN_LOG_LEVEL lets through; unhelped it looks at that variable too late for what it says while it is
     loaded. If the variable is not set: errors where there is an NVIDIA driver, nothing elsewhere; whatever goes wrong
-    is an exception as well.
+    is an exception as well. The logger `tensorflow` keeps its level, which TensorFlow sets to INFO in notebooks.
     """
     if "tensorflow" in sys.modules:
         yield
         return
     level = os.environ.setdefault(_LEVEL, "2" if os.path.exists("/proc/driver/nvidia/version") else "3")
+    logger = logging.getLogger("tensorflow")
+    chosen = logger.level
     with _stderr_without_lines_below(int(level) if level.isdecimal() else 0):
         yield
+    if "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].get_logger()  # sets the level, once
+        logger.setLevel(chosen)
 
 
 @contextlib.contextmanager

@@ -40,3 +40,10 @@ def test_the_chatter_comes_where_it_is_asked_for() -> None:
 def test_what_was_said_before_an_error_is_not_lost() -> None:
     failing = PROGRAM.replace("import tensorflow as tf", "raise SystemExit(0)")
     assert said(failing) == "I speak meanwhile\n"
+
+
+def test_at_a_prompt_tensorflow_does_not_raise_its_own_voice() -> None:
+    program = "import sys; sys.ps1 = '>>> '" + PROGRAM + "tf.get_logger().info('Graph was finalized.')"
+    assert said(program).splitlines() == ["I speak meanwhile", "and later"]
+    asked = program.replace("tf.get_logger()", "tf.get_logger().setLevel('INFO') or tf.get_logger()")
+    assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True).stdout.endswith("finalized.\n")
