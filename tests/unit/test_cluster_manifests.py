@@ -348,10 +348,12 @@ def test_the_ports_that_the_monitor_reads_are_named(manifest: Manifest) -> None:
 def test_the_notebook_joins_the_cluster_with_its_token() -> None:
     (container,) = containers(ALL["notebook.yaml:Deployment"])
     cluster = CLUSTER["metadata"]["name"]
-    token = {each["name"]: each for each in container["env"]}["RAY_AUTH_TOKEN"]
+    env = {each["name"]: each for each in container["env"]}
 
     assert f"ray start --address={cluster}-head-svc:6379 --num-cpus=0" in container["args"][0]
-    assert token["valueFrom"]["secretKeyRef"] == {"name": cluster, "key": "auth_token"}
+    assert env["RAY_ADDRESS"]["value"] == "auto"
+    assert env["RAY_AUTH_MODE"]["value"] == "token"
+    assert env["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": cluster, "key": "auth_token"}
 
 
 # Jobs
