@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -40,6 +43,13 @@ class Stop:
 
     why: str | None = None
     at_once: bool = False
+    _is_announced: bool = False
+
+    def announce(self) -> None:
+        """Says so in the log, once. Not for handlers of signals, which may interrupt a log line."""
+        if self.why is not None and not self._is_announced:
+            self._is_announced = True
+            logger.warning("%s: training stops after this step, with a checkpoint; a second one ends it.", self.why)
 
     def end_at_once(self) -> None:
         """Ends the run without a checkpoint."""

@@ -152,7 +152,7 @@ class Fit:
             raise KeyboardInterrupt(f"{why}, and no stop within {grace} seconds")
         if view is not None and view.attempt is not None and not self._has_passed_stop_on:
             self._has_passed_stop_on = True
-            logger.warning("%s: training stops after this step, with a checkpoint. A second one ends it at once.", why)
+            self._stop.announce()
             self._tell(self._monitor.end, why)
             self._tell(self._monitor.stop, view.attempt)
 

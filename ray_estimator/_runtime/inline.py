@@ -82,7 +82,7 @@ class InlineRuntime:
     def train(self, job: TrainJob, rows: RowSource | None, stop: Stop) -> TrainResult:
         """Trains here, where an exception ends it."""
         worker = OwnProcess(None if rows is None else self._rank_rows(rows), stop=stop)
-        with shown(self._config, job.last_step) as progress, _showing(progress, worker.pulse):
+        with shown(self._config, job.last_step) as progress, _showing(progress, worker):
             return _entry.train(job, worker)
 
     def _rank_rows(self, rows: RowSource) -> TrainingRows:
@@ -117,14 +117,15 @@ def _use_legacy_keras() -> None:
 
 
 @contextlib.contextmanager
-def _showing(progress: Progress, pulse: Pulse) -> Iterator[None]:
+def _showing(progress: Progress, worker: OwnProcess) -> Iterator[None]:
     done = threading.Event()
 
     def look() -> None:
-        progress.show(GroupView("in process", 1, {0: pulse.vitals()}, {}, {}, ()))
+        progress.show(GroupView("in process", 1, {0: worker.pulse.vitals()}, {}, {}, ()))
 
     def keep_looking() -> None:
         while not done.wait(_LOOK_SECS):
+            worker.stop.announce()
             look()
 
     thread = threading.Thread(target=keep_looking, name="progress", daemon=True)

@@ -60,6 +60,16 @@ def test_sigint_is_heard_as_the_wish_to_stop_and_raised_at_the_end() -> None:
     assert seen == [("SIGINT", False)]
 
 
+def test_the_wish_to_stop_is_announced_once(caplog: pytest.LogCaptureFixture) -> None:
+    stop = Stop()
+    stop.announce()
+    assert caplog.text == ""
+    stop.why = "SIGINT"
+    stop.announce()
+    stop.announce()
+    assert caplog.text.count("SIGINT: training stops after this step, with a checkpoint") == 1
+
+
 def test_sigterm_becomes_the_exit_status_that_shells_give_it() -> None:
     with pytest.raises(SystemExit) as caught, stopped_by_signals(Stop()):
         signal.raise_signal(signal.SIGTERM)
