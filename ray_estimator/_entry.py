@@ -95,6 +95,14 @@ def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
         return predict.predict_range(job, tables)
 
 
+def predict_parts(job: PredictJob, tables: Tables) -> Generator[PredictedRange]:
+    """The predictions of one range of rows, in parts of a few MiB."""
+    with quiet_tensorflow():
+        from ray_estimator._engine import predict
+
+    return iterating_for(job.config, predict.predict_parts(job, tables))
+
+
 def export(job: ExportJob) -> str:
     """Writes a SavedModel."""
     with quiet_tensorflow():

@@ -161,7 +161,7 @@ def rank_tables(
 
 
 def aligned_ranges(
-    num_rows_of_blocks: Iterable[int], batch_size: int, target_rows: int, max_rows: int | None = None
+    num_rows_of_blocks: Iterable[int], batch_size: int, target_rows: Iterable[int], max_rows: int | None = None
 ) -> Iterator[list[Piece[int]]]:
     """Cut an ordered stream of block lengths into ranges of whole batches, each as pieces of blocks.
 
@@ -170,7 +170,7 @@ def aligned_ranges(
     Args:
         num_rows_of_blocks: The length of each block, in order.
         batch_size: Every range but the last has a multiple of as many rows.
-        target_rows: Rows of a range, rounded up to whole batches.
+        target_rows: Rows of each range, endlessly; rounded up to whole batches.
         max_rows: Where the stream ends at the latest, for example steps * batch_size; None takes all.
 
     Returns:
@@ -180,11 +180,10 @@ def aligned_ranges(
         ValueError: A number out of range.
     """
     _require_positive("batch_size", batch_size)
-    _require_positive("target_rows", target_rows)
     pieces: Iterator[Piece[int]] = (Piece(index, 0, num_rows) for index, num_rows in enumerate(num_rows_of_blocks))
     if max_rows is not None:
         pieces = _first(pieces, max_rows)
-    return _cut(pieces, -(-target_rows // batch_size) * batch_size)
+    return _cut(pieces, (-(-rows // batch_size) * batch_size for rows in target_rows))
 
 
 class _Source(Protocol):
@@ -252,7 +251,7 @@ def _blocks(blocks: Iterable[Block]) -> Iterator[Piece[_BlockRows]]:
 
 def _windows(pieces: Iterable[Piece[_BlockRows]], shuffle: Shuffle) -> Iterator[Piece[_Window]]:
     for epoch, pieces_of_epoch in itertools.groupby(pieces, key=lambda piece: piece.source.epoch):
-        for index, pieces_of_window in enumerate(_cut(pieces_of_epoch, shuffle.buffer_rows)):
+        for index, pieces_of_window in enumerate(_cut(pieces_of_epoch, itertools.repeat(shuffle.buffer_rows))):
             window = _Window(pieces_of_window, shuffle, epoch, index)
             yield Piece(window, 0, window.num_rows)
 
@@ -322,15 +321,16 @@ def _chunks(table: pa.Table, sharding: Sharding) -> Iterator[pa.Table]:
         yield table.slice(start, num_rows)
 
 
-def _cut(pieces: Iterable[Piece[S]], num_rows: int) -> Iterator[list[Piece[S]]]:
-    """Groups of exactly `num_rows` rows, but for the last, each as soon as it is complete."""
+def _cut(pieces: Iterable[Piece[S]], num_rows: Iterable[int]) -> Iterator[list[Piece[S]]]:
+    """Groups of exactly so many rows each, endlessly given, but for the last; each as soon as it is complete."""
     group: list[Piece[S]] = []
-    num_missing = num_rows
+    sizes = iter(num_rows)
+    num_missing = next(sizes)
     for piece in pieces:
         while piece.num_rows >= num_missing:
             head, piece = piece.split(num_missing)
             yield [*group, head]
-            group, num_missing = [], num_rows
+            group, num_missing = [], next(sizes)
         if piece.num_rows:
             group.append(piece)
             num_missing -= piece.num_rows

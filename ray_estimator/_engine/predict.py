@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
@@ -26,6 +27,8 @@ from ray_estimator._jobs import PredictedRange, PredictJob, Tables, UserCode
 from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)
+
+_PART_BYTES = 4 * 2**20
 
 
 @dataclass
@@ -118,14 +121,15 @@ class RangePredictor:
             self._refusal = self._reason_against_ranges()
             self.session = warm.WarmSession(job, scaffold_of(self._prediction.spec))
 
-    def predict(self, tables: Tables) -> PredictedRange:
-        """The batches of `tables`, in order."""
+    def predict(self, tables: Tables) -> Iterator[PredictedRange]:
+        """The batches of `tables`, in order, in parts of a few MiB."""
         if self._refusal is not None:
-            return PredictedRange((), self._refusal)
+            yield PredictedRange((), self._refusal)
+            return
         with self._source.reading(tables):
             for hook in self._prediction.feed.hooks:
                 hook.after_create_session(self.session.plain, None)
-            return PredictedRange(list(self._batches()))
+            yield from map(PredictedRange, _parts(self._batches()))
 
     def _reason_against_ranges(self) -> str | None:
         if self._prediction.spec.prediction_hooks:
@@ -145,7 +149,26 @@ class RangePredictor:
                 yield batch
 
 
-def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
-    """The predictions of a range of rows, on this process's warm graph. Runs as a task."""
+def _parts(batches: Iterable[Any]) -> Iterator[list[Any]]:
+    """Groups of batches of at least `_PART_BYTES`, but for the last."""
+    part: list[Any] = []
+    num_bytes = 0
+    for batch in batches:
+        part.append(batch)
+        num_bytes += sum(np.asarray(value).nbytes for value in tf.nest.flatten(batch))
+        if num_bytes >= _PART_BYTES:
+            yield part
+            part, num_bytes = [], 0
+    yield part
+
+
+def predict_parts(job: PredictJob, tables: Tables) -> Generator[PredictedRange]:
+    """The predictions of a range of rows in parts of a few MiB, on this process's warm graph. Runs as a task."""
     with warm.model(job, ModeKeys.PREDICT, RangePredictor) as predictor:
-        return predictor.predict(tables)
+        yield from predictor.predict(tables)
+
+
+def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
+    """The predictions of a range of rows at once."""
+    parts = list(predict_parts(job, tables))
+    return PredictedRange([batch for part in parts for batch in part.batches], parts[0].one_task_because)

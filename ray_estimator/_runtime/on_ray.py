@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import ray
@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 _RANGE_ROWS = 16_384
 _RANGE_BATCHES = 16
+_GROWTH = 8
 
 
 class RayRuntime:
@@ -206,22 +207,23 @@ class RayRuntime:
     def _over_ranges(
         self, what: str, fn: Callable[..., Any], job: EvaluateJob | PredictJob, rows: RowSource, steps: int | None
     ) -> Generator[Any]:
-        """Results of `fn` over batch-aligned ranges of rows, in order. Leaving early cancels what runs."""
+        """Results of `fn` over batch-aligned ranges of rows, in order. Leaving early cancels what runs.
+
+        A result that is there is given before the next block is waited for.
+        """
         sent_job, in_flight = ray.put(job), self._tasks.in_flight()
         running: deque[Task] = deque()
         first_row = 0
         try:
-            for pieces in _ranges(rows, steps):
+            for pieces in _ranges(rows, _rows_of_ranges(rows.batch_size, in_flight), steps):
                 in_range = RangeOfRows(tuple(pieces), rows.columns, rows.batch_size)
                 after = first_row + in_range.num_rows
                 running.append(self._tasks.start(f"{what} of rows {first_row} to {after - 1}", fn, sent_job, in_range))
                 first_row = after
-                if len(running) >= in_flight:
-                    yield next(running[0])
-                    running.popleft()
+                while len(running) >= in_flight or (running and running[0].is_ready()):
+                    yield from _next_of(running)
             while running:
-                yield next(running[0])
-                running.popleft()
+                yield from _next_of(running)
         finally:
             for task in running:
                 task.cancel()
@@ -240,8 +242,16 @@ def _beside_the_driver(actor: type) -> Any:
     return ray.remote(num_cpus=0, scheduling_strategy=here)(actor)
 
 
-def _ranges(rows: RowSource, steps: int | None) -> Iterator[list[BlockRef]]:
-    """Consecutive row ranges of many whole batches each, so that what a task costs stays small beside them."""
+def _next_of(running: deque[Task]) -> Iterator[Any]:
+    """The next result of the first task; if it has given all, the task goes."""
+    for result in running[0]:
+        yield result
+        return
+    running.popleft()
+
+
+def _ranges(rows: RowSource, target_rows: Iterable[int], steps: int | None) -> Iterator[list[BlockRef]]:
+    """Consecutive row ranges of whole batches."""
     seen: dict[int, BlockRef] = {}
 
     def lengths() -> Iterator[int]:
@@ -254,7 +264,7 @@ def _ranges(rows: RowSource, steps: int | None) -> Iterator[list[BlockRef]]:
         return BlockRef(0, block.ref, block.start + start, block.start + stop)
 
     limit = None if steps is None else steps * rows.batch_size
-    for pieces in aligned_ranges(lengths(), rows.batch_size, _rows_of_a_range(rows.batch_size), limit):
+    for pieces in aligned_ranges(lengths(), rows.batch_size, target_rows, limit):
         yield [piece(*each) for each in pieces]
         # Blocks behind the range are free to go.
         for passed in [index for index in seen if index < pieces[-1].source]:
@@ -262,7 +272,18 @@ def _ranges(rows: RowSource, steps: int | None) -> Iterator[list[BlockRef]]:
 
 
 def _rows_of_a_range(batch_size: int) -> int:
+    """So many that what a task costs by itself is small beside them."""
     return max(_RANGE_ROWS, _RANGE_BATCHES * batch_size)
+
+
+def _rows_of_ranges(batch_size: int, in_flight: int) -> Iterator[int]:
+    """They grow with what lies before them: it costs less, and no task is late at the end by more than a small part."""
+    least = _rows_of_a_range(batch_size)
+    before = 0
+    while True:
+        rows = min(max(least, before // (2 * in_flight)), _GROWTH * least)
+        yield rows
+        before += rows
 
 
 # Task bodies
@@ -276,8 +297,8 @@ def _evaluate_all(job: EvaluateJob, rows: RowSource | None) -> Any:
     return _entry.evaluate(job, None if rows is None else rows.tables)
 
 
-def _predict_range(job: PredictJob, rows: RangeOfRows) -> Any:
-    return _entry.predict_range(job, rows.tables)
+def _predict_range(job: PredictJob, rows: RangeOfRows) -> Generator[Any]:
+    return _entry.predict_parts(job, rows.tables)
 
 
 def _predict_all(job: PredictJob, rows: RowSource | None) -> Generator[Any]:

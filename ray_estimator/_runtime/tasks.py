@@ -64,8 +64,7 @@ class Tasks:
         streaming = {"num_returns": "streaming", "_generator_backpressure_num_objects": _AHEAD}
         # Ray would try again without a deadline, and would not say of whom it speaks.
         options = {**self.options(drives_data=drives_data), **streaming, "max_retries": 0}
-        remote = ray.remote(_run).options(**options)
-        submit = functools.partial(remote.remote, levels(), self.num_cpus, fn, *args)
+        submit = functools.partial(_remote_run().options(**options).remote, levels(), self.num_cpus, fn, *args)
         return Task(what, submit, asked, self._config.start_timeout_secs)
 
     def options(self, *, drives_data: bool = False) -> dict[str, Any]:
@@ -140,9 +139,22 @@ class Task:
             self._given += 1
             return value
 
+    def is_ready(self) -> bool:
+        """Whether the next result is there, or the end."""
+        try:
+            if self._home is None and self._has_next():
+                self._home = ray.get(next(self._refs))
+            return self._home is not None and not self._to_pass_over and self._has_next()
+        except _LOST as lost:
+            self._begin_again(lost)
+            return False
+
     def cancel(self) -> None:
         """Ends it; one that has begun ends between two calls of TensorFlow."""
         ray.cancel(self._refs, force=False)
+
+    def _has_next(self) -> bool:
+        return bool(ray.wait([self._refs], timeout=0, fetch_local=False)[0])
 
     def _next(self) -> Any:
         if self._home is None:
@@ -184,6 +196,12 @@ def _runtime_env(config: RunConfig) -> dict[str, Any] | None:
     if config.legacy_keras:
         env["env_vars"] = {**LEGACY_KERAS, **env.get("env_vars", {})}
     return env or None
+
+
+@functools.cache
+def _remote_run() -> Any:
+    """Made once: Ray pickles a function anew for each remote function that is made of it."""
+    return ray.remote(_run)
 
 
 # In the task

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -311,34 +312,42 @@ def test_an_empty_window_is_refused() -> None:
 
 
 @on_a_busy_machine
-@given(block_sizes, st.integers(1, 10), st.integers(1, 60), st.none() | st.integers(0, 300))
+@given(
+    block_sizes,
+    st.integers(1, 10),
+    st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    st.none() | st.integers(0, 300),
+)
 def test_aligned_ranges_cover_the_rows_in_order_with_whole_batches(
-    sizes: list[int], batch_size: int, target_rows: int, max_rows: int | None
+    sizes: list[int], batch_size: int, target_rows: list[int], max_rows: int | None
 ) -> None:
-    ranges = list(aligned_ranges(sizes, batch_size, target_rows, max_rows))
+    ranges = list(aligned_ranges(sizes, batch_size, itertools.cycle(target_rows), max_rows))
 
     rows = [(index, row) for index, size in enumerate(sizes) for row in range(size)][:max_rows]
     assert [(index, row) for pieces in ranges for index, start, stop in pieces for row in range(start, stop)] == rows
     assert all(start < stop for pieces in ranges for _, start, stop in pieces)
     lengths = [sum(stop - start for _, start, stop in pieces) for pieces in ranges]
-    whole = -(-target_rows // batch_size) * batch_size
-    assert all(length == whole for length in lengths[:-1])
-    assert all(0 < length <= whole for length in lengths[-1:])
+    whole = [
+        -(-rows // batch_size) * batch_size for _, rows in zip(lengths, itertools.cycle(target_rows), strict=False)
+    ]
+    assert lengths[:-1] == whole[:-1]
+    assert all(0 < length <= most for length, most in zip(lengths[-1:], whole[-1:], strict=True))
 
 
 def test_aligned_ranges_take_no_more_lengths_than_they_need() -> None:
     lengths = iter([4, 4, 4, 4, 4, 4, 4, 4])
-    ranges = aligned_ranges(lengths, batch_size=3, target_rows=5, max_rows=12)
+    ranges = aligned_ranges(lengths, batch_size=3, target_rows=itertools.repeat(5), max_rows=12)
     assert next(ranges) == [(0, 0, 4), (1, 0, 2)]
     assert len(list(lengths)) == 6  # two are taken
 
     lengths = iter([4, 4, 4, 4])
-    assert list(aligned_ranges(lengths, batch_size=4, target_rows=4, max_rows=8)) == [[(0, 0, 4)], [(1, 0, 4)]]
+    assert list(aligned_ranges(lengths, batch_size=4, target_rows=itertools.repeat(4), max_rows=8)) == [
+        [(0, 0, 4)],
+        [(1, 0, 4)],
+    ]
     assert list(lengths) == [4, 4]
 
 
-def test_aligned_ranges_refuse_numbers_out_of_range_at_once() -> None:
+def test_aligned_ranges_refuse_a_batch_size_out_of_range_at_once() -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, but is 0"):
-        aligned_ranges([1], batch_size=0, target_rows=1)
-    with pytest.raises(ValueError, match="target_rows must be at least 1, but is -1"):
-        aligned_ranges([1], batch_size=1, target_rows=-1)
+        aligned_ranges([1], batch_size=0, target_rows=[1])
