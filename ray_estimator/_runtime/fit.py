@@ -243,6 +243,7 @@ def _train_settings(start_timeout_secs: float | None) -> Iterator[None]:
     settings = {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_timeout_secs or 10**9),
+        # An actor more, which ends a group only at the deadline of a notice: `LeavingNodes` moves it at once.
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",
         # It would show what a worker prints twice.
