@@ -17,7 +17,7 @@ import collections
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -50,8 +50,7 @@ class ColumnSpec:
         return self.ragged or any(each.holds_ragged for each in self.fields.values())
 
 
-@dataclass(frozen=True)
-class RaggedValues:
+class RaggedValues(NamedTuple):
     """Rows of variable length: row i is values[row_splits[i] : row_splits[i + 1]].
 
     Attributes:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
@@ -17,6 +19,7 @@ from ray_estimator._position import InputPosition
 from ray_estimator._signatures import call_with_accepted
 from ray_estimator.spec import ModeKeys
 
+_PREFETCH_CHUNKS = 1
 _PREFETCH_BATCHES = 2
 
 
@@ -179,30 +182,73 @@ def dataset_of_rows(
     """
     keep_labels = bool(rows.labels) and mode != ModeKeys.PREDICT
     columns = rows.columns if keep_labels else dict(rows.features)
-    ragged = any(column.holds_ragged for column in columns.values())
     drop = rows.drop_remainder and mode == ModeKeys.TRAIN
 
-    def arrays() -> Iterator[dict[str, Any]]:
+    def arranged(values: Mapping[str, Any]) -> Any:
+        features = {name: values[name] for name in rows.features}
+        labels = {name: values[name] for name in rows.labels} if keep_labels else {}
+        return _element(features, next(iter(labels.values())) if rows.single_label and labels else labels or None)
+
+    def chunks() -> Iterator[Any]:
         errors.clear()
         try:
-            yield from converted()
+            for table in tables():
+                yield arranged(_values(to_arrays(table, columns, rows.fill_null)))
         except Exception as error:
             errors.append(error)
             raise
 
-    def converted() -> Iterator[dict[str, Any]]:
-        for table in tables():
-            # tf.data cannot rebatch ragged values: such tables cross batch by batch.
-            step = rows.batch_size if ragged else max(table.num_rows, 1)
-            for start in range(0, table.num_rows, step):
-                yield _values(to_arrays(table.slice(start, step), columns, rows.fill_null))
-
-    signature = {name: _signature(column) for name, column in columns.items()}
-    dataset = tf.data.Dataset.from_generator(arrays, output_signature=signature)
-    if not ragged:
+    signature = arranged({name: _signature(column) for name, column in columns.items()})
+    dataset = tf.data.Dataset.from_generator(chunks, output_signature=signature)
+    # While one chunk is used, the next is fetched and converted.
+    dataset = dataset.prefetch(_PREFETCH_CHUNKS)
+    if any(column.holds_ragged for column in columns.values()):
+        dataset = dataset.flat_map(lambda *chunk: _batches(_element(*chunk), rows.batch_size))
+    else:
         dataset = dataset.rebatch(rows.batch_size, drop_remainder=drop)
-    dataset = dataset.map(lambda values: _select(values, rows, keep_labels, map_fn))
+    if map_fn is not None:
+        dataset = dataset.map(lambda features, labels=None: _mapped(map_fn(features, labels)))
     return dataset.prefetch(_PREFETCH_BATCHES)
+
+
+def _element(features: Any, labels: Any = None) -> Any:
+    return features if labels is None else (features, labels)
+
+
+def _mapped(returned: Any) -> Any:
+    return _element(*returned) if isinstance(returned, tuple) else returned
+
+
+def _batches(chunk: Any, batch_size: int) -> tf.data.Dataset:
+    """The batches of a chunk that holds ragged values, which `rebatch` cannot cut."""
+    starts = tf.data.Dataset.range(0, _num_rows(chunk), batch_size)
+    return starts.map(lambda start: _cut(chunk, start[tf.newaxis], start[tf.newaxis] + batch_size))
+
+
+def _num_rows(chunk: Any) -> tf.Tensor:
+    if isinstance(chunk, RaggedValues):
+        return tf.size(chunk.row_splits, tf.int64) - 1
+    if isinstance(chunk, dict | tuple):
+        return _num_rows(next(iter(chunk.values() if isinstance(chunk, dict) else chunk)))
+    return tf.shape(chunk, tf.int64)[0]
+
+
+def _cut(chunk: Any, start: tf.Tensor, stop: tf.Tensor) -> Any:
+    """Rows [start, stop), both of shape [1]; as many as there are."""
+    if isinstance(chunk, RaggedValues):
+        row_splits = _rows(chunk.row_splits, start, stop + 1)
+        values = _rows(chunk.values, row_splits[:1], row_splits[-1:])
+        return tf.RaggedTensor.from_row_splits(values, row_splits - row_splits[0], validate=False)
+    if isinstance(chunk, dict):
+        return {name: _cut(part, start, stop) for name, part in chunk.items()}
+    if isinstance(chunk, tuple):
+        return tuple(_cut(part, start, stop) for part in chunk)
+    return _rows(chunk, start, stop)
+
+
+def _rows(values: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
+    """As `values[start:stop]`, in one op rather than six: there may be hundreds of columns."""
+    return tf.raw_ops.StridedSlice(input=values, begin=start, end=stop, strides=tf.ones_like(start))
 
 
 def _signature(column: ColumnSpec) -> Any:
@@ -210,19 +256,19 @@ def _signature(column: ColumnSpec) -> Any:
         return {name: _signature(child) for name, child in column.fields.items()}
     dtype = tf.as_dtype(column.dtype)
     if column.ragged:
-        return tf.RaggedTensorSpec([None, *column.shape], dtype, ragged_rank=1, row_splits_dtype=tf.int64)
+        return RaggedValues(tf.TensorSpec([None, *column.shape[1:]], dtype), tf.TensorSpec([None], tf.int64))
     return tf.TensorSpec([None, *column.shape], dtype)
 
 
 def _values(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _tensors(value) for name, value in arrays.items()}
+    return {name: _owned(value) for name, value in arrays.items()}
 
 
-def _tensors(value: Any) -> Any:
+def _owned(value: Any) -> Any:
     if isinstance(value, dict):
         return _values(value)
     if isinstance(value, RaggedValues):
-        return tf.RaggedTensor.from_row_splits(_own(value.values), _own(value.row_splits), validate=False)
+        return RaggedValues(_own(value.values), _own(value.row_splits))
     return _own(value)
 
 
@@ -230,21 +276,13 @@ def _own(array: Any) -> Any:
     """An array that is TensorFlow's to write to, not a block's: kernels reuse the memory of a batch for their results.
 
     Measured with slices of `rebatch`: the last rows of a read-only array are overwritten, those of a shared object too.
+    Arrow aligns memory as TensorFlow wants it, which would copy numpy's own once more.
     """
-    return array if array.flags.writeable else array.copy()
-
-
-def _select(values: Mapping[str, Any], rows: RowSpec, keep_labels: bool, map_fn: Callable[..., Any] | None) -> Any:
-    features: Any = {name: values[name] for name in rows.features}
-    labels: Any = None
-    if keep_labels:
-        labels = {name: values[name] for name in rows.labels}
-        if rows.single_label:
-            (labels,) = labels.values()
-    if map_fn is not None:
-        mapped = map_fn(features, labels)
-        features, labels = mapped if isinstance(mapped, tuple) else (mapped, None)
-    return features if labels is None else (features, labels)
+    if array.flags.writeable:
+        return array
+    owned = np.frombuffer(pa.allocate_buffer(array.nbytes), array.dtype).reshape(array.shape)
+    np.copyto(owned, array)
+    return owned
 
 
 def batch_dimension(features: Any) -> int | tf.Tensor | None:
