@@ -38,7 +38,7 @@ from ray_estimator._runtime.source import rows_in_order
 
 BATCH = 1024
 BLOCKS = 8
-FLOAT_ROWS, IMAGE_ROWS, STRING_ROWS, MIXED_ROWS = 2_000_000, 20_000, 500_000, 40_000
+FLOAT_ROWS, IMAGE_ROWS, STRING_ROWS, MIXED_ROWS = 4_000_000, 60_000, 500_000, 60_000
 
 
 def floats(rng: np.random.Generator, rows: int) -> pa.Table:
@@ -56,11 +56,14 @@ def strings(rng: np.random.Generator, rows: int) -> pa.Table:
 
 
 def mixed(rng: np.random.Generator, rows: int) -> pa.Table:
-    """300 columns: floats, ints, and strings."""
-    columns: dict[str, Any] = {f"x{number}": rng.random(rows, np.float32) for number in range(150)}
-    columns |= {f"i{number}": rng.integers(0, 100, rows) for number in range(130)}
-    words = np.array([f"word-{number}" for number in range(1000)])
-    return pa.table(columns | {f"s{number}": words[rng.integers(0, 1000, rows)] for number in range(20)})
+    """300 columns: floats, ints, strings, and lists of up to 9 ints."""
+    words = pa.array([f"word-{number}" for number in range(1000)])
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 10, rows))]).astype(np.int32)
+    columns: dict[str, Any] = {f"s{number}": words.take(pa.array(rng.integers(0, 1000, rows))) for number in range(20)}
+    for number in range(20):
+        columns[f"l{number}"] = pa.ListArray.from_arrays(offsets, rng.integers(0, 100, offsets[-1]))
+    columns |= {f"x{number}": rng.random(rows, np.float32) for number in range(130)}
+    return pa.table(columns | {f"i{number}": rng.integers(0, 100, rows) for number in range(130)})
 
 
 def in_memory(table: pa.Table) -> Any:
