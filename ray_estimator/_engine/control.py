@@ -46,13 +46,14 @@ class Control:
         collectives: The collectives of a step, in the one order in which every rank runs them.
         loss: The loss to report: float scalar, mean over the ranks (or sum, if the model sums).
         fetches: What a step fetches for all who act on it: the control vector (float32 `[4]`, summed over the ranks;
-            of a rank alone, which has nobody to agree with, its loss), and the global step once the training step has
-            ended, the same on every rank.
+            of a rank alone, which has nobody to agree with, its loss), the global step once the training step has
+            ended, the same on every rank, and how long the step waited for its batch.
         step: The global step after the last step; `ReadControl` keeps it.
         verdict: What the ranks agreed on in the last step; `ReadControl` keeps it.
         num_runs: How many steps this session has made, each with a batch of its own.
         input_ended: Whether the input has no batch for another step.
         cut_short: On the chief, whether it is asked to stop before the target and the end of the input.
+        waited_secs: How long the steps of this session have waited for their batches, all together.
     """
 
     def __init__(self, model: Model, feed: Feed, distribution: Distribution) -> None:
@@ -63,6 +64,7 @@ class Control:
         self.num_runs = 0
         self.input_ended = False
         self.cut_short = False
+        self.waited_secs = 0.0
         self.verdict = Verdict(loss=None, stop=False, save=False)
         self.stop = v1.placeholder_with_default(np.float32(0), [], name="control/stop")
         self.save = v1.placeholder_with_default(np.float32(0), [], name="control/save")
@@ -79,7 +81,8 @@ class Control:
         _read_before_the_step([self.global_step.op, *internals.global_step_reads()])
         with tf.control_dependencies([model.train_op]):
             step_after = tf.identity(local_step.read_value(), name="control/step_after")
-        self.fetches = (vector, step_after)
+        waited = tf.constant(0.0, tf.float64) if feed.wait_secs is None else feed.wait_secs
+        self.fetches = (vector, step_after, waited)
         self.collectives = chain([model.train_op, vector.op])
 
     @property
@@ -87,9 +90,10 @@ class Control:
         """How much of the input is consumed; None if the input cannot say."""
         return None if self._feed.position_after is None else self._feed.position_after(self.num_runs)
 
-    def hear(self, vector: np.ndarray, step_after: np.ndarray) -> None:
+    def hear(self, vector: np.ndarray, step_after: np.ndarray, waited_secs: np.ndarray) -> None:
         """Takes what a step fetched."""
         self.step = int(step_after)
+        self.waited_secs += float(waited_secs)
         self.num_runs += 1
         if self._alone:
             self.verdict = Verdict(float(vector), stop=False, save=False)

@@ -76,7 +76,7 @@ def run(job: EvaluateJob, tables: Tables | None = None, *, values: Mapping[str, 
         scaffold = _scaffold(evaluation) if values is None else _scaffold_with(values, evaluation)
         own = [*made(code.hooks), *stop, *evaluation.spec.evaluation_hooks]
         hooks = [*evaluation.feed.hooks, *without_waiters(own, step_of(job.checkpoint)), BuildRestore(scaffold)]
-        with evaluation.feed.explaining_errors():
+        with evaluation.feed.explaining_errors(), contextlib.closing(evaluation.feed):
             results = internals.evaluate_once(
                 checkpoint_path=prefix,
                 scaffold=scaffold,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,9 +34,11 @@ class Feed:
         next_missing: float32 scalar, 1.0 when no batch follows this one; None if the input cannot say.
         first_ready: bool scalar to run once before the first step; False when the input is empty.
         ends: Whether the input can come to an end by itself.
+        wait_secs: float64 scalar, how long a step waited for its batch; None for tensors.
         advance: Takes the batch even if the model does not look at it, so that its input ends all the same; None for
             tensors.
         position_after: Where in its input the run is after so many steps; None if the input cannot say.
+        passes: The newest pass over the rows of a Ray Dataset.
         errors: What was raised in Python while rows were fetched; TensorFlow tells only its text.
     """
 
@@ -46,9 +48,18 @@ class Feed:
     next_missing: tf.Tensor | None = None
     first_ready: tf.Tensor | None = None
     ends: bool = True
+    wait_secs: tf.Tensor | None = None
     advance: tf.Operation | None = None
     position_after: Callable[[int], InputPosition] | None = None
+    passes: list[Generator[Any]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Lets go of the rows, when the session is closed: the graph, which holds on to them, is cyclic garbage."""
+        for each in self.passes:
+            # If TensorFlow's thread is in it still, it ends there.
+            with contextlib.suppress(ValueError):
+                each.close()
 
     @contextlib.contextmanager
     def explaining_errors(self) -> Iterator[None]:
@@ -78,9 +89,11 @@ def open_feed(
         if job.rows is not None:
             if tables is None:
                 raise AssertionError("A job with rows needs tables.")
+            passes: list[Generator[Any]] = []
             errors: list[Exception] = []
-            dataset = dataset_of_rows(tables, job.rows, code.map_fn, mode, errors)
-            return replace(_feed_of_dataset(dataset, mode, look_ahead=num_replicas > 1), errors=errors)
+            dataset = dataset_of_rows(tables, job.rows, code.map_fn, mode, passes, errors)
+            feed = _feed_of_dataset(dataset, mode, look_ahead=num_replicas > 1)
+            return replace(feed, passes=passes, errors=errors)
         returned = _call_input_fn(job, code, mode, rank, num_replicas)
         if isinstance(returned, tf.data.Dataset):
             return _feed_of_dataset(returned, mode, look_ahead=num_replicas > 1)
@@ -120,17 +133,28 @@ def _features_and_labels(returned: Any, mode: str) -> tuple[Any, Any]:
 
 
 def _feed_of_dataset(dataset: tf.data.Dataset, mode: str, *, look_ahead: bool) -> Feed:
+    source = _looking_ahead(dataset).prefetch(_PREFETCH_BATCHES) if look_ahead else dataset
+    iterator = v1.data.make_initializable_iterator(source)
+    taken, wait_secs = _timed(iterator.get_next)
     if look_ahead:
-        iterator = v1.data.make_initializable_iterator(_looking_ahead(dataset).prefetch(_PREFETCH_BATCHES))
-        current, has_next = iterator.get_next()
+        current, has_next = taken
         element = current.get_value()
         next_missing = 1.0 - tf.cast(has_next, tf.float32)
     else:
-        iterator = v1.data.make_initializable_iterator(dataset)
-        element, has_next, next_missing = iterator.get_next(), None, None
+        element, has_next, next_missing = taken, None, None
     features, labels = _features_and_labels(element, mode)
     advance = tf.group(*tf.nest.flatten(element, expand_composites=True))
-    return Feed(features, labels, [_IteratorStarter(iterator)], next_missing, has_next, advance=advance)
+    hooks = [_IteratorStarter(iterator)]
+    return Feed(features, labels, hooks, next_missing, has_next, wait_secs=wait_secs, advance=advance)
+
+
+def _timed(take: Callable[[], Any]) -> tuple[Any, tf.Tensor]:
+    """What `take` gives, and how many seconds of a step it takes."""
+    began = tf.timestamp()
+    with tf.control_dependencies([began]):
+        taken = take()
+    with tf.control_dependencies(tf.nest.flatten(taken, expand_composites=True)):
+        return taken, tf.timestamp() - began
 
 
 def _looking_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -174,11 +198,16 @@ class _IteratorStarter(v1.train.SessionRunHook):
 
 
 def dataset_of_rows(
-    tables: Tables, rows: RowSpec, map_fn: Callable[..., Any] | None, mode: str, errors: list[Exception]
+    tables: Tables,
+    rows: RowSpec,
+    map_fn: Callable[..., Any] | None,
+    mode: str,
+    passes: list[Generator[Any]],
+    errors: list[Exception],
 ) -> tf.data.Dataset:
     """Batches of (features, labels), crossing from Python once per table rather than once per batch.
 
-    What is raised on the way is noted in `errors`, which each pass empties.
+    Each pass over the rows is noted in `passes`, and what is raised in it in `errors`, in place of the one before.
     """
     keep_labels = bool(rows.labels) and mode != ModeKeys.PREDICT
     columns = rows.columns if keep_labels else dict(rows.features)
@@ -189,8 +218,12 @@ def dataset_of_rows(
         labels = {name: values[name] for name in rows.labels} if keep_labels else {}
         return _element(features, next(iter(labels.values())) if rows.single_label and labels else labels or None)
 
-    def chunks() -> Iterator[Any]:
+    def begin() -> Generator[Any]:
         errors.clear()
+        passes[:] = [chunks()]
+        return passes[0]
+
+    def chunks() -> Generator[Any]:
         try:
             for table in tables():
                 yield arranged(_values(to_arrays(table, columns, rows.fill_null)))
@@ -199,7 +232,7 @@ def dataset_of_rows(
             raise
 
     signature = arranged({name: _signature(column) for name, column in columns.items()})
-    dataset = tf.data.Dataset.from_generator(chunks, output_signature=signature)
+    dataset = tf.data.Dataset.from_generator(begin, output_signature=signature)
     # While one chunk is used, the next is fetched and converted.
     dataset = dataset.prefetch(_PREFETCH_CHUNKS)
     if any(column.holds_ragged for column in columns.values()):

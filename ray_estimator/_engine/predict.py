@@ -69,6 +69,7 @@ def stream(job: PredictJob, tables: Tables | None = None) -> Generator[Any]:
     with internals.closing_event_writers(), contextlib.ExitStack() as places:
         with graph.as_default():
             session, fetches, feed = _open_monitored(job, tables, places)
+        places.callback(feed.close)
         places.push(functools.partial(_leave, graph, session))
         while True:
             with graph.as_default():

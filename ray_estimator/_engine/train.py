@@ -152,7 +152,7 @@ def _run_until_stopped(
 ) -> TrainResult:
     together = len(worker.addresses) > 1
     step, loss, steps_made = worker.pulse.step, None, 0
-    with feed.explaining_errors(), session:
+    with feed.explaining_errors(), contextlib.closing(feed), session:
         if together and not _every_rank_has_a_batch(session, feed, worker):
             return _finished(worker, step, loss, steps_made)
         agreed = False

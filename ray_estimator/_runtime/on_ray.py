@@ -216,7 +216,7 @@ class RayRuntime:
         first_row = 0
         try:
             for pieces in _ranges(rows, _rows_of_ranges(rows.batch_size, in_flight), steps):
-                in_range = RangeOfRows(tuple(pieces), rows.columns, rows.batch_size)
+                in_range = RangeOfRows(tuple(pieces), rows.columns, rows.batch_size, rows.timeout_secs)
                 after = first_row + in_range.num_rows
                 running.append(self._tasks.start(f"{what} of rows {first_row} to {after - 1}", fn, sent_job, in_range))
                 first_row = after

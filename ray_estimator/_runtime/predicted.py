@@ -15,7 +15,8 @@ from ray_estimator._batches import common_length
 from ray_estimator._interrupts import uninterrupted
 from ray_estimator._jobs import PredictJob
 from ray_estimator._rows import Block, Sharding, rank_tables
-from ray_estimator._runtime.rows import RowSource, in_order, projected
+from ray_estimator._runtime.rows import RowSource, projected
+from ray_estimator._runtime.streaming import in_order
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -21,11 +21,15 @@ from ray.data.dataset import MaterializedDataset
 
 from ray_estimator._position import InputPosition, InputSource
 from ray_estimator._rows import Block, Sharding, Shuffle, rank_tables
-from ray_estimator._runtime.logs import unannounced
+from ray_estimator._runtime.streaming import bundles_in_order
 from ray_estimator.errors import InputTimeoutError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_ANSWER_SECS = 30.0
+"""How much longer than for a block a rank waits for the process that waits for the block."""
 
 
 class BlockRef(NamedTuple):
@@ -41,9 +45,9 @@ class BlockRef(NamedTuple):
         """How many rows."""
         return self.stop - self.start
 
-    def load(self, columns: Sequence[str]) -> pa.Table:
+    def load(self, columns: Sequence[str], timeout_secs: float | None) -> pa.Table:
         """Fetches the rows: zero-copy from the object store of this node, where a block is Arrow."""
-        table = BlockAccessor.for_block(ray.get(self.ref)).to_arrow()
+        table = BlockAccessor.for_block(_got(self.ref, timeout_secs, "A block of the Dataset")).to_arrow()
         return table.select(list(columns)).slice(self.start, self.num_rows)
 
 
@@ -83,11 +87,32 @@ class RowSource:
         epochs = itertools.count(first_epoch) if self.num_epochs is None else range(first_epoch, self.num_epochs)
         for epoch in epochs:
             some = False
-            for block in _one_pass(projected(self.dataset, self.columns), epoch, self.shuffle):
+            for block in self._one_pass(epoch):
                 some = True
                 yield block
             if not some:
                 return
+
+    def _one_pass(self, epoch: int) -> Iterator[BlockRef]:
+        dataset = projected(self.dataset, self.columns)
+        if self.shuffle is None:
+            yield from self._in_order(dataset, epoch)
+            return
+        # One seed sequence for blocks, another for the rows of a window, which Shuffle derives itself.
+        seed = np.random.SeedSequence([self.shuffle.seed & (2**64 - 1), epoch, 2**32 - 1])
+        if isinstance(dataset, MaterializedDataset):
+            blocks = list(self._in_order(dataset, epoch))
+            yield from (blocks[index] for index in np.random.default_rng(seed).permutation(len(blocks)))
+        else:
+            block_seed = int(seed.generate_state(1)[0])
+            yield from self._in_order(dataset.randomize_block_order(seed=block_seed), epoch)
+
+    def _in_order(self, dataset: Dataset, epoch: int) -> Iterator[BlockRef]:
+        for bundle in bundles_in_order(dataset, self.timeout_secs):
+            for entry, part in zip(bundle.blocks, bundle.slices, strict=True):
+                start, stop = (0, entry.metadata.num_rows) if part is None else (part.start_offset, part.end_offset)
+                if stop > start:
+                    yield BlockRef(epoch, entry.ref, start, stop)
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows of a single rank, in tables of whole batches. Drives Ray Data in this process."""
@@ -97,7 +122,8 @@ class RowSource:
         self, rank: int, num_ranks: int, refs: Iterator[BlockRef], *, skip_rows: int = 0
     ) -> Iterator[pa.Table]:
         """The rows of one rank out of several, given the blocks that all of them see, behind the first `skip_rows`."""
-        blocks = (Block(ref.epoch, ref.num_rows, functools.partial(ref.load, self.columns)) for ref in refs)
+        load = functools.partial(BlockRef.load, columns=self.columns, timeout_secs=self.timeout_secs)
+        blocks = (Block(ref.epoch, ref.num_rows, functools.partial(load, ref)) for ref in refs)
         sharding = Sharding(rank, num_ranks, self.batch_size, self.drop_remainder)
         return rank_tables(blocks, sharding, self.shuffle, skip_rows=skip_rows)
 
@@ -152,39 +178,6 @@ def projected(dataset: Dataset, columns: tuple[str, ...]) -> Dataset:
     return dataset.select_columns(list(columns))
 
 
-def _one_pass(dataset: Dataset, epoch: int, shuffle: Shuffle | None) -> Iterator[BlockRef]:
-    if shuffle is None:
-        yield from _blocks_in_order(dataset, epoch)
-        return
-    # One seed sequence for blocks, another for the rows of a window, which Shuffle derives itself.
-    seed = np.random.SeedSequence([shuffle.seed & (2**64 - 1), epoch, 2**32 - 1])
-    if isinstance(dataset, MaterializedDataset):
-        blocks = list(_blocks_in_order(dataset, epoch))
-        yield from (blocks[index] for index in np.random.default_rng(seed).permutation(len(blocks)))
-    else:
-        block_seed = int(seed.generate_state(1)[0])
-        yield from _blocks_in_order(dataset.randomize_block_order(seed=block_seed), epoch)
-
-
-def _blocks_in_order(dataset: Dataset, epoch: int) -> Iterator[BlockRef]:
-    with unannounced():
-        for bundle in in_order(dataset).iter_internal_ref_bundles():
-            for entry, part in zip(bundle.blocks, bundle.slices, strict=True):
-                start, stop = (0, entry.metadata.num_rows) if part is None else (part.start_offset, part.end_offset)
-                if stop > start:
-                    yield BlockRef(epoch, entry.ref, start, stop)
-
-
-def in_order(dataset: Dataset) -> Dataset:
-    """The dataset, so that what is read and made of it comes in its order, without progress bars."""
-    ordered: Dataset = Dataset.copy(dataset, _deep_copy=True)
-    # Without it Ray Data hands out blocks as they finish: another order each time.
-    ordered.context.execution_options.preserve_order = True
-    ordered.context.enable_progress_bars = False
-    ordered.context.print_on_execution_start = False
-    return ordered
-
-
 @dataclass(frozen=True)
 class RangeOfRows:
     """Consecutive rows, a whole number of batches but at the end. Travels to the task that reads them.
@@ -193,11 +186,13 @@ class RangeOfRows:
         pieces: Where the rows lie.
         columns: The columns that are used.
         batch_size: Rows of a batch.
+        timeout_secs: How long to wait for a block; None for ever.
     """
 
     pieces: tuple[BlockRef, ...]
     columns: tuple[str, ...]
     batch_size: int
+    timeout_secs: float | None = None
 
     @property
     def num_rows(self) -> int:
@@ -206,7 +201,8 @@ class RangeOfRows:
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows in tables of whole batches."""
-        blocks = (Block(0, piece.num_rows, functools.partial(piece.load, self.columns)) for piece in self.pieces)
+        load = functools.partial(BlockRef.load, columns=self.columns, timeout_secs=self.timeout_secs)
+        blocks = (Block(0, piece.num_rows, functools.partial(load, piece)) for piece in self.pieces)
         return rank_tables(blocks, Sharding(0, 1, self.batch_size))
 
 
@@ -220,6 +216,8 @@ class BlockFeed:
         self._source = source
         self._num_ranks = num_ranks
         self._attempt: str | None = None
+        self._blocks: Iterator[BlockRef] = iter(())
+        self._error: Exception | None = None
 
     def next(self, attempt: str, first_epoch: int, rank: int, index: int) -> BlockRef | None:
         """The block at `index` of the sequence from `first_epoch` on, or None behind its end.
@@ -229,7 +227,7 @@ class BlockFeed:
         if attempt != self._attempt:
             self._begin(attempt, first_epoch)
         while index >= self._first + len(self._kept):
-            self._kept.append(next(self._blocks, None))
+            self._kept.append(self._pull())
         self._positions[rank] = index
         block = self._kept[index - self._first]
         while self._first < min(self._positions):
@@ -237,8 +235,18 @@ class BlockFeed:
             self._first += 1
         return block
 
+    def _pull(self) -> BlockRef | None:
+        if self._error is None:
+            try:
+                return next(self._blocks, None)
+            except Exception as error:
+                self._error = error
+        # An iterator that has raised looks as if it had come to its end.
+        raise self._error
+
     def _begin(self, attempt: str, first_epoch: int) -> None:
         self._attempt = attempt
+        self._error = None
         self._blocks = self._source.block_refs(first_epoch)
         self._kept: deque[BlockRef | None] = deque()
         self._first = 0
@@ -252,13 +260,22 @@ def blocks_from(feed: Any, attempt: str, rank: int, timeout_secs: float | None, 
         InputTimeoutError: No block came within `timeout_secs`.
     """
     request = functools.partial(feed.next.remote, attempt, first_epoch, rank)
+    answer_secs = None if timeout_secs is None else timeout_secs + _ANSWER_SECS
     pending = request(0)
     for index in itertools.count(1):
-        try:
-            block = ray.get(pending, timeout=timeout_secs)
-        except ray.exceptions.GetTimeoutError:
-            raise InputTimeoutError("Ray Data", timeout_secs or 0.0) from None
+        block = _got(pending, answer_secs, "The actor that hands out the blocks")
         if block is None:
             return
         pending = request(index)
         yield block
+
+
+def _got(ref: Any, timeout_secs: float | None, what: str) -> Any:
+    try:
+        return ray.get(ref, timeout=timeout_secs)
+    except ray.exceptions.GetTimeoutError:
+        raise InputTimeoutError(what, timeout_secs or 0.0) from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputTimeoutError):
+            raise error.cause from None
+        raise
