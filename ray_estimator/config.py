@@ -72,7 +72,7 @@ class RunConfig:
         start_timeout_secs: Seconds that workers, or a task, may take to find a place in the cluster and start.
             None: for ever.
         step_timeout_secs: Seconds that one step (or one save) may take. None: for ever.
-        input_timeout_secs: Seconds that each of several training workers waits for its next rows. None: for ever.
+        input_timeout_secs: Seconds to wait for the next block of a Ray Dataset, in every verb. None: for ever.
         stop_timeout_secs: Seconds that training may take to end its step and publish a checkpoint when Ctrl-C or
             SIGTERM stops it; then its workers are ended. None: as long as it takes.
         task_resources: Ray resources of one evaluate or predict task, for example `{"CPU": 2, "GPU": 1}`.

@@ -53,7 +53,7 @@ class Control:
         num_runs: How many steps this session has made, each with a batch of its own.
         input_ended: Whether the input has no batch for another step.
         cut_short: On the chief, whether it is asked to stop before the target and the end of the input.
-        waited_secs: How long the steps of this session have waited for their batches, all together.
+        waited_secs: How long the steps of this session have waited for their batches, all together; NaN if unknown.
     """
 
     def __init__(self, model: Model, feed: Feed, distribution: Distribution) -> None:
@@ -81,8 +81,7 @@ class Control:
         _read_before_the_step([self.global_step.op, *internals.global_step_reads()])
         with tf.control_dependencies([model.train_op]):
             step_after = tf.identity(local_step.read_value(), name="control/step_after")
-        waited = tf.constant(0.0, tf.float64) if feed.wait_secs is None else feed.wait_secs
-        self.fetches = (vector, step_after, waited)
+        self.fetches = (vector, step_after, _secs_of(feed.take))
         self.collectives = chain([model.train_op, vector.op])
 
     @property
@@ -101,6 +100,17 @@ class Control:
         loss, stop, save, missing = (float(value) for value in vector)
         self.input_ended = missing > 0
         self.verdict = Verdict(loss * self._scale, stop > 0 or missing > 0, save > 0)
+
+
+def _secs_of(take: tf.Operation | None) -> tf.Tensor:
+    """How long a step waits for its batch: float64 scalar, NaN if nobody can say."""
+    if take is None or internals.ops_are_deterministic():
+        return tf.constant(math.nan, tf.float64)
+    with tf.device("/cpu:0"):
+        began = tf.timestamp()
+        internals.run_after(take, [began.op])
+        with tf.control_dependencies([take]):
+            return tf.timestamp() - began
 
 
 def _read_before_the_step(reads: list[tf.Operation]) -> None:

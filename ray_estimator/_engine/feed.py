@@ -34,7 +34,7 @@ class Feed:
         next_missing: float32 scalar, 1.0 when no batch follows this one; None if the input cannot say.
         first_ready: bool scalar to run once before the first step; False when the input is empty.
         ends: Whether the input can come to an end by itself.
-        wait_secs: float64 scalar, how long a step waited for its batch; None for tensors.
+        take: What waits for the batch of a step; None for tensors.
         advance: Takes the batch even if the model does not look at it, so that its input ends all the same; None for
             tensors.
         position_after: Where in its input the run is after so many steps; None if the input cannot say.
@@ -48,7 +48,7 @@ class Feed:
     next_missing: tf.Tensor | None = None
     first_ready: tf.Tensor | None = None
     ends: bool = True
-    wait_secs: tf.Tensor | None = None
+    take: tf.Operation | None = None
     advance: tf.Operation | None = None
     position_after: Callable[[int], InputPosition] | None = None
     passes: list[Generator[Any]] = field(default_factory=list)
@@ -135,7 +135,7 @@ def _features_and_labels(returned: Any, mode: str) -> tuple[Any, Any]:
 def _feed_of_dataset(dataset: tf.data.Dataset, mode: str, *, look_ahead: bool) -> Feed:
     source = _looking_ahead(dataset).prefetch(_PREFETCH_BATCHES) if look_ahead else dataset
     iterator = v1.data.make_initializable_iterator(source)
-    taken, wait_secs = _timed(iterator.get_next)
+    taken = iterator.get_next()
     if look_ahead:
         current, has_next = taken
         element = current.get_value()
@@ -145,16 +145,11 @@ def _feed_of_dataset(dataset: tf.data.Dataset, mode: str, *, look_ahead: bool) -
     features, labels = _features_and_labels(element, mode)
     advance = tf.group(*tf.nest.flatten(element, expand_composites=True))
     hooks = [_IteratorStarter(iterator)]
-    return Feed(features, labels, hooks, next_missing, has_next, wait_secs=wait_secs, advance=advance)
+    return Feed(features, labels, hooks, next_missing, has_next, take=_op_of(taken), advance=advance)
 
 
-def _timed(take: Callable[[], Any]) -> tuple[Any, tf.Tensor]:
-    """What `take` gives, and how many seconds of a step it takes."""
-    began = tf.timestamp()
-    with tf.control_dependencies([began]):
-        taken = take()
-    with tf.control_dependencies(tf.nest.flatten(taken, expand_composites=True)):
-        return taken, tf.timestamp() - began
+def _op_of(taken: Any) -> tf.Operation:
+    return tf.nest.flatten(taken, expand_composites=True)[0].op
 
 
 def _looking_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
@@ -261,18 +262,16 @@ class KeepPulse(v1.train.SessionRunHook):
         self._rows = batch_dimension(features)
         self._num_replicas = num_replicas
         self._rows_of_a_step: float | None = None
-        self._measured_at: float | None = None
-        self._measured_step = 0
-        self._began_at: float | None = None
-        self._began_step = 0
+        self._began: _Mark | None = None
+        self._measured: _Mark | None = None
 
     def after_create_session(self, session: v1.Session, coord: Any) -> None:
         self._pulse.step = int(session.run(v1.train.get_global_step()))
-        self._measured_at = None
+        self._measured = None
 
     def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs | None:
         self._pulse.enter("in a step")
-        self._due = self._measured_at is None or time.monotonic() - self._measured_at >= _REPORT_SECS
+        self._due = self._measured is None or time.monotonic() - self._measured.at >= _REPORT_SECS
         return v1.train.SessionRunArgs(self._rows) if self._due and isinstance(self._rows, tf.Tensor) else None
 
     def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
@@ -288,20 +287,30 @@ class KeepPulse(v1.train.SessionRunHook):
 
     def end(self, session: v1.Session) -> None:
         """Leaves the rates of the whole run."""
-        self._take_rates(self._began_at, self._began_step, time.monotonic())
+        self._take_rates(self._began, self._mark())
 
     def _measure(self) -> None:
         """Takes the rates since the last report. The first step, which warms TensorFlow up, does not count."""
-        now = time.monotonic()
-        if self._measured_at is None:
-            self._began_at, self._began_step = now, self._pulse.step
-        self._take_rates(self._measured_at, self._measured_step, now)
-        self._measured_at, self._measured_step = now, self._pulse.step
+        mark = self._mark()
+        if self._measured is None:
+            self._began = mark
+        self._take_rates(self._measured, mark)
+        self._measured = mark
 
-    def _take_rates(self, since: float | None, since_step: int, now: float) -> None:
-        steps = self._pulse.step - since_step
-        if since is None or steps <= 0:
+    def _mark(self) -> _Mark:
+        return _Mark(time.monotonic(), self._pulse.step, self._control.waited_secs)
+
+    def _take_rates(self, since: _Mark | None, now: _Mark) -> None:
+        if since is None or now.step <= since.step:
             return
-        self._pulse.step_secs = (now - since) / steps
+        self._pulse.step_secs = (now.at - since.at) / (now.step - since.step)
+        waited_secs = now.waited_secs - since.waited_secs
+        self._pulse.input_wait = None if math.isnan(waited_secs) else waited_secs / (now.at - since.at)
         if self._rows_of_a_step is not None:
             self._pulse.examples_per_sec = self._rows_of_a_step / self._pulse.step_secs
+
+
+class _Mark(NamedTuple):
+    at: float
+    step: int
+    waited_secs: float

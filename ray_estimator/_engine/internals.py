@@ -19,6 +19,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 from tensorflow.python.checkpoint import graph_view
 from tensorflow.python.distribute import distribute_utils
+from tensorflow.python.framework import config
 from tensorflow.python.saved_model import constants
 from tensorflow.python.saved_model.model_utils import export_utils
 from tensorflow.python.training import evaluation, training_util
@@ -133,6 +134,11 @@ def closing_event_writers() -> Iterator[None]:
 def stop_after(num_evals: int) -> v1.train.SessionRunHook:
     """The hook that ends an evaluation after so many batches."""
     return evaluation._StopAfterNEvalsHook(num_evals, log_progress=False)
+
+
+def ops_are_deterministic() -> bool:
+    """Whether `tf.config.experimental.enable_op_determinism` was called, which allows no clock in a graph."""
+    return bool(config.is_op_determinism_enabled())
 
 
 def create_eval_step() -> None:

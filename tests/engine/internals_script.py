@@ -1,4 +1,4 @@
-"""What can be shown only in a process of its own: `internals_script.py switches`, or `group`, or `threads`.
+"""What can be shown only in a process of its own: `internals_script.py switches`, `group`, `threads` or `determinism`.
 
 `group` joins a strategy of one worker, whose address it picks.
 """
@@ -74,5 +74,12 @@ def threads() -> None:
     assert 71 <= len(names) - 71 < 71 + 16, names
 
 
+def determinism() -> None:
+    """Whether ops are deterministic is known, before and after they are made so."""
+    assert not internals.ops_are_deterministic()
+    tf.config.experimental.enable_op_determinism()
+    assert internals.ops_are_deterministic()
+
+
 if __name__ == "__main__":
-    {"switches": switches, "group": group, "threads": threads}[sys.argv[1]]()
+    {"switches": switches, "group": group, "threads": threads, "determinism": determinism}[sys.argv[1]]()

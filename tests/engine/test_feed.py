@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,3 +229,29 @@ def test_an_error_in_fetching_rows_arrives_as_itself(
 def test_without_an_error_of_its_own_tensorflows_report_stays() -> None:
     with pytest.raises(tf.errors.InvalidArgumentError), Feed(None, None).explaining_errors():
         raise tf.errors.InvalidArgumentError(None, None, "from a kernel")
+
+
+@pytest.mark.parametrize(("pause_secs", "lowest", "highest"), [(0.3, 0.5, 1.0), (0.0, 0.0, 0.5)])
+def test_the_part_of_the_time_that_steps_wait_for_input_is_told(
+    tmp_path: Path, pause_secs: float, lowest: float, highest: float
+) -> None:
+    def tables() -> Iterator[pa.Table]:
+        for _ in range(6):
+            threading.Event().wait(pause_secs)
+            yield pa.table({"x": [1, 2]})
+
+    def slow_model_fn(features: Any, mode: str) -> EstimatorSpec:
+        spec = mean_model_fn(features, None, mode)
+        with tf.control_dependencies([spec.train_op]):
+            pause = tf.numpy_function(lambda: threading.Event().wait(0.05), [], tf.bool)
+        return spec._replace(train_op=tf.group(pause))
+
+    with hold(str(tmp_path), Storage(), on_loss=pytest.fail) as lease:
+        rows = row_spec(pa.table({"x": [1, 2]}))
+        source = InputSource({}, seed=None, endless=False)
+        code = InPlace({"model_fn": slow_model_fn})
+        job = TrainJob(code, RunConfig(), str(tmp_path), rows, generation=lease.generation, source=source)
+        worker = OwnProcess(Rows(tables))
+        _entry.train(job, worker)
+    assert worker.pulse.input_wait is not None
+    assert lowest <= worker.pulse.input_wait <= highest

@@ -551,3 +551,7 @@ def test_public_name_of_tells_v1_names_from_others_and_from_private_ones() -> No
 
 def test_a_tasks_threads_follow_its_cpus() -> None:
     in_a_process("threads")
+
+
+def test_ops_are_deterministic_after_they_were_made_so() -> None:
+    in_a_process("determinism")
