@@ -5,6 +5,7 @@
     exporters.py       LatestExporter, BestExporter, FinalExporter                   what to export after evaluations
     early_stopping.py in_memory.py hooks.py extenders.py                             hooks; add_metrics
     experimental.py    tf.estimator's group of that name
+    trackers.py        MLflow
     config.py          RunConfig                                                     what to run on
     spec.py            EstimatorSpec, ModeKeys                                       what model_fn returns
     inputs.py          dataset_input_fn, numpy_input_fn, pandas_input_fn             what to read
@@ -37,7 +38,7 @@ Importing the package imports neither TensorFlow nor Ray.
 
 from typing import Any as _Any
 
-from ray_estimator import errors, experimental, export, hooks, inputs
+from ray_estimator import errors, experimental, export, hooks, inputs, trackers
 from ray_estimator._install import install
 from ray_estimator._quiet import quiet_tensorflow
 from ray_estimator._staging import stage
@@ -116,6 +117,7 @@ __all__ = [
     "install",
     "quiet_tensorflow",
     "stage",
+    "trackers",
     "train_and_evaluate",
 ]
 

@@ -140,6 +140,13 @@ def stop_hook(should_stop_fn: Callable[[], bool], every_secs: float | None, ever
     return stopping.StopOnPredicate(should_stop_fn, every_secs, every_steps)
 
 
+def mlflow_hook(tracking_uri: str, run_id: str, every_steps: int) -> Any:
+    """A hook that logs how training goes on to a run of MLflow."""
+    from ray_estimator._engine import tracking
+
+    return tracking.LogToTracker(tracking.ToMlflow(tracking_uri, run_id), every_steps)
+
+
 def after_save_listener(function: Callable[[], None]) -> Any:
     """A saving listener that calls `function` after each checkpoint but the first."""
     from ray_estimator._engine import listening

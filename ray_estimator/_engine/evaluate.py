@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import uuid
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -213,7 +213,7 @@ def _published(job: EvaluateJob, results: Mapping[str, Any]) -> dict[str, Any]:
     # A FileWriter refuses to work where TensorFlow is eager.
     with local_events(storage, url) as folder, tf.Graph().as_default():
         # TensorFlow names the file by the second: without a suffix the next evaluation might take its place.
-        writer = v1.summary.FileWriter(folder, filename_suffix=f".{uuid.uuid4().hex[:8]}")
+        writer = v1.summary.FileWriter(folder, filename_suffix=f".{time.time_ns()}")
         writer.add_summary(_summary(results, job), step)
         writer.close()
     return dict(results)

@@ -21,6 +21,7 @@ from ray_estimator._engine.model import Model, scaffold_of
 from ray_estimator._engine.restoring import saver_of
 from ray_estimator._engine.saving import BuildSaver, CheckpointWriter, SaveCheckpoints
 from ray_estimator._engine.stopping import StopOnPredicate, StopWhenAsked
+from ray_estimator._engine.tracking import LogToTracker
 from ray_estimator._jobs import Pulse, TrainJob, UserCode, Worker
 from ray_estimator._publishing import Publisher
 from ray_estimator._targets import earliest, own_target
@@ -110,8 +111,8 @@ def training_hooks(
     last_step = earliest(job.last_step, of_users, of_spec, of_chiefs)
     saving, build_saver = _saving(job, code, worker, publisher, scaffold, control, [*users, *specs, *chiefs])
     if not is_chief:
-        # What a user's own saver hook writes, it writes once; who decides for all ranks, decides once.
-        kinds = (v1.train.CheckpointSaverHook, StopOnPredicate)
+        # What a user's own saver hook writes, it writes once; who decides or speaks for all ranks, does so once.
+        kinds = (v1.train.CheckpointSaverHook, StopOnPredicate, LogToTracker)
         users, specs = ([hook for hook in hooks if not isinstance(hook, kinds)] for hooks in (users, specs))
     hooks = [
         ReadControl(control),

@@ -11,6 +11,7 @@ import functools
 import random
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
@@ -129,6 +130,19 @@ def closing_event_writers() -> Iterator[None]:
     finally:
         for folder in set(cache._cache) - before:
             cache._cache.pop(folder).close()
+
+
+def open_event_writer(folder: str) -> None:
+    """Opens the event writer that hooks will find for `folder`, with the default graph and a file that is its own.
+
+    Unhelped TensorFlow names the file by the second, and a second run takes the place of the first.
+    """
+    cache = v1.summary.FileWriterCache
+    with cache._lock:
+        if folder not in cache._cache:
+            # Readers take the files in the order of their names.
+            suffix = f".{time.time_ns()}"
+            cache._cache[folder] = v1.summary.FileWriter(folder, v1.get_default_graph(), filename_suffix=suffix)
 
 
 def stop_after(num_evals: int) -> v1.train.SessionRunHook:

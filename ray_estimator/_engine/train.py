@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints import Checkpoint, CheckpointStore
-from ray_estimator._engine import collectives
+from ray_estimator._engine import collectives, internals
 from ray_estimator._engine.control import Control
 from ray_estimator._engine.distribution import Distribution, open_distribution
 from ray_estimator._engine.feed import Feed, open_feed
@@ -70,6 +70,8 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         publisher = None
         if fence is not None:
             publisher = stack.enter_context(Publisher(store, job.config.step_timeout_secs, fence, worker.pulse))
+        if worker.rank == 0 and (job.config.save_summary_steps or job.config.log_step_count_steps):
+            internals.open_event_writer(events_dir)
         hooks = training_hooks(job, code, worker, publisher, model, feed, control, distribution, events_dir)
         session = v1.train.SingularMonitoredSession(
             hooks=[*hooks.in_order, CompareGraphs(worker, control)],

@@ -85,6 +85,18 @@ def test_event_writers_that_were_open_before_stay_open(tmp_path: Path) -> None:
     assert scalars("outer") == [1.0, 3.0, 4.0]
 
 
+def test_open_event_writer_is_what_hooks_find_and_has_a_file_of_its_own(tmp_path: Path) -> None:
+    with internals.closing_event_writers():
+        internals.open_event_writer(str(tmp_path))
+        (first,) = tmp_path.iterdir()
+        writer = v1.summary.FileWriterCache.get(str(tmp_path))
+        internals.open_event_writer(str(tmp_path))
+        assert v1.summary.FileWriterCache.get(str(tmp_path)) is writer
+    with internals.closing_event_writers():
+        internals.open_event_writer(str(tmp_path))
+        assert len(set(tmp_path.iterdir()) - {first}) == 1
+
+
 def test_run_after_orders_existing_operations() -> None:
     counter = v1.get_variable("counter", [], initializer=v1.zeros_initializer())
     read = counter.read_value()

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import ray_estimator
 
-GROUPS = {"errors", "experimental", "export", "hooks", "inputs"}
+GROUPS = {"errors", "experimental", "export", "hooks", "inputs", "trackers"}
 
 
 def test_all_is_sorted_and_each_name_is_there() -> None:

@@ -1,0 +1,47 @@
+"""Trackers of experiments: what a training run tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ray_estimator import _entry
+from ray_estimator._arguments import check_positive
+
+
+def mlflow_hook(run_id: str | None = None, *, every_n_steps: int = 100) -> Callable[[], Any]:
+    """Makes a hook for `train` that logs `loss` and `steps_per_second` to a run of MLflow, from the chief.
+
+        with mlflow.start_run():
+            mlflow.log_params(estimator.params)
+            estimator.train(input_fn, max_steps=1000, hooks=[mlflow_hook()])
+            results = estimator.evaluate(test_input_fn)
+            mlflow.log_metrics({f"eval_{name}": value for name, value in results.items()}, step=results["global_step"])
+
+    The chief connects by itself: the tracking URI of this process must be one that it can reach, such as a server's,
+    and it needs `mlflow` or `mlflow-skinny` (the extra `mlflow`). A tracker that does not answer does not end training.
+
+    Args:
+        run_id: The run. None: the active one.
+        every_n_steps: How often. The last step is always logged.
+
+    Returns:
+        A factory, which makes the hook on each worker.
+
+    Raises:
+        ValueError: There is no active run, or `every_n_steps` is not positive.
+        ImportError: MLflow is not installed here.
+    """
+    import mlflow
+
+    check_positive("every_n_steps", every_n_steps)
+    if run_id is None:
+        active = mlflow.active_run()
+        if active is None:
+            raise ValueError(
+                "mlflow_hook expects an active run of MLflow, but there is none. Call it inside "
+                "`with mlflow.start_run():`, or pass run_id."
+            )
+        run_id = active.info.run_id
+    return partial(_entry.mlflow_hook, mlflow.get_tracking_uri(), run_id, every_n_steps)
