@@ -38,6 +38,7 @@ from ray_estimator._runtime.source import rows_in_order
 
 BATCH = 1024
 BLOCKS = 8
+WAITING_STEPS = 300
 FLOAT_ROWS, IMAGE_ROWS, STRING_ROWS, MIXED_ROWS = 4_000_000, 60_000, 500_000, 60_000
 
 
@@ -101,20 +102,36 @@ def to_tf(dataset: Any) -> tf.data.Dataset:
     return dataset.to_tf(names[:-1], names[-1], batch_size=BATCH)
 
 
-# The measures: rows per second from the call to the last row.
+# The measures: rows per second from the start of the iterator to the last row.
 
 
 def into_session(make: Callable[[Any], tf.data.Dataset], data: Any, rows: int) -> float:
-    began = time.perf_counter()
     with tf.Graph().as_default(), v1.Session() as session:
         iterator = v1.data.make_initializable_iterator(make(data))
         take = session.make_callable(tf.group(*tf.nest.flatten(iterator.get_next(), expand_composites=True)))
+        began = time.perf_counter()
         session.run(iterator.initializer)
         try:
             while True:
                 take()
         except tf.errors.OutOfRangeError:
             return rows / (time.perf_counter() - began)
+
+
+def wait_of_a_step(make: Callable[[Any], tf.data.Dataset], data: Any) -> float:
+    """Microseconds that a step of 5 ms waits for its batch, on the average."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        iterator = v1.data.make_initializable_iterator(make(data))
+        take = session.make_callable(tf.group(*tf.nest.flatten(iterator.get_next(), expand_composites=True)))
+        session.run(iterator.initializer)
+        take()
+        waited = 0.0
+        for _ in range(WAITING_STEPS):
+            time.sleep(0.005)
+            began = time.perf_counter()
+            take()
+            waited += time.perf_counter() - began
+        return waited / WAITING_STEPS * 1e6
 
 
 def drained(dataset: Any, rows: int) -> float:
@@ -124,14 +141,20 @@ def drained(dataset: Any, rows: int) -> float:
     return rows / (time.perf_counter() - began)
 
 
-def compared(what: str, programs: Sequence[Callable[[], float]], goal: float, rounds: int) -> Comparison:
-    """Our rate and the peer's in turns, after one round of both that warms up."""
+def in_turns(programs: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
+    """What ours and the peer give in turns, after one round of both that warms up."""
     rates: list[list[float]] = [[], []]
     for number in range(-1, rounds):
         for place in (0, 1) if number % 2 else (1, 0):
             rate = programs[place]()
             if number >= 0:
-                rates[place].append(rate / 1e3)
+                rates[place].append(rate)
+    return rates
+
+
+def compared(what: str, programs: Sequence[Callable[[], float]], goal: float, rounds: int) -> Comparison:
+    """Our rate and the peer's."""
+    rates = [[rate / 1e3 for rate in each] for each in in_turns(programs, rounds)]
     print(f"{what}: done", flush=True)
     return Comparison(what, rates[0], rates[1], unit="k rows/s", goal=goal, at_least=True)
 
@@ -159,6 +182,9 @@ def main() -> int:
             rounds,
         ),
     ]
+    waits = in_turns([lambda: wait_of_a_step(ours, dataset), lambda: wait_of_a_step(to_tf, dataset)], rounds)
+    what = "wait for the batch in a step of 5 ms, against Dataset.to_tf"
+    comparisons.append(Comparison(what, waits[0], waits[1], unit="µs", goal=1.0))
     with tempfile.TemporaryDirectory() as folder:
         for number in range(BLOCKS):
             part = table.slice(number * FLOAT_ROWS // BLOCKS, FLOAT_ROWS // BLOCKS)
