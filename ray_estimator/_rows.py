@@ -323,17 +323,20 @@ def _chunks(table: pa.Table, sharding: Sharding) -> Iterator[pa.Table]:
 
 def _cut(pieces: Iterable[Piece[S]], num_rows: Iterable[int]) -> Iterator[list[Piece[S]]]:
     """Groups of exactly so many rows each, endlessly given, but for the last; each as soon as it is complete."""
-    group: list[Piece[S]] = []
     sizes = iter(num_rows)
-    num_missing = next(sizes)
+    num_missing = 0
+    group: list[Piece[S]] = []
     for piece in pieces:
-        while piece.num_rows >= num_missing:
-            head, piece = piece.split(num_missing)
-            yield [*group, head]
-            group, num_missing = [], next(sizes)
-        if piece.num_rows:
-            group.append(piece)
-            num_missing -= piece.num_rows
+        while piece.num_rows:
+            # Asked for no sooner, so that who gives it may look at the pieces.
+            if not group:
+                num_missing = next(sizes)
+            head, piece = piece.split(min(num_missing, piece.num_rows))
+            group.append(head)
+            num_missing -= head.num_rows
+            if not num_missing:
+                yield group
+                group = []
     if group:
         yield group
 

@@ -123,7 +123,7 @@ class RangeEvaluator:
         """The metric state after the rows of `tables`."""
         if self._refusal is not None:
             return MetricState({}, {}, self._refusal, 0)
-        with self._source.reading(tables):
+        with self._source.reading(tables), contextlib.closing(self._evaluation.feed):
             initial = self._start()
             num_batches = 0
             while self._update():

@@ -127,7 +127,7 @@ class RangePredictor:
         if self._refusal is not None:
             yield PredictedRange((), self._refusal)
             return
-        with self._source.reading(tables):
+        with self._source.reading(tables), contextlib.closing(self._prediction.feed):
             for hook in self._prediction.feed.hooks:
                 hook.after_create_session(self.session.plain, None)
             yield from map(PredictedRange, _parts(self._batches()))

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import ray
@@ -27,15 +27,15 @@ from ray_estimator._jobs import EvaluateJob, MetricState, PredictJob, TrainJob, 
 from ray_estimator._merge import merged
 from ray_estimator._preflight import Preflight
 from ray_estimator._progress import shown
-from ray_estimator._rows import aligned_ranges
 from ray_estimator._runtime.fit import Fit
 from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, run_worker
 from ray_estimator._runtime.logs import levels, ray_train_level
 from ray_estimator._runtime.monitor import RunMonitor
 from ray_estimator._runtime.predicted import predicted_dataset
 from ray_estimator._runtime.preflight import check_model_dir
+from ray_estimator._runtime.ranges import least_rows, ranges
 from ray_estimator._runtime.resources import require_outside_this_process, require_shared, resources_per_worker
-from ray_estimator._runtime.rows import BlockFeed, BlockRef, RangeOfRows, RowSource
+from ray_estimator._runtime.rows import BlockFeed, RangeOfRows, RowSource
 from ray_estimator._runtime.schema import ray_is_ready
 from ray_estimator._runtime.tasks import LEGACY_KERAS, Task, Tasks
 from ray_estimator._shipping import Packed, pack
@@ -45,10 +45,6 @@ from ray_estimator.config import RunConfig
 P = ParamSpec("P")
 R = TypeVar("R")
 logger = logging.getLogger(__name__)
-
-_RANGE_ROWS = 16_384
-_RANGE_BATCHES = 16
-_GROWTH = 8
 
 
 class RayRuntime:
@@ -201,7 +197,7 @@ class RayRuntime:
         """A lazy Dataset of predictions, in the order of `rows`."""
         size = self._config.max_tasks_in_flight
         return predicted_dataset(
-            job, rows, keep_columns, _rows_of_a_range(rows.batch_size), size=size, **self._tasks.options()
+            job, rows, keep_columns, least_rows(rows.batch_size), size=size, **self._tasks.options()
         )
 
     def _over_ranges(
@@ -215,8 +211,7 @@ class RayRuntime:
         running: deque[Task] = deque()
         first_row = 0
         try:
-            for pieces in _ranges(rows, _rows_of_ranges(rows.batch_size, in_flight), steps):
-                in_range = RangeOfRows(tuple(pieces), rows.columns, rows.batch_size, rows.timeout_secs)
+            for in_range in ranges(rows, in_flight, steps):
                 after = first_row + in_range.num_rows
                 running.append(self._tasks.start(f"{what} of rows {first_row} to {after - 1}", fn, sent_job, in_range))
                 first_row = after
@@ -248,42 +243,6 @@ def _next_of(running: deque[Task]) -> Iterator[Any]:
         yield result
         return
     running.popleft()
-
-
-def _ranges(rows: RowSource, target_rows: Iterable[int], steps: int | None) -> Iterator[list[BlockRef]]:
-    """Consecutive row ranges of whole batches."""
-    seen: dict[int, BlockRef] = {}
-
-    def lengths() -> Iterator[int]:
-        for index, block in enumerate(rows.block_refs()):
-            seen[index] = block
-            yield block.num_rows
-
-    def piece(index: int, start: int, stop: int) -> BlockRef:
-        block = seen[index]
-        return BlockRef(0, block.ref, block.start + start, block.start + stop)
-
-    limit = None if steps is None else steps * rows.batch_size
-    for pieces in aligned_ranges(lengths(), rows.batch_size, target_rows, limit):
-        yield [piece(*each) for each in pieces]
-        # Blocks behind the range are free to go.
-        for passed in [index for index in seen if index < pieces[-1].source]:
-            del seen[passed]
-
-
-def _rows_of_a_range(batch_size: int) -> int:
-    """So many that what a task costs by itself is small beside them."""
-    return max(_RANGE_ROWS, _RANGE_BATCHES * batch_size)
-
-
-def _rows_of_ranges(batch_size: int, in_flight: int) -> Iterator[int]:
-    """They grow with what lies before them: it costs less, and no task is late at the end by more than a small part."""
-    least = _rows_of_a_range(batch_size)
-    before = 0
-    while True:
-        rows = min(max(least, before // (2 * in_flight)), _GROWTH * least)
-        yield rows
-        before += rows
 
 
 # Task bodies

@@ -33,12 +33,13 @@ _ANSWER_SECS = 30.0
 
 
 class BlockRef(NamedTuple):
-    """Rows [start, stop) of a block in Ray's object store, in an epoch."""
+    """Rows [start, stop) of a block in Ray's object store, in an epoch; `row_bytes` is 0 if nobody knows."""
 
     epoch: int
     ref: Any
     start: int
     stop: int
+    row_bytes: float = 0.0
 
     @property
     def num_rows(self) -> int:
@@ -112,7 +113,8 @@ class RowSource:
             for entry, part in zip(bundle.blocks, bundle.slices, strict=True):
                 start, stop = (0, entry.metadata.num_rows) if part is None else (part.start_offset, part.end_offset)
                 if stop > start:
-                    yield BlockRef(epoch, entry.ref, start, stop)
+                    row_bytes = (entry.metadata.size_bytes or 0) / entry.metadata.num_rows
+                    yield BlockRef(epoch, entry.ref, start, stop, row_bytes)
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows of a single rank, in tables of whole batches. Drives Ray Data in this process."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +118,41 @@ def test_a6_6_rows_come_in_input_order_and_stay_warm(trained: Callable[..., Any]
     batches = list(estimator.predict(input_fn, yield_single_examples=False))
     assert [len(batch["id"]) for batch in batches] == [BATCH] * 400 + [10]
     assert len(notes(tmp_path, "built-infer")[0]) <= max(built, 4)
+
+
+def held_up_block(batch: dict[str, Any], last: int, given: str) -> dict[str, Any]:
+    """The last block comes when there is a first prediction."""
+    deadline = time.monotonic() + 60
+    while last in batch["id"] and not Path(given).exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError("No prediction was given before the last block.")
+        time.sleep(0.05)
+    return {**batch, "x": batch["id"].astype(np.float32)}
+
+
+def test_a6_6_the_first_row_comes_before_the_last_block(
+    cluster: Any, trained: Callable[..., Any], tmp_path: Path
+) -> None:
+    given, num_rows = tmp_path / "given", 12 * 16_400
+    ids = cluster.data.range(num_rows, override_num_blocks=12)
+    late = functools.partial(held_up_block, last=num_rows - 1, given=str(given))
+    rows = trained().predict(dataset_input_fn(ids.map_batches(late, batch_size=None), batch_size=BATCH))
+    assert next(rows)["id"] == 0
+    given.touch()
+    assert [row["id"] for row in rows] == list(range(1, num_rows))
+
+
+def test_more_than_the_object_store_holds_goes_through_two_gpus_at_flat_memory(tmp_path: Path) -> None:
+    program = Path(__file__).with_name("small_store_program.py")
+    ended = subprocess.run([sys.executable, program, tmp_path], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    seen = json.loads(ended.stdout)
+
+    assert seen["evaluated"] == seen["predicted"] == seen["rows"]
+    early, most = seen["driver_mib"]
+    assert most - early < 30  # of 192 MiB
+    assert seen["emptied"]
+    assert {tuple(ids) for ids in seen["gpus"]} == {(0,), (1,)}
 
 
 def test_a6_1_two_generators_interleave_and_one_is_left_early(trained: Callable[..., Any], dataset: Any) -> None:
