@@ -276,7 +276,9 @@ def _cut(chunk: Any, start: tf.Tensor, stop: tf.Tensor) -> Any:
 
 def _rows(values: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
     """As `values[start:stop]`, in one op rather than six: there may be hundreds of columns."""
-    return tf.raw_ops.StridedSlice(input=values, begin=start, end=stop, strides=tf.ones_like(start))
+    rows = tf.raw_ops.StridedSlice(input=values, begin=start, end=stop, strides=tf.ones_like(start))
+    rows.set_shape(tf.TensorShape([None]).concatenate(values.shape[1:]))
+    return rows
 
 
 def _signature(column: ColumnSpec) -> Any:

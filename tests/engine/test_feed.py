@@ -90,6 +90,15 @@ def test_lists_of_unequal_length_are_ragged(table: pa.Table) -> None:
     assert seen == [[[1], []], [[2, 3], [4]], [[5, 6, 7]]]
 
 
+def test_ragged_batches_have_a_static_rank(table: pa.Table) -> None:
+    job = TrainJob(InPlace({}), RunConfig(), "unused", row_spec(table.select(["words", "vector"])), generation=1)
+    with tf.Graph().as_default():
+        feed = open_feed(job, UserCode(None), ModeKeys.TRAIN, lambda: iter(()))
+    assert feed.features["words"].shape.as_list() == [None, None]
+    assert feed.features["words"].flat_values.shape.as_list() == [None]
+    assert feed.features["vector"].shape.as_list() == [None, 2]
+
+
 def test_structs_are_dicts_of_features() -> None:
     users = [{"age": age, "seen": {"at": [age] * age}} for age in (1, 2, 3)]
     seen = [features["user"] for features, _ in batches(pa.table({"user": users}))]

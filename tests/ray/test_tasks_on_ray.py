@@ -7,6 +7,8 @@ import logging
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -239,3 +241,11 @@ def test_a_stream_whose_worker_dies_goes_on_where_it_was(on_ray: Callable[..., A
     runtime = on_ray(model_fn, params={})._program.runtime()
     runtime.connect()
     assert list(runtime._tasks.start("The stream", stream, str(tmp_path / "died"))) == list(range(30))
+
+
+def test_tasks_that_are_left_while_they_end_do_no_harm() -> None:
+    program = Path(__file__).with_name("left_tasks_program.py")
+    done = subprocess.run(
+        ["timeout", "-s", "KILL", "180", sys.executable, str(program)], check=False, capture_output=True, text=True
+    )
+    assert done.stdout.endswith("done\n"), done.stderr[-2000:]
