@@ -203,7 +203,7 @@ class RayRuntime:
     def _over_ranges(
         self, what: str, fn: Callable[..., Any], job: EvaluateJob | PredictJob, rows: RowSource, steps: int | None
     ) -> Generator[Any]:
-        """Results of `fn` over batch-aligned ranges of rows, in order. Leaving early cancels what runs.
+        """Results of `fn` over batch-aligned ranges of rows, in order. Leaving early ends what has not begun.
 
         A result that is there is given before the next block is waited for.
         """
@@ -221,7 +221,7 @@ class RayRuntime:
                 yield from _next_of(running)
         finally:
             for task in running:
-                task.cancel()
+                task.leave()
 
     def _result_of(self, task: Task) -> Any:
         try:

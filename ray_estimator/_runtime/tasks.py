@@ -33,12 +33,6 @@ logger = logging.getLogger(__name__)
 _TRIES = 8
 _SAY_SECS = 10.0
 _AHEAD = 8
-_END = None
-"""What a task gives behind its results, so often that it cannot end before the driver has seen one.
-
-Ray ends the driver's process if a streaming task is cancelled while it ends (seen with 2.60: a failed check that the
-task is "pending", within a hundred cancellations). A task that waits to hand its results over is cancelled safely.
-"""
 _LOST = (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError, LocalRayletDiedError)
 LEGACY_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
 
@@ -122,7 +116,6 @@ class Task:
         self._given = 0
         self._to_pass_over = 0
         self._losses = 0
-        self._has_ended = False
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -137,14 +130,10 @@ class Task:
         """
         while True:
             try:
-                result = self._next()
+                value, failure = self._next()
             except _LOST as lost:
                 self._begin_again(lost)
                 continue
-            if result is _END:
-                self._has_ended = True
-                raise StopIteration
-            value, failure = result
             if failure is not None:
                 raise failure.error()
             self._given += 1
@@ -162,8 +151,16 @@ class Task:
 
     def cancel(self) -> None:
         """Ends it; one that has begun ends between two calls of TensorFlow."""
-        if not self._has_ended:
-            ray.cancel(self._refs, force=False)
+        ray.cancel(self._refs, force=False)
+
+    def leave(self) -> None:
+        """Ends it if it has not begun; else it goes to its end, and nobody keeps what it gives.
+
+        Ray 2.60 ends the driver's process now and then if a streaming task is cancelled just when it comes to its end.
+        """
+        if self._home is None:
+            self.cancel()
+        self._refs = None
 
     def _has_next(self) -> bool:
         return bool(ray.wait([self._refs], timeout=0, fetch_local=False)[0])
@@ -220,16 +217,9 @@ def _remote_run() -> Any:
 
 
 def _run(log_levels: Mapping[str, int], num_cpus: float, fn: Callable[..., Any], *args: Any) -> Generator[Any]:
-    """First where it runs, then its results, and then that it has ended."""
+    """First where it runs, then (result, None) for each result, or (None, failure): errors travel as themselves."""
     yield Home(ray.get_runtime_context().get_node_id(), os.getpid())
     speak_as(log_levels)
-    yield from _results(num_cpus, fn, *args)
-    for _ in range(_AHEAD):
-        yield _END
-
-
-def _results(num_cpus: float, fn: Callable[..., Any], *args: Any) -> Generator[Any]:
-    """(result, None) for each result, or (None, failure): errors travel as themselves."""
     try:
         with uninterrupted():
             _entry.import_engine(num_cpus)

@@ -29,7 +29,7 @@ def tasks_left() -> None:
         if random.random() < 0.5:
             assert len(list(running[0])) < 3
         for task in running:
-            task.cancel()
+            task.leave()
 
 
 if __name__ == "__main__":
