@@ -265,7 +265,7 @@ class Estimator:
     ) -> Iterator[Any]:
         """Yields predictions in the order of the input.
 
-        A generator: nothing happens, not even a check, before the first `next()`. Leaving it early cancels what runs.
+        A generator: nothing happens, not even a check, before the first `next()`. Left early, it begins no more work.
 
         Args:
             input_fn: As in `train`; labels are not needed, and `num_epochs=None` means one pass.

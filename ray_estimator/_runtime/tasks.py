@@ -116,6 +116,7 @@ class Task:
         self._given = 0
         self._to_pass_over = 0
         self._losses = 0
+        self._is_over = False
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -134,7 +135,11 @@ class Task:
             except _LOST as lost:
                 self._begin_again(lost)
                 continue
+            except StopIteration:
+                self._is_over = True
+                raise
             if failure is not None:
+                self._is_over = True
                 raise failure.error()
             self._given += 1
             return value
@@ -150,14 +155,15 @@ class Task:
             return False
 
     def cancel(self) -> None:
-        """Ends it; one that has begun ends between two calls of TensorFlow."""
-        ray.cancel(self._refs, force=False)
-
-    def leave(self) -> None:
-        """Ends it if it has not begun; else it goes to its end, and nobody keeps what it gives.
+        """Ends it, unless it has told its end; one that has begun ends between two calls of TensorFlow.
 
         Ray 2.60 ends the driver's process now and then if a streaming task is cancelled just when it comes to its end.
         """
+        if not self._is_over:
+            ray.cancel(self._refs, force=False)
+
+    def leave(self) -> None:
+        """Ends it if it has not begun; else it goes to its end, and nobody keeps what it gives."""
         if self._home is None:
             self.cancel()
         self._refs = None
