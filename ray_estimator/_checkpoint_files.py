@@ -15,7 +15,7 @@ from ray_estimator._manifest import FileRecord, Manifest, record_of
 from ray_estimator._storage import Storage
 from ray_estimator.errors import CheckpointDamagedError
 
-_SUFFIX = re.compile(rf"\.(index|meta|data-\d+-of-(\d+))|{re.escape(_manifest.SUFFIX)}")
+_SUFFIX = re.compile(rf"\.(index|meta|input-\d+-of-\d+|data-\d+-of-(\d+))|{re.escape(_manifest.SUFFIX)}")
 _NOT_NEEDED = ".meta"
 _DOWNLOADS = 2
 

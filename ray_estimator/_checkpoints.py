@@ -3,6 +3,7 @@
     model_dir/
       model.ckpt-100.data-00000-of-00001
       model.ckpt-100.meta                   optional
+      model.ckpt-100.input-00000-of-00002   where the tf.data iterator of a worker was
       model.ckpt-100.index
       model.ckpt-100.manifest.json          what the other files are
       checkpoint                            the state file: which checkpoints are published, oldest first
@@ -36,7 +37,7 @@ from ray_estimator._ledger import Checkpoint, Ledger, Retention
 from ray_estimator._manifest import Manifest
 from ray_estimator._marks import Marks
 from ray_estimator._node_copies import shared_copy
-from ray_estimator._position import EndOfRun, InputPosition
+from ray_estimator._position import EndOfRun, Position, position_from_json
 from ray_estimator._scratch import scratch_dir
 from ray_estimator._state_file import StateFile
 from ray_estimator._storage import Storage
@@ -165,14 +166,14 @@ class CheckpointStore:
         """What the state file names, whole or not; the current checkpoint last, before it the others, oldest first."""
         return [published.checkpoint for published in self._state_file.ledger().published]
 
-    def position_in(self, checkpoint: Checkpoint | None) -> InputPosition | None:
+    def position_in(self, checkpoint: Checkpoint | None) -> Position | None:
         """Where in its input the run was that saved `checkpoint`; None if nobody said.
 
         Raises:
             CheckpointDamagedError: The manifest is not there, or not what was published.
         """
         manifest = None if checkpoint is None else self._files.manifest(checkpoint)
-        return None if manifest is None else InputPosition.from_json(manifest.position)
+        return None if manifest is None else position_from_json(manifest.position)
 
     def end_of_run(self) -> EndOfRun | None:
         """How the run that published the newest checkpoint has ended; None if it was cut off, or still goes on."""
@@ -263,7 +264,7 @@ class CheckpointStore:
         step: int,
         retention: Retention,
         *,
-        position: InputPosition | None = None,
+        position: Position | None = None,
         fence: Callable[[], None] | None = None,
     ) -> Checkpoint:
         """Make files that a Saver wrote the newest checkpoint, then let `retention` prune the older ones.

@@ -70,6 +70,38 @@ class InputPosition:
 
 
 @dataclass(frozen=True)
+class IteratorPosition:
+    """That the iterator of an input_fn lies beside a checkpoint, one for each rank.
+
+    Attributes:
+        run: Which driver's run, by its lease.
+        num_ranks: How many ranks the group had.
+    """
+
+    run: int
+    num_ranks: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {"run": self.run, "iterators": self.num_ranks}
+
+    def suffix(self, rank: int) -> str:
+        """What follows the checkpoint's prefix in the name of a rank's file."""
+        return f".input-{rank:05d}-of-{self.num_ranks:05d}"
+
+
+Position = InputPosition | IteratorPosition
+
+
+def position_from_json(fields: Any) -> Position | None:
+    """What either kind's `to_json` made; None for anything else."""
+    try:
+        return IteratorPosition(int(fields["run"]), int(fields["iterators"]))
+    except (KeyError, TypeError, ValueError):
+        return InputPosition.from_json(fields)
+
+
+@dataclass(frozen=True)
 class EndOfRun:
     """How the run that saved the newest checkpoint ended, if it came to its end.
 
@@ -82,7 +114,7 @@ class EndOfRun:
     input_ended: bool
 
 
-def beginning(source: InputSource, found: InputPosition | None, end: EndOfRun | None, run: int) -> InputPosition:
+def beginning(source: InputSource, found: Position | None, end: EndOfRun | None, run: int) -> InputPosition:
     """Where `run` begins to read, when it goes on from a checkpoint.
 
     A run that was cut off is gone on with, and an endless input goes on, too, where the last run stopped. A finite
@@ -98,7 +130,7 @@ def beginning(source: InputSource, found: InputPosition | None, end: EndOfRun | 
         InputChangedError: A run was cut off, and the input is not the one that it had read.
     """
     anew = InputPosition(run, 0, None, source.seed, dict(source.parts))
-    if found is None:
+    if not isinstance(found, InputPosition):
         return anew
     if found.run == run:
         return found
@@ -117,6 +149,23 @@ def beginning(source: InputSource, found: InputPosition | None, end: EndOfRun | 
     if has_ended:
         return anew
     raise InputChangedError(found.rows, changes)
+
+
+def iterators_of(found: Position | None, end: EndOfRun | None, run: int, num_ranks: int) -> IteratorPosition | None:
+    """What the iterators of `run` go on from: a run that was cut off; None if they begin anew.
+
+    A run that follows one that came to its end calls input_fn for a new beginning, as in tf.estimator.
+
+    Args:
+        found: The position in the checkpoint; None if there is none.
+        end: How the run ended that saved it; None if it was cut off.
+        run: The number of this run.
+        num_ranks: How many ranks it has.
+    """
+    if not isinstance(found, IteratorPosition) or found.num_ranks != num_ranks:
+        return None
+    has_ended = end is not None and end.run == found.run
+    return None if has_ended and found.run != run else found
 
 
 def changes_between(found: InputPosition, source: InputSource) -> dict[str, tuple[str, str]]:

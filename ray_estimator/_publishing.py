@@ -12,7 +12,7 @@ from types import TracebackType
 
 from ray_estimator._checkpoints import CheckpointStore, Retention
 from ray_estimator._jobs import Pulse
-from ray_estimator._position import EndOfRun, InputPosition
+from ray_estimator._position import EndOfRun, Position
 from ray_estimator.errors import StepTimeoutError
 
 _LOOK_SECS = 0.5
@@ -29,7 +29,7 @@ class Saved:
         prefix: Local path of its files, without suffix.
         step: Its global step.
         retention: What becomes of older checkpoints when this one is published.
-        position: Where in its input training is; None if it reads no rows.
+        position: Where in its input training is; None if nobody can say.
         staging: Removes the directory when it closes.
     """
 
@@ -37,7 +37,7 @@ class Saved:
     step: int
     retention: Retention
     staging: contextlib.ExitStack
-    position: InputPosition | None = None
+    position: Position | None = None
 
 
 class Publisher:

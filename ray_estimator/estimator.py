@@ -180,7 +180,10 @@ class Estimator:
         Args:
             input_fn: `dataset_input_fn(...)`, or a function as tf.estimator takes it: it runs on every worker, under
                 the graph, may take `mode`, `params`, `config` and `input_context`, and returns a `tf.data.Dataset` or
-                ``(features, labels)``. Its batches are per replica.
+                ``(features, labels)``. Its batches are per replica. After a run that was cut off, by a kill or by an
+                interrupt, a `tf.data.Dataset` goes on with the next batch on each of as many workers, if TensorFlow
+                can save its iterator, and the pipeline is the same; else the log says that input_fn begins anew. (In
+                tf.estimator it always does.) Files are told apart by their names: TFRecords go on by position.
             steps: How many more steps to make. None: until the input ends.
             hooks: `SessionRunHook`s, or zero-argument callables that make one on each worker after model_fn. They run
                 on every rank; their copies do not come back.

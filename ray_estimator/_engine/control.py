@@ -19,7 +19,7 @@ from ray_estimator._engine.collectives import chain
 from ray_estimator._engine.distribution import Distribution
 from ray_estimator._engine.feed import Feed
 from ray_estimator._engine.model import Model, writes_global_step
-from ray_estimator._position import InputPosition
+from ray_estimator._position import Position
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Control:
         self.collectives = chain([model.train_op, vector.op])
 
     @property
-    def position(self) -> InputPosition | None:
+    def position(self) -> Position | None:
         """How much of the input is consumed; None if the input cannot say."""
         return None if self._feed.position_after is None else self._feed.position_after(self.num_runs)
 

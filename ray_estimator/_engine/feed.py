@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as v1
 
 from ray_estimator._columns import ColumnSpec, RaggedValues, to_arrays
 from ray_estimator._jobs import ModelJob, RowSpec, Tables, UserCode
-from ray_estimator._position import InputPosition
+from ray_estimator._position import Position
 from ray_estimator._signatures import call_with_accepted
 from ray_estimator.spec import ModeKeys
 
@@ -32,12 +32,15 @@ class Feed:
         labels: What model_fn gets as labels, or None.
         hooks: Hooks that start the input; they come before the user's.
         next_missing: float32 scalar, 1.0 when no batch follows this one; None if the input cannot say.
-        first_ready: bool scalar to run once before the first step; False when the input is empty.
+        first_ready: Called in the session once before the first step; False when the input is empty.
         ends: Whether the input can come to an end by itself.
         take: What waits for the batch of a step; None for tensors.
         advance: Takes the batch even if the model does not look at it, so that its input ends all the same; None for
             tensors.
+        pipeline: The initializable iterator and the dataset that input_fn made; None for tensors.
         position_after: Where in its input the run is after so many steps; None if the input cannot say.
+        save_places: Gives what a checkpoint keeps for each rank; None if it keeps nothing. Every rank calls it with
+            its session, the step, and whether the input has ended.
         passes: The newest pass over the rows of a Ray Dataset.
         errors: What was raised in Python while rows were fetched; TensorFlow tells only its text.
     """
@@ -46,11 +49,13 @@ class Feed:
     labels: Any
     hooks: list[v1.train.SessionRunHook] = field(default_factory=list)
     next_missing: tf.Tensor | None = None
-    first_ready: tf.Tensor | None = None
+    first_ready: Callable[[v1.Session], bool] = lambda session: True
     ends: bool = True
     take: tf.Operation | None = None
     advance: tf.Operation | None = None
-    position_after: Callable[[int], InputPosition] | None = None
+    pipeline: tuple[Any, tf.data.Dataset] | None = None
+    position_after: Callable[[int], Position | None] | None = None
+    save_places: Callable[[v1.Session, int, bool], list[bytes]] | None = None
     passes: list[Generator[Any]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
@@ -136,16 +141,15 @@ def _feed_of_dataset(dataset: tf.data.Dataset, mode: str, *, look_ahead: bool) -
     source = _looking_ahead(dataset).prefetch(_PREFETCH_BATCHES) if look_ahead else dataset
     iterator = v1.data.make_initializable_iterator(source)
     taken = iterator.get_next()
-    if look_ahead:
-        current, has_next = taken
-        element = current.get_value()
-        next_missing = 1.0 - tf.cast(has_next, tf.float32)
-    else:
-        element, has_next, next_missing = taken, None, None
+    element = taken[0].get_value() if look_ahead else taken
     features, labels = _features_and_labels(element, mode)
-    advance = tf.group(*tf.nest.flatten(element, expand_composites=True))
-    hooks = [_IteratorStarter(iterator)]
-    return Feed(features, labels, hooks, next_missing, has_next, take=_op_of(taken), advance=advance)
+    feed = Feed(features, labels, [_IteratorStarter(iterator)], take=_op_of(taken), pipeline=(iterator, dataset))
+    feed.advance = tf.group(*tf.nest.flatten(element, expand_composites=True))
+    if look_ahead:
+        has_next = taken[1]
+        feed.next_missing = 1.0 - tf.cast(has_next, tf.float32)
+        feed.first_ready = lambda session: bool(session.run(has_next))
+    return feed
 
 
 def _op_of(taken: Any) -> tf.Operation:

@@ -109,7 +109,7 @@ def training_hooks(
         for hooks in (made(code.hooks), model.spec.training_hooks, model.spec.training_chief_hooks)
     )
     last_step = earliest(job.last_step, of_users, of_spec, of_chiefs)
-    saving, build_saver = _saving(job, code, worker, publisher, scaffold, control, [*users, *specs, *chiefs])
+    saving, build_saver = _saving(job, code, worker, publisher, scaffold, feed, control, [*users, *specs, *chiefs])
     if not is_chief:
         # What a user's own saver hook writes, it writes once; who decides or speaks for all ranks, does so once.
         kinds = (v1.train.CheckpointSaverHook, StopOnPredicate, LogToTracker)
@@ -141,6 +141,7 @@ def _saving(
     worker: Worker,
     publisher: Publisher | None,
     scaffold: v1.train.Scaffold,
+    feed: Feed,
     control: Control,
     others: Sequence[v1.train.SessionRunHook],
 ) -> tuple[list[v1.train.SessionRunHook], BuildSaver]:
@@ -162,6 +163,7 @@ def _saving(
     hook = SaveCheckpoints(
         writer,
         control,
+        places=feed.save_places,
         every_secs=config.save_checkpoints_secs or None,
         every_steps=config.save_checkpoints_steps or None,
         listeners=listeners,

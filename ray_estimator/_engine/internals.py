@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
+import re
 import sys
 import threading
 import time
@@ -209,6 +210,37 @@ def keep_train_op(train_op: tf.Operation) -> None:
 def saver_of_objects(checkpoint: tf.train.Checkpoint) -> v1.train.Saver:
     """The saver that a Scaffold makes of a `tf.train.Checkpoint`."""
     return v1.train.Saver(graph_view.ObjectGraphView(checkpoint).frozen_saveable_objects(), sharded=True)
+
+
+# TensorFlow: tf.data iterators
+
+
+def resource_of(iterator: Any) -> tf.Tensor:
+    """The handle of an initializable iterator."""
+    return iterator._iterator_resource
+
+
+def fingerprint_of(dataset: tf.data.Dataset) -> tf.Tensor:
+    """uint64 scalar that tells a pipeline, with the constants in it, from another one; the same in each process."""
+    return tf.raw_ops.DatasetFingerprint(input_dataset=dataset._variant_tensor)
+
+
+def state_of(iterator: tf.Tensor) -> tf.Tensor:
+    """String scalar: where an iterator is. Running it fails for pipelines that have state elsewhere."""
+    fail = 2  # EXTERNAL_STATE_POLICY: IGNORE is 1, WARN 0
+    return tf.io.serialize_tensor(tf.raw_ops.SerializeIterator(resource_handle=iterator, external_state_policy=fail))
+
+
+def restore_state(iterator: tf.Tensor, state: tf.Tensor) -> tf.Operation:
+    """Puts an iterator that is initialised where `state_of` found it."""
+    serialized = tf.io.parse_tensor(state, tf.variant)
+    return tf.raw_ops.DeserializeIterator(resource_handle=iterator, serialized=serialized)
+
+
+def text_of(error: tf.errors.OpError) -> str:
+    """What a kernel says, without the traceback and the graph around it."""
+    message = re.sub(r"(?s)^Graph execution error:.*\nNode: [^\n]*\n", "", error.message)
+    return re.sub(r"\n?\t? \[\[.*", "", message).strip()
 
 
 # TensorFlow: the global step, losses, switches

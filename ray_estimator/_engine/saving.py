@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ray_estimator._engine import restoring
 from ray_estimator._engine.collectives import chain, collectives_of
 from ray_estimator._engine.control import Control
 from ray_estimator._jobs import Pulse
-from ray_estimator._position import EndOfRun, InputPosition
+from ray_estimator._position import EndOfRun, IteratorPosition, Position
 from ray_estimator._publishing import Publisher, Saved
 from ray_estimator.config import RunConfig
 
@@ -59,12 +59,24 @@ class CheckpointWriter:
             graph_def = v1.get_default_graph().as_graph_def(add_shapes=True)
             self._publisher.store.write_text("graph.pbtxt", str(graph_def))
 
-    def save(self, session: v1.Session, step: int, position: InputPosition | None = None) -> None:
-        """Copies `step` out of TensorFlow; it is published later. Call on every rank at the same step."""
+    def save(
+        self, session: v1.Session, step: int, position: Position | None = None, places: Sequence[bytes] = ()
+    ) -> None:
+        """Copies `step` out of TensorFlow; it is published later. Call on every rank at the same step.
+
+        Args:
+            session: Has the variables.
+            step: The global step.
+            position: Where in its input training is.
+            places: What to keep of each rank's input, if `position` is an `IteratorPosition`.
+        """
         if self._publisher is not None:
             with contextlib.ExitStack() as staging:
                 folder = staging.enter_context(self._publisher.store.staging_dir())
                 prefix = self._run_saver(session, folder, step)
+                if isinstance(position, IteratorPosition):
+                    for rank, place in enumerate(places):
+                        Path(prefix + position.suffix(rank)).write_bytes(place)
                 self._publisher.submit(Saved(prefix, step, self._retention, staging.pop_all(), position))
         elif self._takes_all_ranks:
             with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
@@ -151,6 +163,7 @@ class SaveCheckpoints(v1.train.SessionRunHook):
         writer: CheckpointWriter,
         control: Control,
         *,
+        places: Callable[[v1.Session, int, bool], list[bytes]] | None,
         every_secs: float | None,
         every_steps: int | None,
         listeners: Sequence[v1.train.CheckpointSaverListener],
@@ -160,6 +173,7 @@ class SaveCheckpoints(v1.train.SessionRunHook):
     ) -> None:
         self._writer = writer
         self._control = control
+        self._places = places
         self._timer = v1.train.SecondOrStepTimer(every_secs=every_secs, every_steps=every_steps)
         self._by_clock = every_secs is not None and together
         self._listeners = listeners if is_chief else ()
@@ -209,7 +223,8 @@ class SaveCheckpoints(v1.train.SessionRunHook):
         self._pulse.enter(f"saving step {step}")
         for listener in self._listeners:
             listener.before_save(session, step)
-        self._writer.save(session, step, self._control.position)
+        places = [] if self._places is None else self._places(session, step, self._control.input_ended)
+        self._writer.save(session, step, self._control.position, places)
         self._saved_step = step
         if self._listeners:
             # They may look at what was saved.

@@ -16,13 +16,14 @@ from ray_estimator._engine.control import Control
 from ray_estimator._engine.distribution import Distribution, open_distribution
 from ray_estimator._engine.feed import Feed, open_feed
 from ray_estimator._engine.hooks import training_hooks
+from ray_estimator._engine.iterators import keep_place, place_in
 from ray_estimator._engine.model import Model, begin_graph, call_model_fn, open_user_code
 from ray_estimator._engine.places import fetched, local_events
 from ray_estimator._engine.warm_starting import warm_started
 from ray_estimator._engine.whole_steps import write_after_input
 from ray_estimator._jobs import TrainJob, TrainResult, UserCode, Worker
 from ray_estimator._lease import Token, claim
-from ray_estimator._position import InputPosition, beginning
+from ray_estimator._position import InputPosition, IteratorPosition, Position, beginning, iterators_of
 from ray_estimator._publishing import Publisher
 from ray_estimator._storage import Storage
 from ray_estimator.errors import InputEndedError
@@ -57,12 +58,11 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         worker.pulse.published_step = None if start is None else start.step
         if start is not None and job.last_step is not None and start.step >= job.last_step:
             return TrainResult(start.step, loss=None, steps_made=0, published_step=start.step)
-        if start is not None and job.source is None and worker.rank == 0:
-            logger.info("What input_fn gives begins anew: only the rows of a Ray Dataset go on where they were.")
+        prefix = stack.enter_context(fetched(store, start))
         stack.enter_context(tf.Graph().as_default())
         events_dir = stack.enter_context(local_events(storage, job.model_dir, writes=worker.rank == 0))
         worker.pulse.enter("building the graph")
-        feed = begin(job, code, worker, distribution, position)
+        feed = begin(job, code, worker, distribution, position, prefix)
         stack.enter_context(distribution.scope())
         model, control = build(job, code, feed, distribution)
         if start is None:
@@ -78,21 +78,41 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
             scaffold=hooks.scaffold,
             master=distribution.master,
             config=distribution.session_config(job.config.resolved_session_config()),
-            checkpoint_filename_with_path=stack.enter_context(fetched(store, start)),
+            checkpoint_filename_with_path=prefix,
         )
         return _run_until_stopped(session, hooks.last_step, model, control, feed, worker)
 
 
 def begin(
-    job: TrainJob, code: UserCode, worker: Worker, distribution: Distribution, position: InputPosition | None
+    job: TrainJob,
+    code: UserCode,
+    worker: Worker,
+    distribution: Distribution,
+    position: Position | None,
+    prefix: str | None,
 ) -> Feed:
-    """Builds the global step and the input in the default graph. What input_fn makes is this worker's own."""
+    """Builds the global step and the input in the default graph. What input_fn makes is this worker's own.
+
+    Args:
+        job: The job.
+        code: Its opened user code.
+        worker: This rank.
+        distribution: How the ranks make one model.
+        position: Where in the input to begin; None for the beginning of what input_fn gives.
+        prefix: Local prefix of the checkpoint that has the position; None if there is none.
+    """
     with distribution.scope():
         distribution.prepare_global_step(begin_graph(job))
     rows, num_replicas = worker.rows, distribution.num_replicas
-    tables = None if rows is None or position is None else rows.tables_from(position)
+    tables = rows.tables_from(position) if rows is not None and isinstance(position, InputPosition) else None
     feed = open_feed(job, code, ModeKeys.TRAIN, tables, rank=worker.rank, num_replicas=num_replicas)
-    if rows is not None and position is not None and job.rows is not None:
+    if job.source is None:
+        found = place_in(prefix, position, worker.rank) if isinstance(position, IteratorPosition) else None
+        if feed.pipeline is not None:
+            keep_place(feed, worker, IteratorPosition(job.generation, num_replicas), found)
+        if found is None and prefix is not None and worker.rank == 0:
+            logger.info("What input_fn gives begins anew.")
+    if rows is not None and isinstance(position, InputPosition) and job.rows is not None:
         rows_per_step = job.rows.batch_size * num_replicas
         feed.position_after = lambda steps: position.after(steps * rows_per_step, rows.rows_per_epoch)
     return feed
@@ -113,17 +133,18 @@ def build(job: TrainJob, code: UserCode, feed: Feed, distribution: Distribution)
 
 def _agree_on_start(
     job: TrainJob, worker: Worker, store: CheckpointStore, stack: contextlib.ExitStack
-) -> tuple[Checkpoint | None, InputPosition | None]:
+) -> tuple[Checkpoint | None, Position | None]:
     """The chief looks, and reads every byte; the others are told: listings differ between processes.
 
-    The position is None if the input is no Ray Dataset.
+    The position is None if what input_fn gives begins anew.
     """
 
-    def read(newest: Checkpoint | None) -> tuple[Checkpoint | None, InputPosition | None]:
+    def read(newest: Checkpoint | None) -> tuple[Checkpoint | None, Position | None]:
         stack.enter_context(fetched(store, newest))
+        found, end = store.position_in(newest), store.end_of_run()
         if job.source is None:
-            return newest, None
-        return newest, beginning(job.source, store.position_in(newest), store.end_of_run(), job.generation)
+            return newest, iterators_of(found, end, job.generation, max(len(worker.addresses), 1))
+        return newest, beginning(job.source, found, end, job.generation)
 
     nothing = (None, None)
     return worker.exchange("newest checkpoint", store.with_newest(read) if worker.rank == 0 else nothing)[0]
@@ -181,8 +202,7 @@ def _run_until_stopped(
 
 
 def _every_rank_has_a_batch(session: v1.train.SingularMonitoredSession, feed: Feed, worker: Worker) -> bool:
-    has_one = True if feed.first_ready is None else bool(session.raw_session().run(feed.first_ready))
-    return all(worker.exchange("has a first batch", has_one))
+    return all(worker.exchange("has a first batch", feed.first_ready(session.raw_session())))
 
 
 def _finished(worker: Worker, step: int, loss: float | None, steps_made: int) -> TrainResult:

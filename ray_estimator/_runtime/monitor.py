@@ -15,6 +15,7 @@ from ray_estimator._jobs import GroupView, Vitals
 class _Meeting:
     values: dict[int, Any] = field(default_factory=dict)
     everyone: asyncio.Event = field(default_factory=asyncio.Event)
+    given: int = 0
 
 
 class RunMonitor:
@@ -64,12 +65,15 @@ class RunMonitor:
         self._to_stop = attempt
 
     async def exchange(self, attempt: str, topic: str, rank: int, value: Any) -> list[Any]:
-        """Waits for every rank's value; gives them in rank order."""
+        """Waits for every rank's value; gives them in rank order. Each topic of an attempt serves once."""
         meeting = self._meetings[attempt, topic]
         meeting.values[rank] = value
         if len(meeting.values) == self._num_ranks:
             meeting.everyone.set()
         await meeting.everyone.wait()
+        meeting.given += 1
+        if meeting.given == self._num_ranks:
+            self._meetings.pop((attempt, topic), None)
         return [meeting.values[other] for other in range(self._num_ranks)]
 
     async def failed(self, what: str) -> None:

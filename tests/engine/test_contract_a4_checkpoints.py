@@ -28,7 +28,7 @@ def names_in(directory: str | os.PathLike[str]) -> set[str]:
 
 
 def files_of(step: int) -> set[str]:
-    suffixes = ("index", "meta", "data-00000-of-00001", "manifest.json")
+    suffixes = ("index", "meta", "data-00000-of-00001", "input-00000-of-00001", "manifest.json")
     return {f"model.ckpt-{step}.{suffix}" for suffix in suffixes}
 
 

@@ -273,6 +273,48 @@ def test_saver_of_objects_restores_what_the_checkpoint_names(tmp_path: Path) -> 
     assert "w/.ATTRIBUTES/VARIABLE_VALUE" in dict(tf.train.list_variables(path))
 
 
+# TensorFlow: tf.data iterators
+
+
+def an_iterator(dataset: tf.data.Dataset) -> tuple[Any, Any, Any]:
+    """The iterator of a dataset, its next element, its state."""
+    iterator = v1.data.make_initializable_iterator(dataset)
+    return iterator, iterator.get_next(), internals.state_of(internals.resource_of(iterator))
+
+
+def test_an_iterator_goes_on_where_another_one_was() -> None:
+    dataset = tf.data.Dataset.range(20).shuffle(5, seed=3).batch(2).prefetch(1)
+    first, first_element, state = an_iterator(dataset)
+    second, second_element, _ = an_iterator(dataset)
+    restore = internals.restore_state(internals.resource_of(second), state)
+    with session() as opened:
+        opened.run([first.initializer, second.initializer])
+        for _ in range(4):
+            opened.run(first_element)
+        opened.run(restore)
+        rest = [opened.run(first_element).tolist() for _ in range(6)]
+        assert [opened.run(second_element).tolist() for _ in range(6)] == rest
+
+
+def test_an_iterator_with_state_elsewhere_says_so_in_a_line() -> None:
+    iterator, _, state = an_iterator(tf.data.Dataset.range(9).map(lambda x: tf.numpy_function(abs, [x], tf.int64)))
+    with session() as opened:
+        opened.run(iterator.initializer)
+        with pytest.raises(tf.errors.FailedPreconditionError) as caught:
+            opened.run(state)
+    assert internals.text_of(caught.value) == "PyFunc is stateful."
+
+
+def test_a_fingerprint_tells_pipelines_and_their_constants_apart() -> None:
+    def fingerprint(rows: list[int], batch_size: int) -> int:
+        dataset = tf.data.Dataset.from_tensor_slices(rows).map(lambda x: x + 1).batch(batch_size)
+        with session() as opened:
+            return int(opened.run(internals.fingerprint_of(dataset)))
+
+    assert fingerprint([1, 2], 2) == fingerprint([1, 2], 2)
+    assert len({fingerprint([1, 2], 2), fingerprint([1, 3], 2), fingerprint([1, 2], 3)}) == 3
+
+
 # TensorFlow: distribution
 
 

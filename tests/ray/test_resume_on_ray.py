@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import tensorflow as tf
-from probes import rank
+from probes import note, notes, rank
 from recording import EACH_SAVE_ARRIVES
 
 from ray_estimator import EstimatorSpec, InputChangedError, dataset_input_fn
@@ -197,3 +197,44 @@ def test_workers_killed_at_random_steps_end_with_the_weights_of_workers_that_nob
     assert weights["whole"].keys() == weights["killed"].keys()
     for name, value in weights["whole"].items():
         assert value.tobytes() == weights["killed"][name].tobytes(), name
+
+
+class NoteRowsOfRank(v1.train.SessionRunHook):
+    """Notes (step, its rows) on each rank."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def before_run(self, run_context: Any) -> Any:
+        return v1.train.SessionRunArgs(("control/step_after:0", "rows:0"))
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        step, rows = run_values.results
+        note(self._folder, "rows", [int(step), rows.tolist()])
+
+
+def input_fn_of_a_share(input_context: Any) -> tf.data.Dataset:
+    """Each rank's share of the numbers, in an order of its own."""
+    share = tf.data.Dataset.range(NUM_ROWS).shard(input_context.num_input_pipelines, input_context.input_pipeline_id)
+    rows = share.shuffle(10, seed=5).repeat(4).batch(BATCH // 2, drop_remainder=True)
+    return rows.map(lambda row: {"row": row})
+
+
+@pytest.mark.slow
+def test_what_tf_data_gives_goes_on_with_the_next_batch_on_each_rank(
+    on_ray: Callable[..., Any], tmp_path: Path
+) -> None:
+    killed_at = 9
+    estimator = on_ray(model_fn, max_failures=1, save_checkpoints_steps=4)
+    hooks = [partial(NoteRowsOfRank, str(tmp_path)), partial(KillAt, str(tmp_path), [(killed_at, 1)])]
+    estimator.train(input_fn_of_a_share, hooks=hooks, saving_listeners=EACH_SAVE_ARRIVES)
+    steps = 4 * NUM_ROWS // BATCH
+    for worker, noted in notes(tmp_path, "rows").items():
+        first, second = noted[:killed_at], noted[killed_at:]
+        assert [step for step, _ in first] == list(range(1, killed_at + 1))
+        assert [step for step, _ in second] == list(range(9, steps + 1))
+        assert first[8:] == second[:1]
+        seen = [row for _, rows in first[:8] + second for row in rows]
+        assert len(seen) == steps * BATCH // 2
+        for one_pass in np.split(np.array(seen), 4):
+            assert sorted(one_pass) == list(range(worker, NUM_ROWS, 2))

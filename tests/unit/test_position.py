@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from ray_estimator import InputChangedError, dataset_input_fn
-from ray_estimator._position import EndOfRun, InputPosition, InputSource, beginning
+from ray_estimator._position import (
+    EndOfRun,
+    InputPosition,
+    InputSource,
+    IteratorPosition,
+    beginning,
+    iterators_of,
+    position_from_json,
+)
 
 PARTS = {"files": "3 files, ab", "columns": "x: int64"}
 SOURCE = InputSource(PARTS, seed=None, endless=True)
@@ -77,7 +85,7 @@ def test_rows_add_up_and_an_epoch_once_known_stays_known() -> None:
     assert replace(FOUND, rows_per_epoch=None).after(1, 300).rows_per_epoch == 300
 
 
-def test_it_survives_json() -> None:
+def test_a_position_among_rows_survives_json() -> None:
     assert InputPosition.from_json(json.loads(json.dumps(FOUND.to_json()))) == FOUND
 
 
@@ -89,3 +97,33 @@ def test_what_is_no_position_is_none(other: Any) -> None:
 def test_an_unknown_way_to_resume_is_refused() -> None:
     with pytest.raises(ValueError, match="'exact', 'restart', 'rows'"):
         dataset_input_fn(lambda: None, batch_size=1, resume="sometimes")  # type: ignore[arg-type, return-value]
+
+
+ITERATORS = IteratorPosition(run=4, num_ranks=2)
+
+
+@pytest.mark.parametrize(
+    ("found", "end", "run", "num_ranks", "goes_on"),
+    [
+        (ITERATORS, None, 5, 2, True),  # cut off
+        (ITERATORS, EndOfRun(3, input_ended=True), 5, 2, True),  # of an earlier run
+        (ITERATORS, STOPPED, 4, 2, True),  # the same run
+        (ITERATORS, STOPPED, 5, 2, False),
+        (ITERATORS, None, 5, 3, False),
+        (FOUND, None, 5, 2, False),
+        (None, None, 5, 2, False),
+    ],
+)
+def test_iterators_go_on_after_a_run_of_as_many_ranks_that_was_cut_off(
+    found: Any, end: EndOfRun | None, run: int, num_ranks: int, goes_on: bool
+) -> None:
+    assert iterators_of(found, end, run, num_ranks) == (ITERATORS if goes_on else None)
+
+
+def test_rows_begin_at_the_first_one_after_a_run_that_read_an_iterator() -> None:
+    assert beginning(SOURCE, ITERATORS, None, 5) == InputPosition(5, 0, None, None, PARTS)
+
+
+@pytest.mark.parametrize("position", [FOUND, ITERATORS], ids=["rows", "iterators"])
+def test_either_position_survives_json(position: Any) -> None:
+    assert position_from_json(json.loads(json.dumps(position.to_json()))) == position
