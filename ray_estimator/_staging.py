@@ -20,7 +20,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ray_estimator._storage import Storage
+from ray_estimator._storage import Storage, content_marks
 from ray_estimator.config import RunConfig
 
 T = TypeVar("T")
@@ -30,20 +30,6 @@ logger = logging.getLogger(__name__)
 _WAIT_SECS = 600.0
 _LOOK_SECS = 0.1
 _TRIES = 3
-_MARKS = {
-    "contentmd5",
-    "crc32c",
-    "created",
-    "etag",
-    "generation",
-    "lastmodified",
-    "md5hash",
-    "mtime",
-    "size",
-    "updated",
-    "versionid",
-}
-"""What stores say of a file that changes with its content; their names for it, in letters and digits alone."""
 
 
 def stage(url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> str:
@@ -134,13 +120,8 @@ class _State:
 
     @classmethod
     def of(cls, described: Mapping[str, Mapping[str, Any]]) -> _State:
-        marks = sorted((name, _marks(info)) for name, info in described.items())
+        marks = sorted((name, content_marks(info)) for name, info in described.items())
         return cls(set(described) != {""}, hashlib.sha256(repr(marks).encode()).hexdigest())
-
-
-def _marks(info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    named = {"".join(filter(str.isalnum, name)).lower(): value for name, value in info.items()}
-    return sorted((name, str(value)) for name, value in named.items() if name in _MARKS)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,20 @@ _CHUNK_BYTES = 8 * 2**20
 _SECRET = re.compile(r"key|secret|token|passw|credential|sas|connection_string|auth", re.IGNORECASE)
 _USER_IN_URL = re.compile(r"(\w://)[^/@\s]+@")
 _SHORTEST_SECRET = 4
+_MARKS = {
+    "contentmd5",
+    "crc32c",
+    "created",
+    "etag",
+    "generation",
+    "lastmodified",
+    "md5hash",
+    "mtime",
+    "size",
+    "updated",
+    "versionid",
+}
+"""What stores say of a file that changes with its content; their names for it, in letters and digits alone."""
 
 
 @dataclass(frozen=True)
@@ -352,3 +366,9 @@ def _secrets(options: Any, is_secret: bool = False) -> Iterator[str]:
             yield from _secrets(value, is_secret)
     elif is_secret and isinstance(options, str) and len(options) >= _SHORTEST_SECRET:
         yield options
+
+
+def content_marks(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of what a store says of a file, the parts that change with its content."""
+    named = {"".join(filter(str.isalnum, name)).lower(): value for name, value in info.items()}
+    return sorted((name, str(value)) for name, value in named.items() if name in _MARKS)

@@ -12,6 +12,8 @@ import pyarrow.fs
 from ray.data import Dataset
 from ray.data.dataset import MaterializedDataset
 
+from ray_estimator._storage import content_marks
+
 logger = logging.getLogger(__name__)
 
 
@@ -24,8 +26,8 @@ def fingerprint(dataset: Dataset, schema: pa.Schema, columns: tuple[str, ...]) -
         columns: The columns that are used.
 
     Returns:
-        The types of the columns; the names of the operators; files, by their names, sizes and times; of a dataset
-        that is in memory how many rows it has, since another materialize() cuts other blocks.
+        The types of the columns; the names of the operators; files, by their names, sizes, and times or etags; of a
+        dataset that is in memory how many rows it has, since another materialize() cuts other blocks.
     """
     parts = {"columns": ", ".join(f"{name}: {schema.field(name).type}" for name in sorted(columns))}
     if isinstance(dataset, MaterializedDataset):
@@ -56,12 +58,20 @@ def _files_of(operator: Any) -> Iterator[str]:
     for path in [paths] if isinstance(paths, str) else paths:
         try:
             yield from _lines_below(files, str(path))
-        except OSError as error:
+        except Exception as error:  # Stores raise what they like.
             # Perhaps only workers can look: then what is read there is not compared.
             logger.info("The files of the dataset could not be listed: %s", error)
 
 
 def _lines_below(files: pyarrow.fs.FileSystem, path: str) -> Iterator[str]:
+    wrapped = files.unwrap() if hasattr(files, "unwrap") else files  # Ray Data's retries
+    handler = getattr(wrapped, "handler", None)
+    if isinstance(handler, pyarrow.fs.FSSpecHandler):
+        # Arrow would pass on neither times nor etags.
+        handler.fs.invalidate_cache(path)
+        for name, info in handler.fs.find(path, detail=True).items():
+            yield f"{name} {content_marks(info)}"
+        return
     (found,) = files.get_file_info([path])
     is_dir = found.type == pyarrow.fs.FileType.Directory
     below = files.get_file_info(pyarrow.fs.FileSelector(path, recursive=True)) if is_dir else [found]

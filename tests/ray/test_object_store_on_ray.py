@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import s3fs
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 from models import NUM_FEATURES, X, Y, endless_input_fn, linear_model_fn
 from servers import S3Server, s3_server
 
 from ray_estimator import CheckpointDamagedError
+from ray_estimator._runtime.fingerprint import fingerprint
 from ray_estimator._storage import Storage
 from ray_estimator.export import ServingInputReceiver
 from ray_estimator.inputs import DatasetInput
@@ -68,3 +72,20 @@ def test_train_evaluate_predict_export_and_recover_on_s3(
     estimator.train(endless_input_fn, max_steps=14)
     assert estimator.evaluate(one_pass)["global_step"] == 14
     assert s3.options["secret"] not in caplog.text
+
+
+def test_a_file_of_a_dataset_that_was_replaced_by_one_of_its_size_is_another_one(cluster: Any, s3: S3Server) -> None:
+    files = s3fs.S3FileSystem(**s3.options, skip_instance_cache=True)
+    path = f"{s3.new_bucket().removeprefix('s3://')}/rows.parquet"
+
+    def written(rows: list[int]) -> dict[str, str]:
+        content = pa.BufferOutputStream()
+        pq.write_table(pa.table({"x": rows}), content)
+        files.pipe_file(path, content.getvalue().to_pybytes())
+        dataset = cluster.data.read_parquet(path, filesystem=files)
+        return fingerprint(dataset, pa.schema({"x": pa.int64()}), ("x",)) | {"size": str(files.size(path))}
+
+    first, other = written([1, 2, 3]), written([1, 2, 4])
+    assert first["size"] == other["size"]
+    assert first["files"].startswith("1 files, ")
+    assert other["files"] != first["files"]
