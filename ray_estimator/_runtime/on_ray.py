@@ -27,6 +27,7 @@ from ray_estimator._jobs import EvaluateJob, MetricState, PredictJob, TrainJob, 
 from ray_estimator._merge import merged
 from ray_estimator._preflight import Preflight
 from ray_estimator._progress import shown
+from ray_estimator._runtime.ahead import Ahead
 from ray_estimator._runtime.fit import Fit
 from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, run_worker
 from ray_estimator._runtime.logs import levels, ray_train_level
@@ -205,23 +206,27 @@ class RayRuntime:
     ) -> Generator[Any]:
         """Results of `fn` over batch-aligned ranges of rows, in order. Leaving early ends what has not begun.
 
-        A result that is there is given before the next block is waited for.
+        A thread plans and starts ahead, so that no result waits for the next block.
         """
         sent_job, in_flight = ray.put(job), self._tasks.in_flight()
         running: deque[Task] = deque()
-        first_row = 0
-        try:
+
+        def started() -> Iterator[Task]:
+            first_row = 0
             for in_range in ranges(rows, in_flight, steps):
                 after = first_row + in_range.num_rows
                 running.append(self._tasks.start(f"{what} of rows {first_row} to {after - 1}", fn, sent_job, in_range))
+                yield running[-1]
                 first_row = after
-                while len(running) >= in_flight or (running and running[0].is_ready()):
-                    yield from _next_of(running)
-            while running:
-                yield from _next_of(running)
+
+        try:
+            with Ahead(started, in_flight) as tasks:
+                for task in tasks:
+                    yield from task
+                    running.popleft()
         finally:
-            for task in running:
-                task.leave()
+            while running:
+                running.popleft().leave()
 
     def _result_of(self, task: Task) -> Any:
         try:
@@ -235,14 +240,6 @@ def _beside_the_driver(actor: type) -> Any:
     """An actor class that takes no CPU and lives on the driver's node: it is lost only together with the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(actor)
-
-
-def _next_of(running: deque[Task]) -> Iterator[Any]:
-    """The next result of the first task; if it has given all, the task goes."""
-    for result in running[0]:
-        yield result
-        return
-    running.popleft()
 
 
 # Task bodies

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import gc
-import queue
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 from ray.data import Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from ray_estimator._runtime.ahead import Ahead
 from ray_estimator._runtime.logs import unannounced
 from ray_estimator.errors import InputTimeoutError
 
-_END_SECS = 5.0
+_BUNDLES = 3
 
 
 def in_order(dataset: Dataset) -> Dataset:
@@ -31,75 +31,43 @@ def in_order(dataset: Dataset) -> Dataset:
 
 
 def bundles_in_order(dataset: Dataset, timeout_secs: float | None) -> Iterator[Any]:
-    """References to the dataset's blocks, one bundle ahead. Leaving the iterator ends the execution.
+    """References to the dataset's blocks, some bundles ahead. Leaving the iterator ends the execution.
 
     Raises:
         InputTimeoutError: Nothing came within `timeout_secs`; names the operators that were not done.
     """
-    pull = _Pull(in_order(dataset))
-    with unannounced(), contextlib.closing(pull):
-        pull.start()
-        while (bundle := pull.next(timeout_secs)) is not None:
-            yield bundle
+    with unannounced(), _Execution(in_order(dataset), timeout_secs) as bundles:
+        yield from bundles
 
 
-class _Pull(threading.Thread):
-    """Runs one execution of a dataset, a bundle ahead of who takes them."""
+class _Execution(Ahead[Any]):
+    """One execution of a dataset."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        super().__init__(name="ray-data-pull", daemon=True)
+    def __init__(self, dataset: Dataset, timeout_secs: float | None) -> None:
         dataset.context.custom_execution_callback_classes.append(_TellThread)
+        super().__init__(dataset.iter_internal_ref_bundles, _BUNDLES, timeout_secs)
         self.executor: Any = None
-        self._dataset = dataset
-        self._wanted = threading.Semaphore(2)
-        self._stopped = False
-        self._results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
-    def next(self, timeout_secs: float | None) -> Any:
-        """The next bundle, or None behind the last."""
-        try:
-            bundle, error = self._results.get(timeout=timeout_secs)
-        except queue.Empty:
-            raise InputTimeoutError(f"Ray Data{self._unfinished()}", timeout_secs or 0.0) from None
-        if error is not None:
-            raise error
-        self._wanted.release()
-        return bundle
+    def leave(self) -> None:
+        """Ends the execution, also one that hangs, and frees the blocks that it had ahead."""
+        is_early = self.is_alive()
+        super().leave()
+        if is_early:
+            self.executor = None
+            gc.collect()  # Ray Data leaves its operators, with what they hold, as cyclic garbage.
 
-    def close(self) -> None:
-        """Ends the execution, also one that hangs, and with it the thread; frees the blocks that it had ahead."""
-        self._stopped = True
-        self._wanted.release()
-        if self.executor is None or not self.is_alive():
-            return
-        self.executor.shutdown(force=True)
-        self.join(_END_SECS)
-        self.executor = None
-        gc.collect()  # Ray Data leaves its operators, with what they hold, as cyclic garbage.
-
-    def run(self) -> None:
-        """Pulls."""
-        try:
-            for bundle in self._dataset.iter_internal_ref_bundles():
-                self._wanted.acquire()
-                if self._stopped:
-                    return
-                self._results.put((bundle, None))
-            self._results.put((None, None))
-        except BaseException as error:
-            self._results.put((None, error))
-
-    def _unfinished(self) -> str:
-        if self.executor is None:
-            return ""
-        operators = [op for op in self.executor._topology if not op.has_completed()]
-        return "".join(f" ({op.name}: {op.num_active_tasks()} tasks active)" for op in operators)
+    def too_late(self) -> Exception:
+        """Which operators were not done."""
+        unfinished = [op for op in self.executor._topology if not op.has_completed()] if self.executor else []
+        names = "".join(f" ({op.name}: {op.num_active_tasks()} tasks active)" for op in unfinished)
+        return InputTimeoutError(f"Ray Data{names}", self._timeout_secs or 0.0)
 
 
 class _TellThread(ExecutionCallback):
-    """Tells a `_Pull` which execution is its own. Of a module, since the context travels to Ray Data's tasks."""
+    """Tells an `_Execution` what ends it. Of a module, since the context travels to Ray Data's tasks."""
 
     def before_execution_starts(self, executor: Any) -> None:
         thread = threading.current_thread()
-        if isinstance(thread, _Pull):
+        if isinstance(thread, _Execution):
             thread.executor = executor
+            thread.waits_for(functools.partial(executor.shutdown, force=True))

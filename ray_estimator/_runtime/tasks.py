@@ -144,16 +144,6 @@ class Task:
             self._given += 1
             return value
 
-    def is_ready(self) -> bool:
-        """Whether the next result is there, or the end."""
-        try:
-            if self._home is None and self._has_next():
-                self._home = ray.get(next(self._refs))
-            return self._home is not None and not self._to_pass_over and self._has_next()
-        except _LOST as lost:
-            self._begin_again(lost)
-            return False
-
     def cancel(self) -> None:
         """Ends it, unless it has told its end; one that has begun ends between two calls of TensorFlow.
 
@@ -167,9 +157,6 @@ class Task:
         if self._home is None:
             self.cancel()
         self._refs = None
-
-    def _has_next(self) -> bool:
-        return bool(ray.wait([self._refs], timeout=0, fetch_local=False)[0])
 
     def _next(self) -> Any:
         if self._home is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 import ray
 import tensorflow as tf
 
-from ray_estimator import EstimatorSpec, InputTimeoutError, dataset_input_fn
+from ray_estimator import EstimatorSpec, InputTimeoutError, ModeKeys, dataset_input_fn
+from ray_estimator._runtime import ranges
+from ray_estimator._runtime.ahead import Ahead
 from ray_estimator._runtime.rows import BlockFeed, RowSource, blocks_from
 from ray_estimator._runtime.streaming import bundles_in_order
 
@@ -28,6 +31,8 @@ WAIT_SECS = 120.0
 
 
 def model_fn(features: Any, mode: str) -> EstimatorSpec:
+    if mode == ModeKeys.PREDICT:
+        return EstimatorSpec(mode, predictions={"id": features["id"]})
     weight = v1.get_variable("weight", [])
     loss = tf.reduce_mean(tf.square(weight - tf.cast(features["id"], tf.float32)))
     train_op = v1.train.GradientDescentOptimizer(0.0).minimize(loss, v1.train.get_global_step())
@@ -81,6 +86,32 @@ def test_a_stalled_input_of_a_group_is_the_same_error_on_every_rank(cluster: Any
                 next(blocks)
     finally:
         cluster.kill(feed)
+
+
+@pytest.fixture
+def predicted(on_ray: Callable[..., Any], stalled: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Predicts the stalled Dataset, a batch in each task: one batch comes."""
+    monkeypatch.setattr(ranges, "least_rows", lambda batch_size: batch_size)
+
+    def predict(**config: Any) -> Any:
+        rows = on_ray(model_fn, **config).predict(dataset_input_fn(stalled, batch_size=BATCH), allow_untrained=True)
+        assert [row["id"] for row in itertools.islice(rows, BATCH)] == list(range(BATCH))
+        return rows
+
+    return predict
+
+
+def test_a_stalled_input_of_a_prediction_is_an_error_behind_the_rows_that_came(predicted: Callable[..., Any]) -> None:
+    rows = predicted(input_timeout_secs=3)
+    with pytest.raises(InputTimeoutError, match=r"MapBatches\(stall\).*input_timeout_secs=3"):
+        next(rows)
+
+
+def test_leaving_a_prediction_that_waits_for_a_block_ends_its_threads(predicted: Callable[..., Any]) -> None:
+    rows = predicted()
+    assert [thread for thread in threading.enumerate() if isinstance(thread, Ahead)]
+    rows.close()
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, Ahead)]
 
 
 def test_a_slow_consumer_is_not_taken_for_a_stalled_input(cluster: Any) -> None:
