@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import resource
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,13 +16,16 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine import internals
+from ray_estimator._engine.collectives import ancestors
 from ray_estimator._engine.feed import Feed
 from ray_estimator._jobs import Worker
 from ray_estimator._position import IteratorPosition
 
-_HEADER = struct.Struct("<Q?")
+_HEADER = struct.Struct("<Q?Q")
+_NAME = "iterator"
 _MOST_BYTES = 2**26
-"""Of all ranks together: they meet in one place."""
+"""What the places of all ranks together may take: the ranks meet in one process. As much may be constants."""
+_MOST_GROWTH_BYTES = 2**32
 
 logger = logging.getLogger(__name__)
 
@@ -29,22 +36,27 @@ class Place(NamedTuple):
     Attributes:
         pipeline: Tells the tf.data pipeline from another one.
         ended: Whether some rank has no batch for another step.
-        state: What TensorFlow needs to go on; empty at the beginning.
+        state: The contents of the two files that TensorFlow needs to go on; empty at the beginning.
     """
 
     pipeline: int
     ended: bool
-    state: bytes
+    state: tuple[bytes, bytes] = (b"", b"")
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Place:
         """What `to_bytes` made."""
-        pipeline, ended = _HEADER.unpack_from(content)
-        return cls(pipeline, ended, content[_HEADER.size :])
+        pipeline, ended, split = _HEADER.unpack_from(content)
+        content = content[_HEADER.size :]
+        return cls(pipeline, ended, (content[:split], content[split:]))
 
     def to_bytes(self) -> bytes:
         """For a file."""
-        return _HEADER.pack(self.pipeline, self.ended) + self.state
+        return _HEADER.pack(self.pipeline, self.ended, len(self.state[0])) + b"".join(self.state)
+
+
+class CannotSaveError(Exception):
+    """Why there is no place."""
 
 
 def place_in(prefix: str | None, position: IteratorPosition, rank: int) -> Place | None:
@@ -52,7 +64,7 @@ def place_in(prefix: str | None, position: IteratorPosition, rank: int) -> Place
     if prefix is None:
         return None
     place = Place.from_bytes(Path(prefix + position.suffix(rank)).read_bytes())
-    return place if place.state else None
+    return place if any(place.state) else None
 
 
 def keep_place(feed: Feed, worker: Worker, position: IteratorPosition, found: Place | None) -> None:
@@ -111,11 +123,17 @@ class KeepPlace(v1.train.SessionRunHook):
         iterator = internals.resource_of(self._iterator)
         with v1.colocate_with(iterator.op):
             self._fingerprint = internals.fingerprint_of(self._dataset)
-            self._state = internals.state_of(iterator)
-            self._given = v1.placeholder(tf.string, [])
-            self._restore = internals.restore_state(iterator, self._given)
+            self._prefix = v1.placeholder(tf.string, [])
+            self._save_state = internals.save_state(iterator, self._prefix)
+            self._restore_state = internals.restore_state(iterator, self._prefix)
+        self._constant_bytes = sum(
+            (op.outputs[0].shape.num_elements() or 0) * op.outputs[0].dtype.size
+            for op in ancestors([iterator.op, self._fingerprint.op])
+            if op.type == "Const"
+        )
 
     def after_create_session(self, session: v1.Session, coord: Any) -> None:
+        self._resident_bytes = _resident_bytes()
         session.run(self._iterator.initializer)
         found, self._is_started = self._found, True
         if found is None or all(self._worker.exchange("goes on in its input", self._goes_on(session, found))):
@@ -129,35 +147,70 @@ class KeepPlace(v1.train.SessionRunHook):
         """The places of all ranks; none if one of them cannot be saved. Call on every rank at the same step."""
         if self._position is None:
             return []
-        saved = self._worker.exchange(f"place in the input at step {step}", self._saved(session, input_ended))
-        places, reasons = zip(*saved, strict=True)
-        if None not in places:
-            return list(places)
+        place, why_not = None, None
+        try:
+            place = self._place(session, input_ended).to_bytes()
+        except (CannotSaveError, tf.errors.OpError) as error:
+            why_not = internals.text_of(error) if isinstance(error, tf.errors.OpError) else str(error)
+        saved = self._worker.exchange(f"place in the input at step {step}", (place, why_not))
+        places = [place for place, _ in saved if place is not None]
+        if len(places) == len(saved):
+            return places
         self._position = None
         if self._worker.rank == 0:
-            because = next(filter(None, reasons))
-            logger.info("Where input_fn is cannot be saved, so after a restart it begins anew: %s", because)
+            reasons = (reason for _, reason in saved if reason is not None)
+            logger.info("Where input_fn is cannot be saved, so after a restart it begins anew: %s", next(reasons))
         return []
 
     def _goes_on(self, session: v1.Session, found: Place) -> bool:
         try:
             if session.run(self._fingerprint) != found.pipeline:
                 return False
-            session.run(self._restore, {self._given: found.state})
+            with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
+                for path, content in zip(_files_in(folder), found.state, strict=True):
+                    path.write_bytes(content)
+                session.run(self._restore_state, {self._prefix: os.path.join(folder, _NAME)})
         except tf.errors.OpError as error:
             logger.warning("The iterator of input_fn could not be restored: %s", internals.text_of(error))
             return False
         return True
 
-    def _saved(self, session: v1.Session, input_ended: bool) -> tuple[bytes | None, str | None]:
-        """The place as bytes, or why there is none."""
+    def _place(self, session: v1.Session, input_ended: bool) -> Place:
+        """Where the iterator is.
+
+        Raises:
+            CannotSaveError: It is too much.
+            OpError: TensorFlow cannot tell.
+        """
         if self._found is not None and not self._is_started:
-            return self._found.to_bytes(), None
-        try:
-            state = session.run(self._state) if self._is_started else b""
-            place = Place(int(session.run(self._fingerprint)), input_ended, state)
-        except tf.errors.OpError as error:
-            return None, internals.text_of(error)
-        if len(state) > _MOST_BYTES / max(len(self._worker.addresses), 1):
-            return None, f"it takes {len(state) / 2**20:.0f} MiB, with what shuffle() and cache() hold."
-        return place.to_bytes(), None
+            return self._found
+        if self._constant_bytes > _MOST_BYTES:
+            raise CannotSaveError(f"the pipeline holds {_in_mib(self._constant_bytes)} of constants.")
+        pipeline = int(session.run(self._fingerprint))
+        if not self._is_started:
+            return Place(pipeline, input_ended)
+        grown = _resident_bytes() - self._resident_bytes
+        if grown > _MOST_GROWTH_BYTES:
+            raise CannotSaveError(f"shuffle() and cache() may hold most of {_in_mib(grown)}.")
+        with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
+            session.run(self._save_state, {self._prefix: os.path.join(folder, _NAME)})
+            index, data = _files_in(folder)
+            if data.stat().st_size > _MOST_BYTES / max(len(self._worker.addresses), 1):
+                raise CannotSaveError(f"shuffle() and cache() hold {_in_mib(data.stat().st_size)}.")
+            return Place(pipeline, input_ended, (index.read_bytes(), data.read_bytes()))
+
+
+def _files_in(folder: str) -> tuple[Path, Path]:
+    """The files of TensorFlow's checkpoint of an iterator."""
+    return Path(folder, f"{_NAME}.index"), Path(folder, f"{_NAME}.data-00000-of-00001")
+
+
+def _in_mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.0f} MiB"
+
+
+def _resident_bytes() -> int:
+    """How much memory this process has; where nobody can say, none."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return 0

@@ -276,32 +276,31 @@ def test_saver_of_objects_restores_what_the_checkpoint_names(tmp_path: Path) -> 
 # TensorFlow: tf.data iterators
 
 
-def an_iterator(dataset: tf.data.Dataset) -> tuple[Any, Any, Any]:
-    """The iterator of a dataset, its next element, its state."""
-    iterator = v1.data.make_initializable_iterator(dataset)
-    return iterator, iterator.get_next(), internals.state_of(internals.resource_of(iterator))
-
-
-def test_an_iterator_goes_on_where_another_one_was() -> None:
+def test_an_iterator_goes_on_where_another_one_was(tmp_path: Path) -> None:
     dataset = tf.data.Dataset.range(20).shuffle(5, seed=3).batch(2).prefetch(1)
-    first, first_element, state = an_iterator(dataset)
-    second, second_element, _ = an_iterator(dataset)
-    restore = internals.restore_state(internals.resource_of(second), state)
+    first, second = (v1.data.make_initializable_iterator(dataset) for _ in range(2))
+    take_first, take_second = first.get_next(), second.get_next()
+    prefix = tf.constant(str(tmp_path / "state"))
+    save = internals.save_state(internals.resource_of(first), prefix)
+    restore = internals.restore_state(internals.resource_of(second), prefix)
     with session() as opened:
         opened.run([first.initializer, second.initializer])
         for _ in range(4):
-            opened.run(first_element)
+            opened.run(take_first)
+        opened.run(save)
         opened.run(restore)
-        rest = [opened.run(first_element).tolist() for _ in range(6)]
-        assert [opened.run(second_element).tolist() for _ in range(6)] == rest
+        rest = [opened.run(take_first).tolist() for _ in range(6)]
+        assert [opened.run(take_second).tolist() for _ in range(6)] == rest
 
 
-def test_an_iterator_with_state_elsewhere_says_so_in_a_line() -> None:
-    iterator, _, state = an_iterator(tf.data.Dataset.range(9).map(lambda x: tf.numpy_function(abs, [x], tf.int64)))
+def test_an_iterator_with_state_elsewhere_says_so_in_a_line(tmp_path: Path) -> None:
+    dataset = tf.data.Dataset.range(9).map(lambda x: tf.numpy_function(abs, [x], tf.int64))
+    iterator = v1.data.make_initializable_iterator(dataset)
+    save = internals.save_state(internals.resource_of(iterator), tf.constant(str(tmp_path / "state")))
     with session() as opened:
         opened.run(iterator.initializer)
         with pytest.raises(tf.errors.FailedPreconditionError) as caught:
-            opened.run(state)
+            opened.run(save)
     assert internals.text_of(caught.value) == "PyFunc is stateful."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,10 @@ def looked_up() -> tf.data.Dataset:
     return tf.data.Dataset.range(NUM_ROWS).shuffle(20).repeat().map(table.lookup).batch(BATCH)
 
 
+def in_memory() -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(np.arange(NUM_ROWS)).cache().repeat().batch(BATCH)
+
+
 def from_python() -> tf.data.Dataset:
     def rows() -> Iterator[int]:
         yield from range(NUM_ROWS)
@@ -101,7 +106,7 @@ def from_python() -> tf.data.Dataset:
     return tf.data.Dataset.from_generator(rows, output_signature=tf.TensorSpec([], tf.int64)).batch(BATCH)
 
 
-@pytest.mark.parametrize("input_fn", [shuffled, ragged, looked_up], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("input_fn", [shuffled, ragged, looked_up, in_memory], ids=lambda each: each.__name__)
 def test_a_run_that_was_cut_off_goes_on_with_the_next_batch_in_every_epoch(
     run: Run, input_fn: Callable[[], Any]
 ) -> None:
@@ -145,18 +150,31 @@ def test_another_pipeline_begins_anew_and_says_so(run: Run, caplog: pytest.LogCa
     assert "another pipeline than in the run that was cut off" in caplog.text
 
 
-@pytest.mark.parametrize("why", ["in Python", "too large"])
+@pytest.mark.parametrize(
+    ("input_fn", "limit", "reason"),
+    [
+        (from_python, {}, r"PyFunc is stateful\.$"),
+        (in_memory, {"_MOST_BYTES": 399}, r"the pipeline holds 0 MiB of constants\.$"),
+        (finite, {"_MOST_BYTES": 99}, r"shuffle\(\) and cache\(\) hold 0 MiB\.$"),
+        (finite, {"_MOST_GROWTH_BYTES": -(2**40)}, r"shuffle\(\) and cache\(\) may hold most of -?\d+ MiB\.$"),
+    ],
+    ids=["in Python", "constants", "buffers", "memory"],
+)
 def test_where_the_place_cannot_be_saved_the_log_says_once_that_it_begins_anew(
-    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, why: str
+    run: Run,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    input_fn: Callable[[], Any],
+    limit: dict[str, int],
+    reason: str,
 ) -> None:
-    input_fn, reason = (from_python, "PyFunc is stateful.") if why == "in Python" else (shuffled, "it takes 0 MiB")
-    if why == "too large":
-        monkeypatch.setattr(iterators, "_MOST_BYTES", 100)
+    for name, value in limit.items():
+        monkeypatch.setattr(iterators, name, value)
     with caplog.at_level(logging.INFO):
         first = run(input_fn, cut_after=5)
     said = [record.message for record in caplog.records if "begins anew" in record.message]
     assert len(said) == 1
-    assert reason in said[0]
+    assert re.search(reason, said[0])
     assert run(input_fn, steps=3) == first[:3]
 
 
