@@ -75,7 +75,8 @@ class RunConfig:
         input_timeout_secs: Seconds to wait for the next block of a Ray Dataset, in every verb. None: for ever.
         stop_timeout_secs: Seconds that training may take to end its step and publish a checkpoint when Ctrl-C or
             SIGTERM stops it; then its workers are ended. None: as long as it takes.
-        task_resources: Ray resources of one evaluate or predict task, for example `{"CPU": 2, "GPU": 1}`.
+        task_resources: Ray resources of one evaluate or predict task, for example `{"CPU": 2, "GPU": 1}`. Processes of
+            tasks stay warm, with their GPU memory; those that are idle end before training on GPUs starts.
         max_tasks_in_flight: How many evaluate or predict tasks run at a time. None: as many as fit.
         predict_batch_size: Rows that predict gives to the model at a time. None: the input's batch size.
         progress: Whether the driver shows how training goes on, and a line at the end of each verb, on standard error

@@ -27,6 +27,7 @@ from ray_estimator._jobs import EvaluateJob, MetricState, PredictJob, TrainJob, 
 from ray_estimator._merge import merged
 from ray_estimator._preflight import Preflight
 from ray_estimator._progress import shown
+from ray_estimator._runtime import warm_gpus
 from ray_estimator._runtime.ahead import Ahead
 from ray_estimator._runtime.fit import Fit
 from ray_estimator._runtime.group import EndOnUserErrors, GroupBackendConfig, GroupWork, run_worker
@@ -79,6 +80,8 @@ class RayRuntime:
     def train(self, job: TrainJob, rows: RowSource | None, stop: Stop) -> TrainResult:
         """Trains on a Ray Train group that restarts by itself; gives the chief's result."""
         config, num_workers = self._config, self._config.num_workers
+        if self._uses_gpu:
+            warm_gpus.release(self._tasks.runtime_env)
         resources = self._resources_per_worker(reads_rows=rows is not None)
         monitor = _beside_the_driver(RunMonitor).remote(num_workers)
         feed = None

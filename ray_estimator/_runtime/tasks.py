@@ -23,6 +23,7 @@ from ray.exceptions import (
 from ray_estimator import _entry
 from ray_estimator._failures import RemoteFailure
 from ray_estimator._interrupts import uninterrupted
+from ray_estimator._runtime import warm_gpus
 from ray_estimator._runtime.logs import levels, speak_as
 from ray_estimator._runtime.resources import amounts
 from ray_estimator.config import RunConfig
@@ -161,6 +162,8 @@ class Task:
     def _next(self) -> Any:
         if self._home is None:
             self._home = self._wait_for_place()
+            if self._asked.get("GPU"):
+                warm_gpus.remember(*self._home)
         while self._to_pass_over:
             ray.get(next(self._refs))
             self._to_pass_over -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 import random
@@ -249,3 +250,21 @@ def test_tasks_that_are_left_while_they_end_do_no_harm() -> None:
         ["timeout", "-s", "KILL", "180", sys.executable, str(program)], check=False, capture_output=True, text=True
     )
     assert done.stdout.endswith("done\n"), done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_training_on_gpus_begins_when_warm_processes_of_tasks_have_let_go_of_theirs(tmp_path: Path) -> None:
+    program = Path(__file__).with_name("warm_gpus_program.py")
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    done = subprocess.run(
+        ["timeout", "-s", "KILL", "240", sys.executable, str(program), str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["trained beside"] == [[]]
+    warm, again = dict.fromkeys(seen["evaluated in"])
+    assert seen["evaluated in"].count(warm) == 2 * seen["evaluated in"].count(again)

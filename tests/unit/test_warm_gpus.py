@@ -1,0 +1,37 @@
+"""Which processes end so that training finds their GPUs' memory free."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from ray_estimator._runtime import warm_gpus
+
+
+@contextlib.contextmanager
+def process(title: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([title, "60"], executable="sleep") as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+def test_idle_processes_end_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warm_gpus, "_IDLE_SECS", 0.2)
+    with process("ray::IDLE") as idle, process("ray::_run") as busy, process("python") as of_somebody_else:
+        assert warm_gpus._end_idle([idle.pid, busy.pid, of_somebody_else.pid]) == {busy.pid}
+        assert idle.wait(timeout=10) == -9
+        assert busy.poll() is None
+        assert of_somebody_else.poll() is None
+
+
+def test_nodes_that_are_gone_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "gone", "Alive": False}])
+    warm_gpus.remember("gone", 1)
+    warm_gpus.release(None)
+    assert not warm_gpus._pids_of_nodes
