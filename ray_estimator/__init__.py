@@ -23,6 +23,7 @@
     _entry.py          what each process runs
     _engine/           graphs and sessions                                           starts no Ray job
     _rows.py _columns.py     from blocks of a Ray Dataset to a rank's arrays
+    _position.py       where in its input a run is: kept with each checkpoint
     _publishing.py     saves on their way to the store, beside training
     _checkpoints.py    what is published in a model_dir
         _state_file.py _ledger.py _manifest.py _checkpoint_files.py    which, and of which bytes

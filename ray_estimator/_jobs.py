@@ -331,4 +331,7 @@ class Worker(Protocol):
         """Whether the run is to end after the step that runs now. The chief looks."""
 
     def exchange(self, topic: str, value: T) -> list[T]:
-        """Gives every rank's `value`, in rank order. Every rank calls it, with the same topics in the same order."""
+        """Gives every rank's `value`, in rank order. Every rank calls it, with the same topics in the same order.
+
+        Each topic of an attempt serves once.
+        """

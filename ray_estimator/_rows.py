@@ -14,6 +14,7 @@ as G stays the same.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,8 +31,8 @@ logger = logging.getLogger(__name__)
 _LONG_PIECE = 8
 """Global batches in a piece from which on it is worth an extra table to hand its rows on without a copy."""
 
-Rows = NDArray[np.int64]
-"""Row numbers within a source."""
+Rows = NDArray[np.int64] | range
+"""Ascending or permuted row numbers within a source; a range where they follow one another."""
 
 S = TypeVar("S")
 
@@ -103,7 +104,7 @@ class Shuffle:
     def __post_init__(self) -> None:
         _require_positive("buffer_rows", self.buffer_rows)
 
-    def order(self, epoch: int, window: int, num_rows: int) -> Rows:
+    def order(self, epoch: int, window: int, num_rows: int) -> NDArray[np.int64]:
         """The permutation of one window of `num_rows` rows."""
         return np.random.default_rng([self.seed & (2**64 - 1), epoch, window]).permutation(num_rows)
 
@@ -225,11 +226,11 @@ class _Window:
         return int(self._ends[-1])
 
     @cached_property
-    def _order(self) -> Rows:
+    def _order(self) -> NDArray[np.int64]:
         return self._shuffle.order(self._epoch, self._index, self.num_rows)
 
     def select(self, rows: Rows) -> pa.Table:
-        rows = self._order[rows]
+        rows = self._order[slice(rows.start, rows.stop) if isinstance(rows, range) else rows]
         owners = np.searchsorted(self._ends, rows, side="right")
         needed = np.unique(owners)
         sizes = np.zeros(len(self._pieces), np.int64)
@@ -283,6 +284,8 @@ def _spans(pieces: Iterable[Piece[S]], global_batch_size: int) -> Iterator[list[
 
 def _own_rows(num_rows: int, sharding: Sharding) -> Rows:
     """The rank's rows of a span: of whole global batches, or of the last partial one."""
+    if sharding.num_ranks == 1 and not (sharding.drop_remainder and num_rows % sharding.batch_size):
+        return range(num_rows)
     rows = np.arange(num_rows)
     if num_rows % sharding.global_batch_size == 0:
         return rows.reshape(-1, sharding.num_ranks, sharding.batch_size)[:, sharding.rank].ravel()
@@ -301,13 +304,19 @@ def _own_rows(num_rows: int, sharding: Sharding) -> Rows:
 
 def _gather(span: Sequence[Piece[_Source]], rows: Rows) -> pa.Table:
     """The rows of a span with these ascending numbers."""
-    ends = np.cumsum([piece.num_rows for piece in span])
-    cuts = np.searchsorted(rows, ends)
     tables = []
-    for piece, end, own in zip(span, ends, np.split(rows, cuts[:-1]), strict=True):
+    first_row = first_own = 0
+    for piece in span:
+        first_row += piece.num_rows
+        own = rows[first_own : bisect.bisect_left(rows, first_row)]
         if len(own):
-            tables.append(piece.source.select(own + (piece.stop - end)))
+            tables.append(piece.source.select(_moved(own, piece.stop - first_row)))
+        first_own += len(own)
     return _concat(tables)
+
+
+def _moved(rows: Rows, by: int) -> Rows:
+    return range(rows.start + by, rows.stop + by) if isinstance(rows, range) else rows + by
 
 
 def _chunks(table: pa.Table, sharding: Sharding) -> Iterator[pa.Table]:
@@ -370,7 +379,7 @@ def _load(block: Block) -> pa.Table:
 
 
 def _all_rows(piece: Piece[_BlockRows]) -> pa.Table:
-    return piece.source.select(np.arange(piece.start, piece.stop))
+    return piece.source.select(range(piece.start, piece.stop))
 
 
 def _take(table: pa.Table, rows: Rows) -> pa.Table:

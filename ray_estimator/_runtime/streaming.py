@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.data import Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.logical.interfaces import SourceOperator
 
 from ray_estimator._runtime.ahead import Ahead
 from ray_estimator._runtime.logs import unannounced
@@ -33,9 +34,16 @@ def in_order(dataset: Dataset) -> Dataset:
 def bundles_in_order(dataset: Dataset, timeout_secs: float | None) -> Iterator[Any]:
     """References to the dataset's blocks, some bundles ahead. Leaving the iterator ends the execution.
 
+    A dataset that is in memory has its blocks, and nothing is executed.
+
     Raises:
         InputTimeoutError: Nothing came within `timeout_secs`; names the operators that were not done.
     """
+    plan = dataset._logical_plan.dag
+    in_memory = plan.output_data() if isinstance(plan, SourceOperator) else None
+    if in_memory is not None:
+        yield from in_memory
+        return
     with unannounced(), _Execution(in_order(dataset), timeout_secs) as bundles:
         yield from bundles
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 import tensorflow as tf
 
 from ray_estimator import EstimatorSpec, InputTimeoutError, ModeKeys, dataset_input_fn
-from ray_estimator._runtime import ranges
+from ray_estimator._runtime import ranges, streaming
 from ray_estimator._runtime.ahead import Ahead
 from ray_estimator._runtime.rows import BlockFeed, RowSource, blocks_from
 from ray_estimator._runtime.streaming import bundles_in_order
@@ -162,3 +163,12 @@ def test_a_dataset_of_four_object_stores_streams_through_training_at_flat_memory
     assert seen["dataset_bytes"] >= 4 * seen["store_bytes"]
     assert seen["spilled_bytes"] == 0
     assert seen["grown_bytes"] < seen["dataset_bytes"] / 2
+
+
+def test_blocks_that_are_in_memory_need_no_execution(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "_Execution", lambda *args: pytest.fail("Ray Data executes"))
+    made = cluster.data.from_arrow([pa.table({"x": [1, 2]}), pa.table({"x": [3]})])
+    for dataset in (made, made.materialize()):
+        bundles = list(bundles_in_order(dataset, timeout_secs=5))
+        tables = [cluster.get(entry.ref) for bundle in bundles for entry in bundle.blocks]
+        assert [x for table in tables for x in table["x"].to_pylist()] == [1, 2, 3]
