@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any, Generic, Self, TypeVar
@@ -22,7 +23,8 @@ class Ahead(threading.Thread, Generic[T]):
     Args:
         items: Gives the iterator. Called in the thread.
         size: How many items there are at a time.
-        timeout_secs: How long to wait for the next item; None for ever.
+        timeout_secs: How long to wait for the next item; None for ever. If another `Ahead` waits for it, only the time
+            counts in which somebody waits for that one: nothing is late that nobody wants yet.
     """
 
     def __init__(self, items: Callable[[], Iterator[T]], size: int, timeout_secs: float | None = None) -> None:
@@ -33,6 +35,7 @@ class Ahead(threading.Thread, Generic[T]):
         self._made: queue.SimpleQueue[tuple[T, BaseException | None]] = queue.SimpleQueue()
         self._is_left = False
         self._end_wait: Callable[[], None] | None = None
+        self._wanted_since: float | None = None
 
     def __enter__(self) -> Self:
         taker = threading.current_thread()
@@ -55,10 +58,11 @@ class Ahead(threading.Thread, Generic[T]):
             Exception: What the iterator raised, as itself, behind the items that it gave; or what `too_late` gives.
         """
         self._room.release()
+        self._wanted_since = time.monotonic()
         try:
-            item, error = self._made.get(timeout=self._timeout_secs)
-        except queue.Empty:
-            raise self.too_late() from None
+            item, error = self._get()
+        finally:
+            self._wanted_since = None
         try:
             self._require_taker()
             if error is not None:
@@ -105,6 +109,21 @@ class Ahead(threading.Thread, Generic[T]):
             self._made.put((_END, None))
         except BaseException as error:
             self._made.put((_END, error))
+
+    def _get(self) -> tuple[T, BaseException | None]:
+        while True:
+            try:
+                return self._made.get(timeout=self._timeout_secs)
+            except queue.Empty:
+                if self._is_late():
+                    raise self.too_late() from None
+
+    def _is_late(self) -> bool:
+        taker = threading.current_thread()
+        if not isinstance(taker, Ahead):
+            return True
+        since = taker._wanted_since
+        return since is not None and time.monotonic() - since >= (self._timeout_secs or 0.0)
 
     def _has_room(self) -> bool:
         self._room.acquire()

@@ -110,3 +110,35 @@ def test_who_waits_too_long_gets_an_error() -> None:
     with Ahead(items, 1, timeout_secs=0.01) as ahead, pytest.raises(TimeoutError, match=r"within 0\.01 s"):
         next(ahead)
     assert not ahead.is_alive()
+
+
+def test_nothing_is_late_that_nobody_wants_yet() -> None:
+    gate, looks = threading.Event(), threading.Semaphore(0)
+
+    class Slow(Ahead[int]):
+        def _is_late(self) -> bool:
+            looks.release()
+            return super()._is_late()
+
+    def inner() -> Iterator[int]:
+        yield 1
+        assert gate.wait(SECS)
+        yield 2
+        thread = threading.current_thread()
+        assert isinstance(thread, Ahead)
+        never = threading.Event()
+        thread.waits_for(never.set)
+        never.wait(SECS)
+
+    def outer() -> Iterator[int]:
+        with Slow(inner, 1, timeout_secs=0.05) as ahead:
+            yield from ahead
+
+    with Ahead(outer, 2) as ahead:
+        assert next(ahead) == 1
+        for _ in range(3):
+            assert looks.acquire(timeout=SECS)
+        gate.set()
+        assert next(ahead) == 2
+        with pytest.raises(TimeoutError, match=r"within 0\.05 s"):
+            next(ahead)
