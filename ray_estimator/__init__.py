@@ -17,6 +17,7 @@
     _program.py        what an Estimator is made of, and how a verb becomes a job
     _progress.py _summary.py   what a person sees
     _jobs.py           what travels: frozen values
+    _beats.py          that a process goes on
     _quiet.py          TensorFlow, imported without its chatter
     _shipping.py       user code as opaque bytes
     _runtime/          where work runs: on Ray, or in this process                   knows no TensorFlow
@@ -60,6 +61,7 @@ from ray_estimator.errors import (
     ShippingError,
     StepTimeoutError,
     TaskLostError,
+    TaskTimeoutError,
     TrainingError,
     WorkersLostError,
     WriterFencedError,
@@ -101,6 +103,7 @@ __all__ = [
     "StepTimeoutError",
     "SupervisedInputReceiver",
     "TaskLostError",
+    "TaskTimeoutError",
     "TensorServingInputReceiver",
     "TrainSpec",
     "TrainingError",

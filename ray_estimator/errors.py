@@ -8,6 +8,7 @@
     ├── ShippingError (TypeError)               user code that cannot travel to the workers
     │   └── ModuleNotShippedError               … because they cannot import one of its modules
     ├── TaskLostError (RuntimeError)            a task whose worker died each time it ran
+    ├── TaskTimeoutError (RuntimeError)         a task that stood still each time it ran
     └── TrainingError (RuntimeError)            a training run that could not go on
         ├── ModelDirInUseError                  another driver trains in model_dir
         ├── ModelDirAccessError                 model_dir cannot be used from where the run needs it
@@ -159,6 +160,29 @@ class TaskLostError(RayEstimatorError, RuntimeError):
             f"{self.what} lost its worker {self.tries} times, the last time by {self.last}. If it needs more memory, "
             'ask for it: RunConfig(task_resources={"memory": ...}), in bytes; or use a smaller batch. Otherwise look '
             "at what these rows do to the model: the log of a dead worker is on its node, in Ray's session directory."
+        )
+
+
+class TaskTimeoutError(RayEstimatorError, RuntimeError):
+    """A task of evaluate or predict that stood still each time it ran. A note holds the stack where it stood.
+
+    Attributes:
+        what: The task in words, with its rows if it has some.
+        tries: How often it was tried.
+        timeout_secs: How long it went on without a batch.
+    """
+
+    def __init__(self, what: str, tries: int, timeout_secs: float) -> None:
+        super().__init__(what, tries, timeout_secs)
+        self.what = what
+        self.tries = tries
+        self.timeout_secs = timeout_secs
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} went on for {self.timeout_secs:g} s without a batch, {self.tries} times, and was ended. If a "
+            "batch, or building the graph, may take this long, raise RunConfig(step_timeout_secs=...), and "
+            "input_timeout_secs where a Ray Dataset is slow. Else look at where it stood."
         )
 
 

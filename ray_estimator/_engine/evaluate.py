@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
+from ray_estimator._beats import beat
 from ray_estimator._engine import internals, warm
 from ray_estimator._engine.additive import reason_against_adding
 from ray_estimator._engine.distribution import Alone
@@ -75,7 +76,8 @@ def run(job: EvaluateJob, tables: Tables | None = None, *, values: Mapping[str, 
         stop = [internals.stop_after(job.steps)] if job.steps is not None else []
         scaffold = _scaffold(evaluation) if values is None else _scaffold_with(values, evaluation)
         own = [*made(code.hooks), *stop, *evaluation.spec.evaluation_hooks]
-        hooks = [*evaluation.feed.hooks, *without_waiters(own, step_of(job.checkpoint)), BuildRestore(scaffold)]
+        own = without_waiters(own, step_of(job.checkpoint))
+        hooks = [*evaluation.feed.hooks, *own, BuildRestore(scaffold), Beat()]
         with evaluation.feed.explaining_errors(), contextlib.closing(evaluation.feed):
             results = internals.evaluate_once(
                 checkpoint_path=prefix,
@@ -86,6 +88,13 @@ def run(job: EvaluateJob, tables: Tables | None = None, *, values: Mapping[str, 
                 config=job.config.resolved_session_config(),
             )
     return _published(job, results)
+
+
+class Beat(v1.train.SessionRunHook):
+    """Notes each batch, for who watches this process."""
+
+    def before_run(self, run_context: v1.train.SessionRunContext) -> None:
+        beat()
 
 
 def build(job: EvaluateJob, code: UserCode, tables: Tables | None) -> Evaluation:

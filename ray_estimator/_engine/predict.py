@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
+from ray_estimator._beats import beat
 from ray_estimator._engine import internals, warm
 from ray_estimator._engine.collectives import ancestors
 from ray_estimator._engine.distribution import Alone
@@ -75,6 +76,7 @@ def stream(job: PredictJob, tables: Tables | None = None) -> Generator[Any]:
             with graph.as_default():
                 if session.should_stop():
                     return
+                beat()
                 try:
                     with feed.explaining_errors():
                         batch, _ = session.run(fetches)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import tensorflow.compat.v1 as v1
 
+from ray_estimator._beats import beat
 from ray_estimator._engine.restoring import build_saver, saver_of
 from ray_estimator._engine.warm_starting import starting_point
 from ray_estimator._interrupts import uninterrupted
@@ -87,6 +88,7 @@ class WarmSession:
 
     def run(self, fetches: Any, feed_dict: Any = None) -> Any:
         """As a session's `run`."""
+        beat()
         return self._session.run(fetches, feed_dict)
 
     def hold_weights_of(self, job: EvaluateJob | PredictJob) -> None:

@@ -165,7 +165,7 @@ class RayRuntime:
                 return self.run(_entry.finish_evaluation, job, merged(states))
             if because is not None:
                 logger.warning("Evaluating in one task, since %s.", because)
-        task = self._tasks.start("The evaluation", _evaluate_all, job, rows, drives_data=rows is not None)
+        task = self._as_one_task("The evaluation", _evaluate_all, job, rows)
         results: dict[str, Any] = self._result_of(task)
         return results
 
@@ -191,7 +191,7 @@ class RayRuntime:
                         yield from predicted.batches
                     return
             logger.warning("Predicting in one task, since %s.", first.one_task_because)
-        task = self._tasks.start("The prediction", _predict_all, job, rows, drives_data=rows is not None)
+        task = self._as_one_task("The prediction", _predict_all, job, rows)
         try:
             yield from task
         finally:
@@ -215,10 +215,11 @@ class RayRuntime:
         running: deque[Task] = deque()
 
         def started() -> Iterator[Task]:
-            first_row = 0
+            first_row, stall_secs = 0, self._stall_secs(rows)
             for in_range in ranges(rows, in_flight, steps):
                 after = first_row + in_range.num_rows
-                running.append(self._tasks.start(f"{what} of rows {first_row} to {after - 1}", fn, sent_job, in_range))
+                named = f"{what} of rows {first_row} to {after - 1}"
+                running.append(self._tasks.start(named, fn, sent_job, in_range, stall_secs=stall_secs))
                 yield running[-1]
                 first_row = after
 
@@ -230,6 +231,20 @@ class RayRuntime:
         finally:
             while running:
                 running.popleft().leave()
+
+    def _as_one_task(
+        self, what: str, fn: Callable[..., Any], job: EvaluateJob | PredictJob, rows: RowSource | None
+    ) -> Task:
+        drives_data = rows is not None
+        return self._tasks.start(what, fn, job, rows, drives_data=drives_data, stall_secs=self._stall_secs(rows))
+
+    def _stall_secs(self, rows: RowSource | None) -> float | None:
+        """How long a batch may take: within TensorFlow nobody can tell a step from its wait for rows."""
+        deadlines = [self._config.step_timeout_secs]
+        if rows is not None:
+            deadlines.append(self._config.input_timeout_secs)
+        given = [secs for secs in deadlines if secs is not None]
+        return sum(given) if len(given) == len(deadlines) else None
 
     def _result_of(self, task: Task) -> Any:
         try:

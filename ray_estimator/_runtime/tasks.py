@@ -26,12 +26,14 @@ from ray_estimator._interrupts import uninterrupted
 from ray_estimator._runtime import warm_gpus
 from ray_estimator._runtime.logs import levels, speak_as
 from ray_estimator._runtime.resources import amounts
+from ray_estimator._runtime.stalls import Patience, watched
 from ray_estimator.config import RunConfig
-from ray_estimator.errors import ResourcesTimeoutError, TaskLostError
+from ray_estimator.errors import ResourcesTimeoutError, TaskLostError, TaskTimeoutError
 
 logger = logging.getLogger(__name__)
 
 _TRIES = 8
+_STALLS = 2
 _SAY_SECS = 10.0
 _AHEAD = 8
 _LOST = (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError, LocalRayletDiedError)
@@ -52,7 +54,14 @@ class Tasks:
         self._config = config
         self.runtime_env = _runtime_env(config)
 
-    def start(self, what: str, fn: Callable[..., Any], *args: Any, drives_data: bool = False) -> Task:
+    def start(
+        self,
+        what: str,
+        fn: Callable[..., Any],
+        *args: Any,
+        drives_data: bool = False,
+        stall_secs: float | None = None,
+    ) -> Task:
         """Starts `fn`: its results if it is a generator function, else its only result, come from the `Task`.
 
         Args:
@@ -60,13 +69,16 @@ class Tasks:
             fn: A module-level function.
             args: What it gets; references to objects arrive as the objects.
             drives_data: Whether it drives Ray Data itself; then it holds no CPU, since Ray Data may need it.
+            stall_secs: How long it may go on without a batch or a result; None for ever.
         """
         asked = self._asked(drives_data=drives_data)
         streaming = {"num_returns": "streaming", "_generator_backpressure_num_objects": _AHEAD}
         # Ray would try again without a deadline, and would not say of whom it speaks.
         options = {**self.options(drives_data=drives_data), **streaming, "max_retries": 0}
-        submit = functools.partial(_remote_run().options(**options).remote, levels(), self.num_cpus, fn, *args)
-        return Task(what, submit, asked, self._config.start_timeout_secs)
+        patience = Patience.of(stall_secs)
+        run = _remote_run().options(**options).remote
+        submit = functools.partial(run, levels(), self.num_cpus, patience, fn, *args)
+        return Task(what, submit, asked, self._config.start_timeout_secs, patience)
 
     def options(self, *, drives_data: bool = False) -> dict[str, Any]:
         """What a task asks for, as Ray's options."""
@@ -106,17 +118,24 @@ class Task:
     """The results of one task, in order. A worker that dies is replaced, and what was given already is passed over."""
 
     def __init__(
-        self, what: str, submit: Callable[[], Any], asked: Mapping[str, float], timeout_secs: float | None
+        self,
+        what: str,
+        submit: Callable[[], Any],
+        asked: Mapping[str, float],
+        timeout_secs: float | None,
+        patience: Patience | None,
     ) -> None:
         self._what = what
         self._submit = submit
         self._asked = asked
         self._timeout_secs = math.inf if timeout_secs is None else timeout_secs
+        self._patience = patience
         self._refs = submit()
         self._home: Home | None = None
         self._given = 0
         self._to_pass_over = 0
         self._losses = 0
+        self._stalls = 0
         self._is_over = False
 
     def __iter__(self) -> Iterator[Any]:
@@ -128,6 +147,7 @@ class Task:
         Raises:
             ResourcesTimeoutError: The task found no place in time.
             TaskLostError: Its worker died each time.
+            TaskTimeoutError: It stood still each time.
             Exception: What the function raised, as itself.
         """
         while True:
@@ -188,10 +208,18 @@ class Task:
                 said = True
 
     def _begin_again(self, lost: BaseException) -> None:
+        stack = None if self._patience is None else self._patience.where_it_stood()
+        if self._patience is not None and stack is not None:
+            self._stalls += 1
+            if self._stalls == _STALLS:
+                error = TaskTimeoutError(self._what, self._stalls, self._patience.secs)
+                error.add_note(f"Where it stood:\n{stack}")
+                raise error from lost
         self._losses += 1
         if self._losses == _TRIES:
             raise TaskLostError(self._what, self._losses, type(lost).__name__) from lost
-        logger.warning("%s lost its worker (%s); it begins anew.", self._what, type(lost).__name__)
+        because = type(lost).__name__ if stack is None else "it stood still"
+        logger.warning("%s lost its worker (%s); it begins anew.", self._what, because)
         self._home, self._to_pass_over = None, self._given
         self._refs = self._submit()
 
@@ -212,20 +240,26 @@ def _remote_run() -> Any:
 # In the task
 
 
-def _run(log_levels: Mapping[str, int], num_cpus: float, fn: Callable[..., Any], *args: Any) -> Generator[Any]:
+def _run(
+    log_levels: Mapping[str, int], num_cpus: float, patience: Patience | None, fn: Callable[..., Any], *args: Any
+) -> Generator[Any]:
     """First where it runs, then (result, None) for each result, or (None, failure): errors travel as themselves."""
     yield Home(ray.get_runtime_context().get_node_id(), os.getpid())
     speak_as(log_levels)
     try:
         with uninterrupted():
             _entry.import_engine(num_cpus)
-        with contextlib.ExitStack() as stack:
-            results = fn(*args)
-            if not isinstance(results, Generator):
-                yield results, None
-                return
-            stack.enter_context(contextlib.closing(results))
+        with contextlib.closing(watched(_results(fn, *args), patience)) as results:
             for result in results:
                 yield result, None
     except Exception as error:
         yield None, RemoteFailure.of(error, "a task")
+
+
+def _results(fn: Callable[..., Any], *args: Any) -> Generator[Any]:
+    """What a generator function gives; else the only result."""
+    results = fn(*args)
+    if isinstance(results, Generator):
+        yield from results
+    else:
+        yield results

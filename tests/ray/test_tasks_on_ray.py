@@ -21,7 +21,14 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
-from ray_estimator import EstimatorSpec, ModeKeys, ResourcesTimeoutError, TaskLostError, dataset_input_fn
+from ray_estimator import (
+    EstimatorSpec,
+    ModeKeys,
+    ResourcesTimeoutError,
+    TaskLostError,
+    TaskTimeoutError,
+    dataset_input_fn,
+)
 from ray_estimator._runtime import tasks
 
 v1 = tf.compat.v1
@@ -37,8 +44,10 @@ class OwnError(Exception):
 
 
 def act_on(x: Any, what: str | None) -> Any:
-    """Kills the process, or raises, where a batch holds the row that is poison."""
+    """Kills the process, hangs, or raises, where a batch holds the row that is poison."""
     if (x == POISON).any():
+        if what == "hang":
+            threading.Event().wait()
         if what == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         raise OwnError("poison")
@@ -202,6 +211,49 @@ def test_a_range_that_kills_its_worker_every_time_is_named(
     with pytest.raises(TaskLostError, match=r"The prediction of rows 16400 to 32799 lost its worker 2 times") as caught:
         next(rows)
     assert caught.value.tries == 2
+
+
+@pytest.mark.timeout(120)
+def test_a_range_that_stands_still_each_time_is_named_with_the_line_where_it_stood(
+    on_ray: Callable[..., Any], poisoned: Any
+) -> None:
+    estimator = on_ray(model_fn, params={"on_poison": "hang"}, step_timeout_secs=4, input_timeout_secs=4)
+    rows = estimator.predict(poisoned, allow_untrained=True)
+    assert [row["id"] for row in itertools.islice(rows, 16_400)] == list(range(16_400))
+    with pytest.raises(TaskTimeoutError, match=r"The prediction of rows 16400 to 32799 went on for 8 s") as caught:
+        next(rows)
+    assert caught.value.tries == 2
+    assert "in run" in caught.value.__notes__[0]
+
+
+@pytest.mark.timeout(120)
+def test_an_input_fn_that_stands_still_ends_the_evaluation(on_ray: Callable[..., Any], tmp_path: Path) -> None:
+    def input_fn() -> tf.data.Dataset:
+        stuck = tf.data.Dataset.range(3).map(
+            lambda x: tf.numpy_function(lambda x: threading.Event().wait(), [x], tf.bool)
+        )
+        return stuck.map(lambda _: {"x": tf.zeros([1]), "id": tf.zeros([1], tf.int64)})
+
+    with pytest.raises(TaskTimeoutError, match=r"The evaluation went on for 4 s without a batch, 2 times"):
+        on_ray(model_fn, params={}, step_timeout_secs=4).evaluate(input_fn, allow_untrained=True)
+
+
+def test_who_reads_a_prediction_slowly_ends_nothing(
+    on_ray: Callable[..., Any], input_fn: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = on_ray(model_fn, params={})._program.runtime()
+    runtime.connect()
+    patience_secs = 1.0
+    # More than Ray keeps ahead: the task waits for its reader.
+    numbers = runtime._tasks.start("The numbers", count_to, 40, stall_secs=patience_secs)
+    assert next(numbers) == 0
+    assert not threading.Event().wait(3 * patience_secs)  # the reader looks at the first one
+    assert list(numbers) == list(range(1, 40))
+    assert numbers._losses == 0
+
+
+def count_to(end: int) -> Iterator[int]:
+    yield from range(end)
 
 
 @pytest.mark.parametrize("on_poison", ["raise", "raise in the graph"])

@@ -27,6 +27,7 @@ from ray_estimator.errors import (
     ShippingError,
     StepTimeoutError,
     TaskLostError,
+    TaskTimeoutError,
     TrainingError,
     WorkersLostError,
     WriterFencedError,
@@ -40,6 +41,7 @@ ONE_OF_EACH = [
     ShippingError("hooks[0]", "it holds a lock."),
     ModuleNotShippedError("model_fn", "mine.models"),
     TaskLostError("The prediction of rows 0 to 99", 8, "WorkerCrashedError"),
+    TaskTimeoutError("The prediction of rows 0 to 99", 2, 1200.0),
     TrainingError("something"),
     ModelDirInUseError("s3://b/run", "host-3", 4711, 1_700_000_000),
     ModelDirAccessError("s3://b/run", "the driver", "writing s3://b/run/x failed: PermissionError: no"),
@@ -92,6 +94,10 @@ def test_an_error_survives_pickle_with_its_message_and_attributes(error: RayEsti
         (
             TaskLostError("The prediction of rows 0 to 99", 8, "OutOfMemoryError"),
             ["The prediction of rows 0 to 99 lost its worker 8 times", "OutOfMemoryError", "task_resources", "memory"],
+        ),
+        (
+            TaskTimeoutError("The prediction of rows 0 to 99", 2, 1200.0),
+            ["The prediction of rows 0 to 99 went on for 1200 s without a batch, 2 times", "step_timeout_secs"],
         ),
         (
             ModelDirInUseError("s3://b/run", "host-3", 4711, 1_700_000_000),
