@@ -14,8 +14,14 @@ from ray_estimator._runtime import warm_gpus
 
 @contextlib.contextmanager
 def process(title: str) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([title, "60"], executable="sleep") as started:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([title], executable="cat", stdin=pipe, stdout=pipe) as started:
         try:
+            assert started.stdin
+            assert started.stdout
+            started.stdin.write(b"up\n")
+            started.stdin.flush()
+            assert started.stdout.readline() == b"up\n"  # Before it runs, it has no title.
             yield started
         finally:
             started.kill()
