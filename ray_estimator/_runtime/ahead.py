@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -97,6 +98,7 @@ class Ahead(threading.Thread, Generic[T]):
         if self.is_alive() and self is not threading.current_thread():
             self.join(_LEAVE_SECS)
         self._end_wait = None
+        self._let_go()
 
     def run(self) -> None:
         """Makes the items."""
@@ -124,6 +126,13 @@ class Ahead(threading.Thread, Generic[T]):
             return True
         since = taker._wanted_since
         return since is not None and time.monotonic() - since >= (self._timeout_secs or 0.0)
+
+    def _let_go(self) -> None:
+        """Of what nobody took: an error, too, holds its traceback, and that all that the iterator held."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._made.get_nowait()
+        self._made.put((_END, None))
 
     def _has_room(self) -> bool:
         self._room.acquire()

@@ -115,6 +115,26 @@ def test_leaving_a_prediction_that_waits_for_a_block_ends_its_threads(predicted:
     assert not [thread for thread in threading.enumerate() if isinstance(thread, Ahead)]
 
 
+def test_leaving_a_prediction_early_frees_what_it_held(
+    on_ray: Callable[..., Any], cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from larger_than_store_program import store_stats
+
+    monkeypatch.setattr(ranges, "least_rows", lambda batch_size: batch_size)
+    wait_until(lambda cpus: cpus == 4, free_cpus)
+    bytes_before = store_stats().object_store_bytes_used
+    # Blocks of 4 MB, and a task for each block.
+    wide = cluster.data.range(4000, override_num_blocks=8).map_batches(
+        lambda batch: {**batch, "x": np.ones((len(batch["id"]), 1024), np.float64)}
+    )
+    rows = on_ray(model_fn).predict(dataset_input_fn(wide, batch_size=500), allow_untrained=True)
+    assert next(rows)["id"] == 0
+    assert store_stats().object_store_bytes_used > bytes_before + 4 * 10**6
+    rows.close()
+    wait_until(lambda stats: stats.object_store_bytes_used < bytes_before + 10**6, store_stats)
+    wait_until(lambda cpus: cpus == 4, free_cpus)
+
+
 def test_a_slow_consumer_is_not_taken_for_a_stalled_input(cluster: Any) -> None:
     dataset = cluster.data.range(40, override_num_blocks=4).map_batches(lambda batch: batch)
     dataset.context.execution_no_progress_timeout_s = 0.5

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
@@ -70,6 +72,28 @@ def test_leaving_closes_the_iterator_and_ends_the_thread() -> None:
         next(ahead)
     assert noted.is_closed.is_set()
     assert not ahead.is_alive()
+
+
+def test_leaving_frees_what_an_error_holds_that_nobody_took() -> None:
+    class Block:
+        pass
+
+    held = []
+
+    def items() -> Iterator[int]:
+        block = Block()
+        held.append(weakref.ref(block))
+        yield 1
+        raise LookupError("never seen")
+
+    gc.disable()
+    try:
+        with Ahead(items, 9) as ahead:
+            ahead.join(SECS)
+            assert held[0]() is not None
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_leaving_ends_a_wait_for_another_one_and_what_was_told_to_end_its_wait() -> None:
