@@ -22,6 +22,7 @@ from ray_estimator._beats import last_beat
 
 _LOOKS = 8
 _STDERR = 2
+_TELL_SECS = 30.0
 
 
 class Patience(NamedTuple):
@@ -91,6 +92,7 @@ class _Watchdog(threading.Thread):
                 self._end_process(self._patience.key)
 
     def _end_process(self, key: bytes) -> None:
+        faulthandler.dump_traceback_later(_TELL_SECS, exit=True, file=_STDERR)  # if the driver cannot be told
         try:
             stack = "".join(traceback.format_stack(sys._current_frames()[self._watched]))
             internal_kv._internal_kv_put(key, stack.encode())
