@@ -71,8 +71,9 @@ class RunConfig:
         legacy_keras: Whether workers run tf_keras, which `tf.compat.v1.layers` needs.
         start_timeout_secs: Seconds that workers, or a task, may take to find a place in the cluster and start.
             None: for ever.
-        step_timeout_secs: Seconds that one step (or one save) may take; in evaluate and predict a batch, or building
-            the graph, where `input_timeout_secs` counts besides if a Ray Dataset is read. None: for ever.
+        step_timeout_secs: Seconds that one step (or one save) may take; in tasks of evaluate and predict one batch, and
+            once building the graph with restoring the checkpoint. There `input_timeout_secs` counts besides if a Ray
+            Dataset is read. None: for ever.
         input_timeout_secs: Seconds to wait for the next block of a Ray Dataset, in every verb. None: for ever.
         stop_timeout_secs: Seconds that training may take to end its step and publish a checkpoint when Ctrl-C or
             SIGTERM stops it; then its workers are ended. None: as long as it takes.

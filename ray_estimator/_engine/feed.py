@@ -240,7 +240,10 @@ def dataset_of_rows(
         dataset = dataset.rebatch(rows.batch_size, drop_remainder=drop)
     if map_fn is not None:
         dataset = dataset.map(lambda features, labels=None: _mapped(map_fn(features, labels)))
-    return dataset.prefetch(_PREFETCH_BATCHES)
+    options = tf.data.Options()
+    # There is nothing to tune, and on one CPU closing a session may wait for the tuner's next look, in up to a minute.
+    options.autotune.enabled = False
+    return dataset.prefetch(_PREFETCH_BATCHES).with_options(options)
 
 
 def _element(features: Any, labels: Any = None) -> Any:

@@ -121,7 +121,7 @@ class KeepPlace(v1.train.SessionRunHook):
     def begin(self) -> None:
         # Here, behind model_fn: operations before those of the model would change what it draws at random.
         iterator = internals.resource_of(self._iterator)
-        with v1.colocate_with(iterator.op):
+        with v1.get_default_graph().colocate_with(iterator.op):
             self._fingerprint = internals.fingerprint_of(self._dataset)
             self._prefix = v1.placeholder(tf.string, [])
             self._save_state = internals.save_state(iterator, self._prefix)

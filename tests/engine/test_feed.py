@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from ray_estimator import EstimatorSpec, InputTimeoutError, ModeKeys, RunConfig, _entry
 from ray_estimator._columns import column_specs
-from ray_estimator._engine.feed import Feed, batch_dimension, open_feed
+from ray_estimator._engine.feed import Feed, batch_dimension, dataset_of_rows, open_feed
 from ray_estimator._jobs import EvaluateJob, PredictJob, RowSpec, TrainJob, UserCode
 from ray_estimator._lease import hold
 from ray_estimator._position import InputPosition, InputSource
@@ -144,6 +144,12 @@ def test_drop_remainder_acts_in_train_only(table: pa.Table) -> None:
     plain = table.select(["number"])
     assert len(batches(plain, drop_remainder=True)) == 2
     assert len(batches(plain, ModeKeys.EVAL, drop_remainder=True)) == 3
+
+
+def test_tf_data_tunes_nothing(table: pa.Table) -> None:
+    # On one CPU closing a session may wait for the tuner.
+    dataset = dataset_of_rows(lambda: iter([table]), row_spec(table), None, ModeKeys.TRAIN, [], [])
+    assert dataset.options().autotune.enabled is False
 
 
 def test_the_memory_of_a_block_is_never_written_to(table: pa.Table) -> None:

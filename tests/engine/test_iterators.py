@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from recording import EACH_SAVE_ARRIVES
+from tensorflow.python.util import deprecation
 
 from ray_estimator import EstimatorSpec
 from ray_estimator._engine import iterators
@@ -117,6 +118,14 @@ def test_a_run_that_was_cut_off_goes_on_with_the_next_batch_in_every_epoch(
         assert run(input_fn, "cut", cut_after) == whole[len(seen) : len(seen) + cut_after]
         seen = whole[: len(seen) + saved]
     assert run(input_fn, "cut", steps=6) == whole[8:14]
+
+
+def test_users_are_told_of_no_deprecated_name(
+    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deprecation, "_PRINTED_WARNING", {})  # each place is told of once in a process
+    run(lambda: tf.data.Dataset.range(NUM_ROWS).batch(BATCH))
+    assert "deprecated" not in caplog.text
 
 
 def test_a_run_that_follows_one_that_ended_begins_anew(run: Run, caplog: pytest.LogCaptureFixture) -> None:

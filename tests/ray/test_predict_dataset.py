@@ -1,4 +1,4 @@
-"""predict_dataset: a lazy Dataset of predictions, in order, to be written; a killed job goes on where it was."""
+"""predict_dataset: a lazy Dataset of predictions, in order, to be written; a second job writes what the first left."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_is_refused_at_once(
         on_ray(model_fn, params={}, model_dir=tmp_path / "none").predict_dataset(input_fn)
 
 
-def test_a_second_write_after_a_crash_writes_only_what_is_missing(
+def test_a_second_write_writes_only_what_is_missing(
     cluster: Any, trained: Callable[..., Any], parquet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray.data.checkpoint import CheckpointConfig

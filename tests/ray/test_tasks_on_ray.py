@@ -133,6 +133,58 @@ def test_a_task_that_waits_says_for_what_and_goes_on_when_there_is_room(
     assert said[0].startswith("The evaluation of rows 0 to 199 waits for a place: it asks for {'CPU': 1.0}; free are {")
 
 
+def training_model_fn(features: Any, mode: str, params: Any) -> EstimatorSpec:
+    """Trains until there is a file at `params`; then the hook asks to stop."""
+    weight = v1.get_variable("weight", [])
+    loss = tf.square(weight - tf.reduce_mean(features))
+    step = v1.train.GradientDescentOptimizer(0.1).minimize(loss, v1.train.get_global_step())
+    return EstimatorSpec(mode, loss=loss, train_op=step, training_hooks=[StopAtFile(params)])
+
+
+class StopAtFile(v1.train.SessionRunHook):
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        Path(self._path + ".trains").touch()
+        if Path(self._path).exists():
+            run_context.request_stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_beside_a_group_that_trains_a_task_runs_where_there_is_room_and_else_says_for_what_it_waits(
+    on_ray: Callable[..., Any], input_fn: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    end = tmp_path / "end"
+    trains = Path(f"{end}.trains")
+    trainer = on_ray(training_model_fn, 2, params=str(end), model_dir=tmp_path / "trained")
+
+    class EndWhenSaid(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            end.touch()
+
+    handler = EndWhenSaid(logging.WARNING)
+    training = threading.Thread(target=trainer.train, args=[lambda: tf.data.Dataset.from_tensors([1.0]).repeat()])
+    training.start()
+    try:
+        while not trains.exists():
+            assert training.is_alive()
+            training.join(0.05)
+        beside = on_ray(model_fn, params={}).evaluate(input_fn, steps=2, allow_untrained=True)
+        assert beside["rows"] == 2 * BATCH
+        tasks.logger.addHandler(handler)
+        # Two of four CPUs are the workers'.
+        waiting = on_ray(model_fn, params={}, task_resources={"CPU": 3})
+        assert waiting.evaluate(input_fn, steps=2, allow_untrained=True)["rows"] == 2 * BATCH
+        assert end.exists()
+    finally:
+        end.touch()
+        tasks.logger.removeHandler(handler)
+        training.join()
+    assert "waits for a place: it asks for {'CPU': 3}; free are {" in caplog.text
+
+
 # Deaths
 
 
