@@ -81,7 +81,7 @@ class Turn:
         deadline = time.monotonic() + timeout_secs
         while _whose_turn(self.folder) < self._number:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"Program {self.place} waited {timeout_secs:.0f} s for its turn.")
+                raise TimeoutError(f"JobBuilder {self.place} waited {timeout_secs:.0f} s for its turn.")
             time.sleep(0.005)
 
     @property

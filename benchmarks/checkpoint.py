@@ -34,11 +34,11 @@ import tensorflow.compat.v1 as v1
 from _side_by_side import Comparison, arguments, report
 
 from ray_estimator import RunConfig
-from ray_estimator._checkpoints import CheckpointStore, Retention
-from ray_estimator._engine.saving import CheckpointWriter
-from ray_estimator._jobs import Pulse
-from ray_estimator._publishing import Publisher
-from ray_estimator._storage import Storage
+from ray_estimator._checkpoints.store import CheckpointStore, Retention
+from ray_estimator._engine.checkpointing.publisher import Publisher
+from ray_estimator._engine.hooks.saving import CheckpointWriter
+from ray_estimator._jobs.worker import WorkerStatus
+from ray_estimator._storage.storage import Storage
 
 MB = 2**20
 SIZES_MB = (10, 200, 1000)
@@ -151,8 +151,8 @@ def blocked_by_ours(
         for step in range(1 + rounds):
             held_up.append(seconds(functools.partial(writer.save, session, step)))
             if not overlapping:
-                writer.wait(Pulse())
-        writer.wait(Pulse())
+                writer.wait(WorkerStatus())
+        writer.wait(WorkerStatus())
     return held_up[1:], peak
 
 

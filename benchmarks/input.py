@@ -30,11 +30,11 @@ from _side_by_side import Comparison, arguments, report
 from ray.data.extensions import ArrowTensorArray
 
 from ray_estimator import ModeKeys, RunConfig, dataset_input_fn
-from ray_estimator._columns import column_specs
-from ray_estimator._engine.feed import dataset_of_rows
-from ray_estimator._jobs import RowSpec
-from ray_estimator._runtime.schema import arrow_schema
-from ray_estimator._runtime.source import rows_in_order
+from ray_estimator._data.columns import column_specs
+from ray_estimator._engine.input.rows import dataset_of_rows
+from ray_estimator._jobs.jobs import RowSpec
+from ray_estimator._runtime.data.schema import arrow_schema
+from ray_estimator._runtime.data.source import rows_in_order
 
 BATCH = 1024
 BLOCKS = 8

@@ -23,7 +23,7 @@ import pyarrow.parquet
 import ray
 from _side_by_side import Comparison, arguments, report
 
-from ray_estimator._runtime.rows import BlockFeed, RowSource, blocks_from
+from ray_estimator._runtime.data.rows import BlockFeed, RowSource, blocks_from
 
 BATCH = 1024
 FILES, ROWS, COLUMNS = 8, 4_000_000, 20

@@ -1,39 +1,35 @@
-"""The Estimator for today: one model_fn from a driver to Ray Train workers and back.
+"""Run tf.estimator model_fns on current TensorFlow, distributed with Ray.
 
-    estimator.py       Estimator: train, evaluate, predict, export                   the driver
-    training.py        train_and_evaluate, TrainSpec, EvalSpec                       one run, evaluated on its way
-    exporters.py       LatestExporter, BestExporter, FinalExporter                   what to export after evaluations
-    early_stopping.py in_memory.py hooks.py extenders.py                             hooks; add_metrics
-    experimental.py    tf.estimator's group of that name
+The public surface:
+
+    estimator.py       Estimator: train, evaluate, predict, export
+    training.py        train_and_evaluate, TrainSpec, EvalSpec
+    exporters.py       LatestExporter, BestExporter, FinalExporter
+    extenders.py       add_metrics
+    experimental/      early stopping, in-memory evaluation, call_logit_fn
     trackers.py        MLflow
-    config.py          RunConfig                                                     what to run on
-    spec.py            EstimatorSpec, ModeKeys                                       what model_fn returns
-    inputs.py          dataset_input_fn, numpy_input_fn, pandas_input_fn             what to read
-    export.py          receivers, their builders, export outputs                     what to serve
-    errors.py          the errors, drawn as a tree
-    warm_start.py      WarmStartSettings, VocabInfo                                  what to start from
-    _install.py _tf_estimator.py   the names of tf.estimator, put back by install()
+    config.py          RunConfig
+    spec.py            EstimatorSpec, ModeKeys
+    inputs.py          dataset_input_fn, numpy_input_fn, pandas_input_fn
+    export.py          receivers, their builders, export outputs
+    hooks.py           the names of TensorFlow's hooks
+    warm_start.py      WarmStartSettings, VocabInfo
+    errors.py          every error, drawn as a tree
 
-    _program.py        what an Estimator is made of, and how a verb becomes a job
-    _progress.py _summary.py   what a person sees
-    _jobs.py           what travels: frozen values
-    _beats.py          that a process goes on
-    _quiet.py          TensorFlow, imported without its chatter
-    _shipping.py       user code as opaque bytes
-    _runtime/          where work runs: on Ray, or in this process                   knows no TensorFlow
-    _entry.py          what each process runs
-    _engine/           graphs and sessions                                           starts no Ray job
-    _rows.py _columns.py     from blocks of a Ray Dataset to a rank's arrays
-    _position.py       where in its input a run is: kept with each checkpoint
-    _publishing.py     saves on their way to the store, beside training
-    _checkpoints.py    what is published in a model_dir
-        _state_file.py _ledger.py _manifest.py _checkpoint_files.py    which, and of which bytes
-        _marks.py _node_copies.py _scratch.py                          who needs which files, for how long
-    _exports.py _staging.py    SavedModels, and files that user code names by URL
-    _lease.py _preflight.py    who may write in model_dir, and whether it can be used
-    _storage.py        files by URL, on any fsspec store
-        _local_files.py _remote_files.py _retrying.py
+Private packages, from the top of the imports to the bottom:
+
     cli/               the commands of `ray-estimator`
+    _job_builder.py    from an Estimator and a verb to a job
+    _runtime/          where jobs run: on Ray or in this process; imports no TensorFlow
+    _engine/           what a worker or a task does: graphs and sessions; imports no Ray
+    _reporting/        progress display and summary lines
+    _jobs/             what is sent: jobs, serialized user code, results, errors
+    _checkpoints/      what is published in model_dir, and who may write there
+    _validation/       checks of arguments on the driver
+    _storage/          files by URL on any fsspec store, staging, SavedModels
+    _data/             from blocks of a Ray Dataset to the arrays of a rank
+    _compat/           the names of tf.estimator, put back by `install()`
+    _process/          signals, process identity, heartbeat
 
 Importing the package imports neither TensorFlow nor Ray.
 """
@@ -41,9 +37,9 @@ Importing the package imports neither TensorFlow nor Ray.
 from typing import Any as _Any
 
 from ray_estimator import errors, experimental, export, hooks, inputs, trackers
-from ray_estimator._install import install
-from ray_estimator._quiet import quiet_tensorflow
-from ray_estimator._staging import stage
+from ray_estimator._compat.install import install
+from ray_estimator._process.quiet import quiet_tensorflow
+from ray_estimator._storage.staging import stage
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import (
     CheckpointDamagedError,

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray_estimator._quiet import leave_out_local_mode_notice
+from ray_estimator._process.quiet import leave_out_local_mode_notice
 
 if TYPE_CHECKING:
     from ray.train import FailureConfig, ScalingConfig

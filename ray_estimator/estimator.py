@@ -10,8 +10,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ray_estimator import _entry
-from ray_estimator._arguments import (
+from ray_estimator._checkpoints.lease import hold
+from ray_estimator._checkpoints.store import Checkpoint
+from ray_estimator._data.batches import num_rows_of, rows_of
+from ray_estimator._engine import entrypoints
+from ray_estimator._job_builder import JobBuilder
+from ray_estimator._jobs.last_step import last_step_of, own_target
+from ray_estimator._process.signals import Stop, stopped_by_signals
+from ray_estimator._reporting.summary import Summary
+from ray_estimator._validation.arguments import (
     check_argument_order,
     check_keras,
     check_positive,
@@ -19,15 +26,8 @@ from ray_estimator._arguments import (
     checked_hooks,
     checked_listeners,
 )
-from ray_estimator._batches import num_rows_of, rows_of
-from ray_estimator._checkpoints import Checkpoint
-from ray_estimator._exports import checked_assets, checked_receiver_fns
-from ray_estimator._interrupts import Stop, stopped_by_signals
-from ray_estimator._lease import hold
-from ray_estimator._program import Program
-from ray_estimator._signatures import call_model_fn, check_input_fn, check_model_fn
-from ray_estimator._summary import Summary
-from ray_estimator._targets import last_step_of, own_target
+from ray_estimator._validation.exports import checked_assets, checked_receiver_fns
+from ray_estimator._validation.user_functions import call_model_fn, check_input_fn, check_model_fn
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import EstimatorNotTrainedError, RayEstimatorError
 from ray_estimator.inputs import DatasetInput, InputFn
@@ -79,7 +79,7 @@ class Estimator:
         check_model_fn(model_fn, params)
         effective = checked_config(config, model_dir)
         check_keras(model_fn, effective)
-        self._program = Program(
+        self._job_builder = JobBuilder(
             model_fn,
             copy.deepcopy(params or {}),
             effective,
@@ -92,17 +92,17 @@ class Estimator:
     @property
     def model_dir(self) -> str:
         """Where checkpoints are."""
-        return self._program.model_dir
+        return self._job_builder.model_dir
 
     @property
     def config(self) -> RunConfig:
         """A copy of the configuration."""
-        return copy.deepcopy(self._program.config)
+        return copy.deepcopy(self._job_builder.config)
 
     @property
     def params(self) -> Any:
         """A copy of the hyperparameters."""
-        return copy.deepcopy(self._program.params)
+        return copy.deepcopy(self._job_builder.params)
 
     @property
     def model_fn(self) -> Callable[[Any, Any, str, RunConfig], EstimatorSpec]:
@@ -110,7 +110,7 @@ class Estimator:
 
         def public_model_fn(features: Any, labels: Any, mode: str, config: RunConfig) -> EstimatorSpec:
             return call_model_fn(
-                self._program.model_fn,
+                self._job_builder.model_fn,
                 features=features,
                 labels=labels,
                 mode=mode,
@@ -123,11 +123,11 @@ class Estimator:
 
     def eval_dir(self, name: str | None = None) -> str:
         """The directory of the events of evaluations called `name`."""
-        return self._program.storage.join(self.model_dir, f"eval_{name}" if name else "eval")
+        return self._job_builder.storage.join(self.model_dir, f"eval_{name}" if name else "eval")
 
     def latest_checkpoint(self) -> str | None:
         """The path of the newest whole checkpoint, without suffix; None if there is none."""
-        newest = self._program.store.latest()
+        newest = self._job_builder.store.latest()
         return None if newest is None else newest.path
 
     def get_variable_names(self) -> list[str]:
@@ -136,7 +136,7 @@ class Estimator:
         Raises:
             EstimatorNotTrainedError: There is no checkpoint.
         """
-        return self._of_variables(_entry.variable_names)
+        return self._of_variables(entrypoints.variable_names)
 
     def get_variable_value(self, name: str) -> Any:
         """The value of one variable of the newest checkpoint, a NumPy array.
@@ -145,7 +145,7 @@ class Estimator:
             EstimatorNotTrainedError: There is no checkpoint.
             ValueError: There is no such variable.
         """
-        return self._of_variables(_entry.variable_value, name)
+        return self._of_variables(entrypoints.variable_value, name)
 
     # The verbs
 
@@ -245,11 +245,11 @@ class Estimator:
         check_input_fn(input_fn, ModeKeys.EVAL)
         check_positive("steps", steps)
         hooks = checked_hooks(hooks)
-        runtime = self._program.runtime()
-        summary = Summary(self._program.config)
+        runtime = self._job_builder.runtime()
+        summary = Summary(self._job_builder.config)
 
         def evaluate(checkpoint: Checkpoint | None) -> dict[str, Any]:
-            job, rows = self._program.evaluation(runtime, input_fn, steps, hooks, checkpoint, name)
+            job, rows = self._job_builder.evaluation(runtime, input_fn, steps, hooks, checkpoint, name)
             results = runtime.evaluate(job, rows, one_task=bool(hooks))
             summary.evaluated(results, name)
             return results
@@ -288,17 +288,17 @@ class Estimator:
         """
         check_input_fn(input_fn, ModeKeys.PREDICT)
         hooks = checked_hooks(hooks)
-        runtime = self._program.runtime()
+        runtime = self._job_builder.runtime()
         keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
-        summary, number = Summary(self._program.config), 0
+        summary, number = Summary(self._job_builder.config), 0
         with contextlib.ExitStack() as stack:
 
             def begin(checkpoint: Checkpoint | None) -> tuple[Iterator[Any], Checkpoint | None]:
-                job, rows = self._program.prediction(runtime, input_fn, keys, hooks, checkpoint)
+                job, rows = self._job_builder.prediction(runtime, input_fn, keys, hooks, checkpoint)
                 batches = stack.enter_context(contextlib.closing(runtime.predict(job, rows, one_task=bool(hooks))))
                 # The first batch shows that the checkpoint can be used.
                 first = list(itertools.islice(batches, 1))
-                stack.enter_context(self._program.store.reading(checkpoint))
+                stack.enter_context(self._job_builder.store.reading(checkpoint))
                 return itertools.chain(first, batches), checkpoint
 
             batches, used = self._with_checkpoint(checkpoint_path, begin, allow_untrained=allow_untrained)
@@ -347,12 +347,12 @@ class Estimator:
                 f"predict_dataset expects dataset_input_fn(dataset, batch_size=...), given: {input_fn!r}. For other "
                 "inputs use predict."
             )
-        runtime = self._program.cluster()
+        runtime = self._job_builder.cluster()
         keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
         kept = tuple(dict.fromkeys([keep_columns] if isinstance(keep_columns, str) else keep_columns))
 
         def begin(checkpoint: Checkpoint | None) -> Any:
-            job, rows = self._program.prediction(runtime, input_fn, keys, (), checkpoint)
+            job, rows = self._job_builder.prediction(runtime, input_fn, keys, (), checkpoint)
             if rows is None:
                 raise AssertionError("A DatasetInput has rows.")
             names = rows.dataset.schema().names
@@ -476,14 +476,14 @@ class Estimator:
         start = self._start()
         if _is_done(start, max_steps):
             return None
-        runtime = self._program.runtime()
+        runtime = self._job_builder.runtime()
         others, _ = own_target(hooks, 0)
-        job_of, rows = self._program.training(runtime, input_fn, start, others, listeners)
+        job_of, rows = self._job_builder.training(runtime, input_fn, start, others, listeners)
 
         def run(stop: Stop) -> None:
-            summary = Summary(self._program.config)
+            summary = Summary(self._job_builder.config)
             runtime.check_model_dir()
-            with hold(self.model_dir, self._program.storage, on_loss=stop.end_at_once) as lease:
+            with hold(self.model_dir, self._job_builder.storage, on_loss=stop.end_at_once) as lease:
                 # Only now nobody else trains here.
                 start = self._start()
                 if _is_done(start, max_steps):
@@ -491,7 +491,7 @@ class Estimator:
                 first_step = _step_of(start)
                 _, own_last_step = own_target(hooks, first_step)
                 last_step = last_step_of(first_step, steps, max_steps, own_last_step)
-                read = self._program.going_on(rows, start, lease.generation)
+                read = self._job_builder.going_on(rows, start, lease.generation)
                 source = None if read is None else read.source
                 job = job_of(first_step=first_step, last_step=last_step, generation=lease.generation, source=source)
                 # Only now, since connecting to Ray sets a handler, too.
@@ -507,18 +507,18 @@ class Estimator:
         return run
 
     def _say_stopped(self, why: str, step: int) -> None:
-        newest = self._program.store.latest()
+        newest = self._job_builder.store.latest()
         saved = "no checkpoint is published" if newest is None else f"the checkpoint of step {newest.step} is published"
         logger.warning("%s: stopped at step %d; %s. Call train again to go on.", why, step, saved)
 
     def _start(self) -> Checkpoint | None:
         """What training goes on from."""
         try:
-            return self._program.store.start()
+            return self._job_builder.store.start()
         except RayEstimatorError:
             raise
         except Exception:
-            self._program.runtime().check_model_dir()  # Where this raises, it says more.
+            self._job_builder.runtime().check_model_dir()  # Where this raises, it says more.
             raise
 
     def _export(
@@ -532,13 +532,13 @@ class Estimator:
         strip_default_attrs: bool = True,
     ) -> str:
         receiver_fns = checked_receiver_fns(receiver_fns)
-        base = self._program.storage.normalize(os.fsdecode(export_dir_base))
-        assets = checked_assets(assets_extra, self._program.storage)
-        runtime = self._program.runtime()
-        summary = Summary(self._program.config)
+        base = self._job_builder.storage.normalize(os.fsdecode(export_dir_base))
+        assets = checked_assets(assets_extra, self._job_builder.storage)
+        runtime = self._job_builder.runtime()
+        summary = Summary(self._job_builder.config)
 
         def export(checkpoint: Checkpoint | None) -> str:
-            job = self._program.export(
+            job = self._job_builder.export(
                 runtime,
                 receiver_fns,
                 checkpoint,
@@ -547,7 +547,7 @@ class Estimator:
                 as_text=as_text,
                 strip_default_attrs=strip_default_attrs,
             )
-            path = runtime.run(_entry.export, job)
+            path = runtime.run(entrypoints.export, job)
             summary.exported(path, checkpoint)
             return path
 
@@ -558,7 +558,7 @@ class Estimator:
 
     def _of_variables(self, ask: Callable[..., T], *args: Any) -> T:
         """What `ask` finds among the variables of the newest checkpoint."""
-        program = self._program
+        program = self._job_builder
 
         def run(checkpoint: Checkpoint | None) -> T:
             if checkpoint is None:
@@ -574,7 +574,7 @@ class Estimator:
 
         Its files stay meanwhile. If the newest proves damaged, `use` is called again with the one before.
         """
-        store = self._program.store
+        store = self._job_builder.store
         if checkpoint_path is None and type(self).latest_checkpoint is not Estimator.latest_checkpoint:
             checkpoint_path = self.latest_checkpoint()  # A subclass names one.
         if checkpoint_path is not None:
@@ -583,7 +583,7 @@ class Estimator:
                 return use(named)
 
         def use_newest(newest: Checkpoint | None) -> T:
-            if newest is None and not allow_untrained and self._program.warm_start is None:
+            if newest is None and not allow_untrained and self._job_builder.warm_start is None:
                 raise EstimatorNotTrainedError(self.model_dir)
             return use(newest)
 

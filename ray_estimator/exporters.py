@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray_estimator import _entry
-from ray_estimator._exports import remove as remove_saved_model
-from ray_estimator._signatures import accepted_arguments
-from ray_estimator._storage import Storage
+from ray_estimator._engine import entrypoints
+from ray_estimator._storage.saved_model import remove as remove_saved_model
+from ray_estimator._storage.storage import Storage
+from ray_estimator._validation.user_functions import accepted_arguments
 from ray_estimator.estimator import Estimator
 
 Metrics = Mapping[str, Any]
@@ -226,8 +226,8 @@ class BestExporter(Exporter):
         if self._event_file_pattern is None or not _exports(storage, export_path):
             return None
         logger.info("Loading best metric from event files.")
-        found = estimator._program.runtime().run(
-            _entry.event_scalars, storage, estimator.model_dir, self._event_file_pattern
+        found = estimator._job_builder.runtime().run(
+            entrypoints.event_scalars, storage, estimator.model_dir, self._event_file_pattern
         )
         numbers_now = {name for name, value in current.items() if isinstance(value, numbers.Real)}
         best: Metrics | None = None

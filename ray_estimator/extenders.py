@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray_estimator._signatures import accepted_arguments, call_with_accepted
+from ray_estimator._validation.user_functions import accepted_arguments, call_with_accepted
 from ray_estimator.config import RunConfig
 from ray_estimator.estimator import Estimator, check_estimator
 from ray_estimator.spec import ModeKeys
@@ -40,38 +40,11 @@ def add_metrics(estimator: Estimator, metric_fn: Callable[..., Mapping[str, Any]
         )
         return spec._replace(eval_metric_ops={**(spec.eval_metric_ops or {}), **added})
 
-    extended = Estimator(model_fn_with_metrics, config=estimator.config, warm_start_from=estimator._program.warm_start)
-    extended._program.model_dir_is_temporary = estimator._program.model_dir_is_temporary
+    extended = Estimator(
+        model_fn_with_metrics, config=estimator.config, warm_start_from=estimator._job_builder.warm_start
+    )
+    extended._job_builder.model_dir_is_temporary = estimator._job_builder.model_dir_is_temporary
     return extended
-
-
-def call_logit_fn(
-    logit_fn: Callable[..., Any], features: Any, mode: str, params: Mapping[str, Any] | None, config: RunConfig | None
-) -> Any:
-    """Calls a function that builds logits, with those of the arguments that it accepts. Runs inside a model_fn.
-
-    Args:
-        logit_fn: A function of `features` and any of ``(mode, params, config)``.
-        features: What model_fn got as features.
-        mode: A `ModeKeys` value.
-        params: Hyperparameters.
-        config: The configuration.
-
-    Returns:
-        The logits: a Tensor, or a dict of Tensors by head name.
-
-    Raises:
-        ValueError: `logit_fn` returned something else.
-    """
-    import tensorflow as tf
-
-    logits = call_with_accepted(logit_fn, features=features, mode=mode, params=params, config=config)
-    by_name = logits if isinstance(logits, dict) else {"logits": logits}
-    if not all(isinstance(name, str) and isinstance(value, tf.Tensor) for name, value in by_name.items()):
-        raise ValueError(
-            f"logit_fn should return a Tensor or a dictionary mapping strings to Tensors. It returned: {logits!r}."
-        )
-    return logits
 
 
 def _check_metric_fn(metric_fn: Any) -> None:

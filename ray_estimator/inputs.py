@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray_estimator._array_inputs import numpy_input_fn, pandas_input_fn
-from ray_estimator._position import EXACT, WAYS_TO_RESUME
+from ray_estimator._data.array_inputs import numpy_input_fn, pandas_input_fn
+from ray_estimator._data.position import EXACT, WAYS_TO_RESUME
 
 __all__ = ["DatasetInput", "dataset_input_fn", "is_ray_dataset", "numpy_input_fn", "pandas_input_fn"]
 

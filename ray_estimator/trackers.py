@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ray_estimator import _entry
-from ray_estimator._arguments import check_positive
+from ray_estimator._engine import entrypoints
+from ray_estimator._validation.arguments import check_positive
 
 
 def mlflow_hook(run_id: str | None = None, *, every_n_steps: int = 100) -> Callable[[], Any]:
@@ -44,4 +44,4 @@ def mlflow_hook(run_id: str | None = None, *, every_n_steps: int = 100) -> Calla
                 "`with mlflow.start_run():`, or pass run_id."
             )
         run_id = active.info.run_id
-    return partial(_entry.mlflow_hook, mlflow.get_tracking_uri(), run_id, every_n_steps)
+    return partial(entrypoints.mlflow_hook, mlflow.get_tracking_uri(), run_id, every_n_steps)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ray_estimator import _entry
-from ray_estimator._arguments import check_positive, checked_hooks, checked_listeners
-from ray_estimator._checkpoints import Checkpoint
-from ray_estimator._interrupts import Stop, stopped_by_signals
-from ray_estimator._signatures import check_input_fn
-from ray_estimator._storage import Storage
+from ray_estimator._checkpoints.store import Checkpoint
+from ray_estimator._engine import entrypoints
+from ray_estimator._process.signals import Stop, stopped_by_signals
+from ray_estimator._storage.storage import Storage
+from ray_estimator._validation.arguments import check_positive, checked_hooks, checked_listeners
+from ray_estimator._validation.user_functions import check_input_fn
 from ray_estimator.errors import CheckpointNotFoundError
 from ray_estimator.estimator import Estimator, check_estimator
 from ray_estimator.exporters import Exporter
@@ -23,7 +23,7 @@ from ray_estimator.inputs import InputFn
 from ray_estimator.spec import ModeKeys
 
 if TYPE_CHECKING:
-    from ray_estimator._runtime.on_ray import RayRuntime
+    from ray_estimator._runtime.ray_runtime import RayRuntime
 
 _LOOK_SECS = 1.0
 _REMIND_SECS = 600.0
@@ -188,7 +188,7 @@ def _evaluate_between_steps(estimator: Estimator, spec: TrainSpec, evaluations: 
             errors.append(error)
             raise
 
-    listeners = [*spec.saving_listeners, _entry.after_save_listener(after_save)]
+    listeners = [*spec.saving_listeners, entrypoints.after_save_listener(after_save)]
     train = estimator._training(spec.input_fn, None, spec.hooks, spec.max_steps, listeners)
     if train is not None:
         train(stop)
@@ -201,13 +201,13 @@ def _evaluate_beside_training(estimator: Estimator, spec: TrainSpec, evaluations
     listeners, config = list(spec.saving_listeners), estimator.config
     if not (config.save_checkpoints_secs or config.save_checkpoints_steps):
         # Only a hook of the user's can save now. Given a listener, workers refuse at once to train without one.
-        listeners.append(_entry.idle_listener)
+        listeners.append(entrypoints.idle_listener)
     # Packed in this thread, whose Keras settings it takes along.
     train = estimator._training(spec.input_fn, None, spec.hooks, spec.max_steps, listeners)
     if train is None:
         return
     evaluations.warn_of_haste()
-    runtime: Any = estimator._program.runtime()
+    runtime: Any = estimator._job_builder.runtime()
     # Before signals are listened to: connecting to Ray sets a handler, too.
     runtime.connect()
     with _InThread(train, config.stop_timeout_secs) as training, stopped_by_signals(training.stop, raise_at_first=True):
@@ -393,7 +393,7 @@ class _Evaluations:
 
     def _is_gone(self, checkpoint: Checkpoint) -> bool:
         try:
-            self._estimator._program.store.find(checkpoint.path)
+            self._estimator._job_builder.store.find(checkpoint.path)
         except CheckpointNotFoundError:
             return True
         return False

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._beats import beat
-from ray_estimator._engine import internals, warm
-from ray_estimator._engine.additive import reason_against_adding
-from ray_estimator._engine.distribution import Alone
-from ray_estimator._engine.feed import Feed, open_feed
-from ray_estimator._engine.hooks import made, without_waiters
+from ray_estimator._engine import model_cache
+from ray_estimator._engine.checkpointing.local_copies import step_of
+from ray_estimator._engine.checkpointing.saver import BuildRestore
+from ray_estimator._engine.checkpointing.warm_start import starting_point
+from ray_estimator._engine.distribution.strategy import Alone
+from ray_estimator._engine.events.eval_writer import write_results
+from ray_estimator._engine.graph.input_barrier import write_after_input
+from ray_estimator._engine.graph.mergeable_metrics import reason_against_adding
+from ray_estimator._engine.hooks.user_hooks import made, without_waiters
+from ray_estimator._engine.input.feed import Feed, open_feed
 from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
-from ray_estimator._engine.places import local_events, step_of
-from ray_estimator._engine.restoring import BuildRestore
-from ray_estimator._engine.warm_starting import starting_point
-from ray_estimator._engine.whole_steps import write_after_input
-from ray_estimator._jobs import EvaluateJob, MetricState, Tables, UserCode
-from ray_estimator._storage import Storage
+from ray_estimator._engine.tf_private import sessions
+from ray_estimator._jobs.jobs import EvaluateJob, UserCode
+from ray_estimator._jobs.metric_state import MetricState
+from ray_estimator._jobs.worker import Tables
+from ray_estimator._process.heartbeat import beat
 from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)
@@ -70,16 +71,16 @@ def run(job: EvaluateJob, tables: Tables | None = None, *, values: Mapping[str, 
         values: Values of variables by name, which count more than a checkpoint's.
     """
     code = open_user_code(job)
-    with tf.Graph().as_default(), contextlib.ExitStack() as places, internals.closing_event_writers():
+    with tf.Graph().as_default(), contextlib.ExitStack() as places, sessions.closing_event_writers():
         evaluation = build(job, code, tables)
         prefix = places.enter_context(starting_point(job))
-        stop = [internals.stop_after(job.steps)] if job.steps is not None else []
+        stop = [sessions.stop_after(job.steps)] if job.steps is not None else []
         scaffold = _scaffold(evaluation) if values is None else _scaffold_with(values, evaluation)
         own = [*made(code.hooks), *stop, *evaluation.spec.evaluation_hooks]
         own = without_waiters(own, step_of(job.checkpoint))
         hooks = [*evaluation.feed.hooks, *own, BuildRestore(scaffold), Beat()]
         with evaluation.feed.explaining_errors(), contextlib.closing(evaluation.feed):
-            results = internals.evaluate_once(
+            results = sessions.evaluate_once(
                 checkpoint_path=prefix,
                 scaffold=scaffold,
                 eval_ops=evaluation.update_op,
@@ -87,7 +88,7 @@ def run(job: EvaluateJob, tables: Tables | None = None, *, values: Mapping[str, 
                 hooks=hooks,
                 config=job.config.resolved_session_config(),
             )
-    return _published(job, results)
+    return write_results(job, results)
 
 
 class Beat(v1.train.SessionRunHook):
@@ -117,7 +118,7 @@ class RangeEvaluator:
     """An EVAL graph with its session, ready to evaluate any range of rows."""
 
     def __init__(self, job: EvaluateJob) -> None:
-        self._source = warm.Source()
+        self._source = model_cache.Source()
         self._graph = tf.Graph()
         with self._graph.as_default():
             self._evaluation = build(job, open_user_code(job), self._source)
@@ -126,7 +127,7 @@ class RangeEvaluator:
             own_init = [scaffold.local_init_op] if scaffold.local_init_op is not None else []
             self._reset = tf.group(v1.variables_initializer(self._state), *own_init)
             self._refusal = self._reason_against_ranges()
-            self.session = warm.WarmSession(job, scaffold)
+            self.session = model_cache.WarmSession(job, scaffold)
 
     def accumulate(self, tables: Tables) -> MetricState:
         """The metric state after the rows of `tables`."""
@@ -174,7 +175,7 @@ def _scaffold(evaluation: Evaluation) -> v1.train.Scaffold:
     scaffold = scaffold_of(evaluation.spec)
     if scaffold.local_init_op is None:
         return scaffold
-    internals.create_eval_step()
+    sessions.create_eval_step()
     both = tf.group(scaffold.local_init_op, v1.train.Scaffold.default_local_init_op())
     return v1.train.Scaffold(local_init_op=both, copy_from_scaffold=scaffold)
 
@@ -199,58 +200,14 @@ def _scaffold_with(values: Mapping[str, Any], evaluation: Evaluation) -> v1.trai
 
 def accumulate(job: EvaluateJob, tables: Tables) -> MetricState:
     """The metric state after a range of rows, on this process's warm graph. Runs as a task."""
-    with warm.model(job, ModeKeys.EVAL, RangeEvaluator) as evaluator:
+    with model_cache.model(job, ModeKeys.EVAL, RangeEvaluator) as evaluator:
         return evaluator.accumulate(tables)
 
 
 def finish(job: EvaluateJob, state: MetricState) -> dict[str, Any]:
     """The metrics of a merged state; writes them as events. Runs as a task."""
-    with warm.model(job, ModeKeys.EVAL, RangeEvaluator) as evaluator:
-        return _published(job, evaluator.compute(state))
+    with model_cache.model(job, ModeKeys.EVAL, RangeEvaluator) as evaluator:
+        return write_results(job, evaluator.compute(state))
 
 
 # Results
-
-
-def _published(job: EvaluateJob, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Logs and writes the results as tf.estimator does: one event at the checkpoint's step in eval_<name>."""
-    step = int(results[v1.GraphKeys.GLOBAL_STEP])
-    shown = ", ".join(f"{name} = {results[name]}" for name in sorted(results))
-    logger.info("Saving dict for global step %d: %s", step, shown)
-    storage = Storage(job.config.storage_options)
-    url = storage.join(job.model_dir, f"eval_{job.name}" if job.name else "eval")
-    # A FileWriter refuses to work where TensorFlow is eager.
-    with local_events(storage, url) as folder, tf.Graph().as_default():
-        # TensorFlow names the file by the second: without a suffix the next evaluation might take its place.
-        writer = v1.summary.FileWriter(folder, filename_suffix=f".{time.time_ns()}")
-        writer.add_summary(_summary(results, job), step)
-        writer.close()
-    return dict(results)
-
-
-def _summary(results: Mapping[str, Any], job: EvaluateJob) -> v1.Summary:
-    summary = v1.Summary()
-    for name in sorted(results):
-        if name != v1.GraphKeys.GLOBAL_STEP and results[name] is not None:
-            _add_value(summary, name, results[name])
-    path = job.checkpoint.path if job.checkpoint is not None else ""
-    summary.value.add(tag="checkpoint_path", tensor=tf.make_tensor_proto(path, dtype=tf.string))
-    return summary
-
-
-def _add_value(summary: v1.Summary, name: str, value: Any) -> None:
-    if isinstance(value, bytes):
-        try:
-            parts = v1.Summary.FromString(value).value
-        except Exception:
-            logger.warning("Skipping summary for %s, cannot parse string to Summary.", name)
-            return
-        for number, part in enumerate(parts):
-            part.tag = f"{name}/{number}"
-            summary.value.add().CopyFrom(part)
-    elif isinstance(value, bool | int | float | np.integer | np.floating | np.bool_):
-        summary.value.add(tag=name, simple_value=float(value))
-    elif isinstance(value, np.ndarray):
-        summary.value.add(tag=name, tensor=tf.make_tensor_proto(value))
-    else:
-        logger.warning("Skipping summary for %s, must be a float, np.float32, np.int64, an int or np.ndarray.", name)

@@ -12,14 +12,15 @@ from typing import Any
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._engine import internals
-from ray_estimator._engine.distribution import Alone
+from ray_estimator._engine.checkpointing.saver import build_saver
+from ray_estimator._engine.checkpointing.warm_start import starting_point
+from ray_estimator._engine.distribution.strategy import Alone
 from ray_estimator._engine.model import as_tuples, begin_graph, call_model_fn, open_user_code, scaffold_of
-from ray_estimator._engine.restoring import build_saver
-from ray_estimator._engine.warm_starting import starting_point
-from ray_estimator._exports import MODES, copy_assets, publish, staging_dir
-from ray_estimator._jobs import ExportJob, UserCode
-from ray_estimator._storage import Storage
+from ray_estimator._engine.tf_private import saved_model as saved_model_module
+from ray_estimator._engine.tf_private import sessions
+from ray_estimator._jobs.jobs import ExportJob, UserCode
+from ray_estimator._storage.saved_model import MODES, copy_assets, publish, staging_dir
+from ray_estimator._storage.storage import Storage
 from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)
@@ -97,16 +98,16 @@ def _build(job: ExportJob, code: UserCode, mode: str) -> Part:
     metrics = model.metrics
     if mode == ModeKeys.TRAIN:
         metrics = as_tuples(model.spec.eval_metric_ops or {}, model.keras_writes)
-        internals.keep_train_op(model.train_op)
-    outputs = internals.export_outputs(
+        saved_model_module.keep_train_op(model.train_op)
+    outputs = saved_model_module.export_outputs(
         mode,
         served=getattr(model.spec, "export_outputs", None),
         predictions=model.spec.predictions,
         loss=model.loss,
         metrics=metrics,
     )
-    with internals.without_deprecation_notices():
-        signatures = internals.signature_defs(receiver, outputs)
+    with sessions.without_deprecation_notices():
+        signatures = saved_model_module.signature_defs(receiver, outputs)
         if mode == ModeKeys.PREDICT:
             signatures = {name: signature for name, signature in signatures.items() if _is_servable(name, signature)}
     scaffold = scaffold_of(model.spec)
@@ -142,7 +143,7 @@ def _saver(scaffold: v1.train.Scaffold) -> v1.train.Saver:
     if saver is None:
         saver = v1.train.Saver(sharded=True)
     elif isinstance(saver, tf.train.Checkpoint):
-        saver = internals.saver_of_objects(saver)
+        saver = saved_model_module.saver_of_objects(saver)
     build_saver(saver)
     return saver
 

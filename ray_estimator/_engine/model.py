@@ -14,11 +14,12 @@ from typing import Any
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator import _signatures
-from ray_estimator._engine import internals
-from ray_estimator._engine.distribution import Distribution
-from ray_estimator._engine.keras_graph import KerasState, writes_of
-from ray_estimator._jobs import ModelJob, UserCode
+from ray_estimator._engine.distribution.strategy import Distribution
+from ray_estimator._engine.graph.keras import KerasState, writes_of
+from ray_estimator._engine.tf_private import graphs, sessions
+from ray_estimator._engine.tf_private import keras as keras_private
+from ray_estimator._jobs.jobs import ModelJob, UserCode
+from ray_estimator._validation import user_functions
 from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Model:
 
 def open_user_code(job: ModelJob) -> UserCode:
     """Unpickles the user's code, under the v2 switches of the driver's script. On a worker, after the strategy."""
-    internals.replay_v2_switches(job.code.v2_switches)
+    sessions.replay_v2_switches(job.code.v2_switches)
     return job.open_code()
 
 
@@ -63,8 +64,8 @@ def call_model_fn(
     """Builds the model of `mode` in the default graph, as this process's replica."""
 
     def build() -> Model:
-        internals.apply_keras_settings(code.keras_settings)
-        with internals.seeding_keras(job.config.tf_random_seed):
+        keras_private.apply_keras_settings(code.keras_settings)
+        with keras_private.seeding_keras(job.config.tf_random_seed):
             return _build(job, code, features, labels, mode)
 
     # A replica has a thread of its own, which knows the caller's context only if it is told.
@@ -75,7 +76,7 @@ def call_model_fn(
 def _build(job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str) -> Model:
     keras_state = KerasState()
     with keras_state.watching(), _explaining_keras():
-        spec = _signatures.call_model_fn(
+        spec = user_functions.call_model_fn(
             code.model_fn,
             features=features,
             labels=labels,
@@ -87,7 +88,7 @@ def _build(job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str)
     writes = keras_state.order()
     if mode == ModeKeys.TRAIN:
         train_op = _train_op(spec.train_op, writes)
-        return Model(spec, spec.loss, train_op, internals.losses_are_summed(), keras_writes=writes)
+        return Model(spec, spec.loss, train_op, graphs.losses_are_summed(), keras_writes=writes)
     if mode == ModeKeys.EVAL:
         metrics = spec.eval_metric_ops or {}
         _require_free_names(metrics)
@@ -102,7 +103,7 @@ def _explaining_keras() -> Iterator[None]:
         yield
     except (AttributeError, ImportError, TypeError) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        if internals.keras_3() is not None and any("tensorflow_estimator" in frame.filename for frame in frames):
+        if keras_private.keras_3() is not None and any("tensorflow_estimator" in frame.filename for frame in frames):
             error.add_note(
                 "The heads and canned estimators of tensorflow-estimator are written for Keras 2, and this process "
                 "runs Keras 3: use RunConfig(legacy_keras=True); with num_workers=0 also set TF_USE_LEGACY_KERAS=1 "
@@ -112,7 +113,7 @@ def _explaining_keras() -> Iterator[None]:
 
 
 def _train_op(returned: Any, keras_writes: list[tf.Operation]) -> tf.Operation:
-    run = [] if internals.is_keras_variable(returned) else [_operation(returned)]
+    run = [] if keras_private.is_keras_variable(returned) else [_operation(returned)]
     writes_step = any(writes_global_step(op) for op in v1.get_default_graph().get_operations())
     train_op = tf.group(*run, *keras_writes)
     if writes_step:
@@ -137,7 +138,7 @@ def writes_global_step(op: tf.Operation) -> bool:
     if not positions:
         return False
     initializers = {o for c in components for o in (c.initializer, *c.initializer.control_inputs)}
-    return op not in initializers and any(internals.writes_input(op, number) for number in positions)
+    return op not in initializers and any(graphs.writes_input(op, number) for number in positions)
 
 
 def _require_free_names(metrics: Mapping[str, Any]) -> None:
@@ -159,7 +160,9 @@ def as_tuples(metrics: Mapping[str, Any], keras_writes: list[tf.Operation]) -> d
 
 def _keras_metric(metric: Any, keras_writes: list[tf.Operation]) -> tuple[Any, tf.Operation]:
     """A Keras metric as (value, update_op); its variables become metric state: initialised, never restored."""
-    variables = [variable.value if internals.is_keras_variable(variable) else variable for variable in metric.variables]
+    variables = [
+        variable.value if keras_private.is_keras_variable(variable) else variable for variable in metric.variables
+    ]
     updates = writes_of(variables, keras_writes) or list(getattr(metric, "updates", ()))
     if not updates:
         raise ValueError(

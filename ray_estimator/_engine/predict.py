@@ -13,18 +13,21 @@ import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._beats import beat
-from ray_estimator._engine import internals, warm
-from ray_estimator._engine.collectives import ancestors
-from ray_estimator._engine.distribution import Alone
-from ray_estimator._engine.feed import Feed, open_feed
-from ray_estimator._engine.hooks import made, without_waiters
+from ray_estimator._engine import model_cache
+from ray_estimator._engine.checkpointing.local_copies import step_of
+from ray_estimator._engine.checkpointing.saver import BuildRestore
+from ray_estimator._engine.checkpointing.warm_start import starting_point
+from ray_estimator._engine.distribution.strategy import Alone
+from ray_estimator._engine.graph.input_barrier import written_by
+from ray_estimator._engine.graph.traversal import ancestors
+from ray_estimator._engine.hooks.user_hooks import made, without_waiters
+from ray_estimator._engine.input.feed import Feed, open_feed
 from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
-from ray_estimator._engine.places import step_of
-from ray_estimator._engine.restoring import BuildRestore
-from ray_estimator._engine.warm_starting import starting_point
-from ray_estimator._engine.whole_steps import written_by
-from ray_estimator._jobs import PredictedRange, PredictJob, Tables, UserCode
+from ray_estimator._engine.tf_private import sessions
+from ray_estimator._jobs.jobs import PredictJob, UserCode
+from ray_estimator._jobs.results import PredictedRange
+from ray_estimator._jobs.worker import Tables
+from ray_estimator._process.heartbeat import beat
 from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)
@@ -67,7 +70,7 @@ def stream(job: PredictJob, tables: Tables | None = None) -> Generator[Any]:
     Nothing of TensorFlow's thread-local state is held between batches, so that generators may interleave.
     """
     graph = tf.Graph()
-    with internals.closing_event_writers(), contextlib.ExitStack() as places:
+    with sessions.closing_event_writers(), contextlib.ExitStack() as places:
         with graph.as_default():
             session, fetches, feed = _open_monitored(job, tables, places)
         places.callback(feed.close)
@@ -118,11 +121,11 @@ class RangePredictor:
     """A PREDICT graph with its session, ready to predict any range of rows."""
 
     def __init__(self, job: PredictJob) -> None:
-        self._source = warm.Source()
+        self._source = model_cache.Source()
         with tf.Graph().as_default():
             self._prediction = build(job, open_user_code(job), self._source)
             self._refusal = self._reason_against_ranges()
-            self.session = warm.WarmSession(job, scaffold_of(self._prediction.spec))
+            self.session = model_cache.WarmSession(job, scaffold_of(self._prediction.spec))
 
     def predict(self, tables: Tables) -> Iterator[PredictedRange]:
         """The batches of `tables`, in order, in parts of a few MiB."""
@@ -167,7 +170,7 @@ def _parts(batches: Iterable[Any]) -> Iterator[list[Any]]:
 
 def predict_parts(job: PredictJob, tables: Tables) -> Generator[PredictedRange]:
     """The predictions of a range of rows in parts of a few MiB, on this process's warm graph. Runs as a task."""
-    with warm.model(job, ModeKeys.PREDICT, RangePredictor) as predictor:
+    with model_cache.model(job, ModeKeys.PREDICT, RangePredictor) as predictor:
         yield from predictor.predict(tables)
 
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import tensorflow as tf
 
-from ray_estimator._engine.internals import public_name_of
+from ray_estimator._engine.tf_private.graphs import public_name_of
 
 _PRIVATE = ("tensorflow.python", "tensorflow.core", "tensorflow.compiler")
 _ABSENT = object()

@@ -10,22 +10,26 @@ from dataclasses import replace
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._checkpoints import Checkpoint, CheckpointStore
-from ray_estimator._engine import collectives, internals
-from ray_estimator._engine.control import Control
-from ray_estimator._engine.distribution import Distribution, open_distribution
-from ray_estimator._engine.feed import Feed, open_feed
-from ray_estimator._engine.hooks import training_hooks
-from ray_estimator._engine.iterators import keep_place, place_in
+from ray_estimator._checkpoints.lease import Token, claim
+from ray_estimator._checkpoints.store import Checkpoint, CheckpointStore
+from ray_estimator._data.position import InputPosition, IteratorPosition, Position, beginning, iterators_of
+from ray_estimator._engine.checkpointing.local_copies import fetched
+from ray_estimator._engine.checkpointing.publisher import Publisher
+from ray_estimator._engine.checkpointing.warm_start import warm_started
+from ray_estimator._engine.distribution import collectives
+from ray_estimator._engine.distribution.strategy import Distribution, open_distribution
+from ray_estimator._engine.events.sync import local_events
+from ray_estimator._engine.graph.input_barrier import write_after_input
+from ray_estimator._engine.hooks.control import Control
+from ray_estimator._engine.hooks.training import training_hooks
+from ray_estimator._engine.input.feed import Feed, open_feed
+from ray_estimator._engine.input.iterator_state import keep_place, place_in
 from ray_estimator._engine.model import Model, begin_graph, call_model_fn, open_user_code
-from ray_estimator._engine.places import fetched, local_events
-from ray_estimator._engine.warm_starting import warm_started
-from ray_estimator._engine.whole_steps import write_after_input
-from ray_estimator._jobs import TrainJob, TrainResult, UserCode, Worker
-from ray_estimator._lease import Token, claim
-from ray_estimator._position import InputPosition, IteratorPosition, Position, beginning, iterators_of
-from ray_estimator._publishing import Publisher
-from ray_estimator._storage import Storage
+from ray_estimator._engine.tf_private import sessions
+from ray_estimator._jobs.jobs import TrainJob, UserCode
+from ray_estimator._jobs.results import TrainResult
+from ray_estimator._jobs.worker import Worker
+from ray_estimator._storage.storage import Storage
 from ray_estimator.errors import InputEndedError
 from ray_estimator.spec import ModeKeys
 
@@ -45,7 +49,7 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         hooks.before_run(); session.run(train_op); save if it is time; hooks.after_run()
     save the last step; hooks.end()
     """
-    worker.pulse.enter("joining the group")
+    worker.status.enter("joining the group")
     distribution = open_distribution(worker)
     job = replace(job, config=job.config.for_worker(worker.rank, worker.addresses))
     code = open_user_code(job)
@@ -55,13 +59,13 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
     fence = claim(job.model_dir, storage, token) if worker.rank == 0 else None
     with contextlib.ExitStack() as stack:
         start, position = _agree_on_start(job, worker, store, stack)
-        worker.pulse.published_step = None if start is None else start.step
+        worker.status.published_step = None if start is None else start.step
         if start is not None and job.last_step is not None and start.step >= job.last_step:
             return TrainResult(start.step, loss=None, steps_made=0, published_step=start.step)
         prefix = stack.enter_context(fetched(store, start))
         stack.enter_context(tf.Graph().as_default())
         events_dir = stack.enter_context(local_events(storage, job.model_dir, writes=worker.rank == 0))
-        worker.pulse.enter("building the graph")
+        worker.status.enter("building the graph")
         feed = begin(job, code, worker, distribution, position, prefix)
         stack.enter_context(distribution.scope())
         model, control = build(job, code, feed, distribution)
@@ -69,9 +73,9 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
             stack.enter_context(warm_started(job, distribution, is_chief=worker.rank == 0))
         publisher = None
         if fence is not None:
-            publisher = stack.enter_context(Publisher(store, job.config.step_timeout_secs, fence, worker.pulse))
+            publisher = stack.enter_context(Publisher(store, job.config.step_timeout_secs, fence, worker.status))
         if worker.rank == 0 and (job.config.save_summary_steps or job.config.log_step_count_steps):
-            internals.open_event_writer(events_dir)
+            sessions.open_event_writer(events_dir)
         hooks = training_hooks(job, code, worker, publisher, model, feed, control, distribution, events_dir)
         session = v1.train.SingularMonitoredSession(
             hooks=[*hooks.in_order, CompareGraphs(worker, control)],
@@ -162,7 +166,7 @@ class CompareGraphs(v1.train.SessionRunHook):
         digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
         if len(set(self._worker.exchange("digest of the graph", digest))) > 1:
             collectives.require_equal(self._worker.exchange("the graph", lines))
-        self._worker.pulse.enter("opening the session")
+        self._worker.status.enter("opening the session")
 
 
 def _run_until_stopped(
@@ -174,7 +178,7 @@ def _run_until_stopped(
     worker: Worker,
 ) -> TrainResult:
     together = len(worker.addresses) > 1
-    step, loss, steps_made = worker.pulse.step, None, 0
+    step, loss, steps_made = worker.status.step, None, 0
     with feed.explaining_errors(), contextlib.closing(feed), session:
         if together and not _every_rank_has_a_batch(session, feed, worker):
             return _finished(worker, step, loss, steps_made)
@@ -188,16 +192,16 @@ def _run_until_stopped(
                     raise InputEndedError(worker.rank) from None
                 raise
             steps_made += 1
-            step, verdict = control.step, control.verdict
-            loss = verdict.loss
+            step, decision = control.step, control.decision
+            loss = decision.loss
             at_target = last_step is not None and step >= last_step
-            agreed = verdict.stop or at_target
+            agreed = decision.stop or at_target
             if at_target:
                 # TensorFlow's hook looks at the step as it was, and goes too far where a run counts more than one.
                 break
         if together and not agreed:
             raise InputEndedError(worker.rank)
-        worker.pulse.enter("ending (hooks, last checkpoint)")
+        worker.status.enter("ending (hooks, last checkpoint)")
     return replace(_finished(worker, step, loss, steps_made), cut_short=control.cut_short)
 
 
@@ -206,14 +210,14 @@ def _every_rank_has_a_batch(session: v1.train.SingularMonitoredSession, feed: Fe
 
 
 def _finished(worker: Worker, step: int, loss: float | None, steps_made: int) -> TrainResult:
-    pulse = worker.pulse
-    pulse.step = int(step)
-    pulse.loss = None if loss is None else float(loss)
-    pulse.enter("done")
+    status = worker.status
+    status.step = int(step)
+    status.loss = None if loss is None else float(loss)
+    status.enter("done")
     return TrainResult(
-        pulse.step,
-        pulse.loss,
+        status.step,
+        status.loss,
         steps_made,
-        examples_per_sec=pulse.examples_per_sec,
-        published_step=pulse.published_step,
+        examples_per_sec=status.examples_per_sec,
+        published_step=status.published_step,
     )

@@ -6,10 +6,11 @@ from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from ray_estimator._interrupts import Stop
-    from ray_estimator._jobs import EvaluateJob, PredictJob, TrainJob, TrainResult
-    from ray_estimator._runtime.rows import RowSource
-    from ray_estimator._shipping import Cargo
+    from ray_estimator._jobs.jobs import EvaluateJob, PredictJob, TrainJob
+    from ray_estimator._jobs.results import TrainResult
+    from ray_estimator._jobs.serialization import SerializedCode
+    from ray_estimator._process.signals import Stop
+    from ray_estimator._runtime.data.rows import RowSource
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -18,7 +19,7 @@ R = TypeVar("R")
 class Runtime(Protocol):
     """Where work runs. Called on the driver."""
 
-    def pack(self, parts: Mapping[str, Any]) -> Cargo[Mapping[str, Any]]:
+    def pack(self, parts: Mapping[str, Any]) -> SerializedCode[Mapping[str, Any]]:
         """Makes user code ready to go where this runtime runs it."""
 
     def connect(self) -> None:

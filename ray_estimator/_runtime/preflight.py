@@ -9,7 +9,7 @@ import ray
 from ray.util import get_node_ip_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_estimator._preflight import Preflight
+from ray_estimator._storage.preflight import Preflight
 from ray_estimator.errors import ModelDirAccessError
 
 

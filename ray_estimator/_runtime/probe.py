@@ -12,9 +12,9 @@ from typing import Any
 
 import ray
 
-from ray_estimator._preflight import Preflight
 from ray_estimator._runtime.preflight import check_model_dir
-from ray_estimator._storage import Storage
+from ray_estimator._storage.preflight import Preflight
+from ray_estimator._storage.storage import Storage
 from ray_estimator.errors import ModelDirAccessError
 
 

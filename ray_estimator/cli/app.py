@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ray_estimator._storage import Storage
+from ray_estimator._storage.storage import Storage
 from ray_estimator.cli import showing
 from ray_estimator.cli.diagnosis import PROBLEM, Target, diagnose
 from ray_estimator.cli.inspection import inspect as inspect_model_dir

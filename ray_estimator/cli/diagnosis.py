@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_estimator._preflight import Preflight
-from ray_estimator._quiet import quiet_tensorflow
-from ray_estimator._storage import Storage
+from ray_estimator._process.quiet import quiet_tensorflow
+from ray_estimator._storage.preflight import Preflight
+from ray_estimator._storage.storage import Storage
 from ray_estimator.errors import ModelDirAccessError
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"

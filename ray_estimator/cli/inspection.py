@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray_estimator import _lease
-from ray_estimator._checkpoint_files import CheckpointFiles
-from ray_estimator._checkpoint_state import UNKNOWN_TIME, CheckpointState
-from ray_estimator._ledger import Checkpoint, Published
-from ray_estimator._position import InputPosition
-from ray_estimator._quiet import quiet_tensorflow
-from ray_estimator._state_file import StateFile
-from ray_estimator._storage import Storage
+from ray_estimator._checkpoints import lease
+from ray_estimator._checkpoints.files import CheckpointFiles
+from ray_estimator._checkpoints.retention import Checkpoint, Published
+from ray_estimator._checkpoints.state_file import StateFile
+from ray_estimator._checkpoints.state_proto import UNKNOWN_TIME, CheckpointState
+from ray_estimator._data.position import InputPosition
+from ray_estimator._process.quiet import quiet_tensorflow
+from ray_estimator._storage.storage import Storage
 from ray_estimator.errors import CheckpointDamagedError
 
 TRAINING = "training"
@@ -163,7 +163,7 @@ def _unpublished(checkpoint: Checkpoint, files: CheckpointFiles) -> CheckpointRe
 
 
 def _writer(model_dir: str, storage: Storage) -> Mapping[str, Any] | None:
-    record = _lease.last_driver(model_dir, storage)
+    record = lease.last_driver(model_dir, storage)
     if record is None:
         return None
     ended = record.released or record.writer.is_dead()
@@ -188,7 +188,7 @@ def _metrics(model_dir: str, storage: Storage, last: int) -> Iterator[tuple[str,
         if not storage.glob(folder, _EVENTS):
             continue
         with quiet_tensorflow():
-            from ray_estimator._engine.events import scalars
+            from ray_estimator._engine.events.reader import scalars
         steps = scalars(storage, folder, _EVENTS)
         if steps:
             yield name, dict(list(steps.items())[-last:])

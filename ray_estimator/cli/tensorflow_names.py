@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 from types import ModuleType
 
-from ray_estimator._quiet import quiet_tensorflow
+from ray_estimator._process.quiet import quiet_tensorflow
 from ray_estimator.cli.findings import CALL, CONTRIB, GONE, LAYERS, PLACEMENT, PRIVATE, Finding
 
 PRIVATE_ROOT = "tensorflow.python"

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import old_runs
 import tensorflow as tf
+from support import old_runs
 
 ARCHIVE = Path(__file__).parent / "tf_estimator_2_15.tar.gz"
 

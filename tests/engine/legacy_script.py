@@ -14,7 +14,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import tensorflow as tf
 from ray.train import ScalingConfig
-from worlds import NUM_ROWS, endless_input_fn, legacy_model_fn, one_pass_input_fn
+from support.worlds import NUM_ROWS, endless_input_fn, legacy_model_fn, one_pass_input_fn
 
 from ray_estimator import Estimator, RunConfig
 

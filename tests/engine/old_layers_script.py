@@ -14,8 +14,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np
 import tensorflow as tf
-from old_runs import endless_input_fn, one_pass_input_fn, train_as_before, variables_in
 from ray.train import ScalingConfig
+from support.old_runs import endless_input_fn, one_pass_input_fn, train_as_before, variables_in
 
 from ray_estimator import Estimator, EstimatorSpec, RunConfig
 

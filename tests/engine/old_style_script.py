@@ -13,9 +13,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from graph_oracles import ORACLES
-from graph_parts import PARTS, STEPS, WORDS, input_fn, model_fn
 from ray.train import ScalingConfig
+from support.graph_oracles import ORACLES
+from support.graph_parts import PARTS, STEPS, WORDS, input_fn, model_fn
 
 from ray_estimator import Estimator, RunConfig
 

@@ -6,13 +6,13 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-import models
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from models import linear_model_fn
 from ray import cloudpickle
+from support import models
+from support.models import linear_model_fn
 
 from ray_estimator.inputs import numpy_input_fn, pandas_input_fn
 

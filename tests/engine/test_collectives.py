@@ -8,16 +8,16 @@ from collections.abc import Iterator
 import pytest
 import tensorflow as tf
 
-from ray_estimator._engine import strategy_internals
-from ray_estimator._engine.collectives import (
-    ancestors,
+from ray_estimator._engine.distribution.collectives import (
     chain,
     chain_after,
     collectives_of,
     fingerprint,
     require_equal,
-    seat_for,
+    slot_for,
 )
+from ray_estimator._engine.graph.traversal import ancestors
+from ray_estimator._engine.tf_private import strategy as strategy_private
 from ray_estimator.errors import RanksDisagreeError
 
 v1 = tf.compat.v1
@@ -76,27 +76,27 @@ def test_setting_up_a_communicator_is_no_collective_of_a_step() -> None:
     assert collectives_of([reduced.op]) == [reduced.op]
 
 
-def seated(key: int) -> tuple[strategy_internals.Seat, tf.Tensor]:
-    """A seat in an all-reduce, and the all-reduce."""
-    seat = tf.identity(tf.zeros([4]))
-    reduced = reduce(seat, key)
-    return strategy_internals.Seat(seat.op, reduced), reduced
+def seated(key: int) -> tuple[strategy_private.AllReduceSlot, tf.Tensor]:
+    """A slot in an all-reduce, and the all-reduce."""
+    slot = tf.identity(tf.zeros([4]))
+    reduced = reduce(slot, key)
+    return strategy_private.AllReduceSlot(slot.op, reduced), reduced
 
 
 def test_a_vector_takes_the_last_seat_that_the_step_reduces() -> None:
     (first, early), (last, late), (idle, _) = seated(1), seated(2), seated(3)
     vector = tf.ones([4])
-    assert seat_for(vector, tf.group(early, late), [first, last, idle]) is last
-    assert seat_for(vector, tf.group(early), [first, last, idle]) is first
-    assert seat_for(vector, tf.no_op(), [first, last, idle]) is None
+    assert slot_for(vector, tf.group(early, late), [first, last, idle]) is last
+    assert slot_for(vector, tf.group(early), [first, last, idle]) is first
+    assert slot_for(vector, tf.no_op(), [first, last, idle]) is None
 
 
 def test_a_vector_takes_no_seat_in_an_all_reduce_that_comes_before_what_it_waits_for() -> None:
     early_seat, early = seated(1)
     vector = early + reduce(tf.ones([4]), 2)  # as a loss that reads an average over the workers
-    assert seat_for(vector, tf.group(early, vector), [early_seat]) is None
+    assert slot_for(vector, tf.group(early, vector), [early_seat]) is None
     late_seat, late = seated(3)
-    assert seat_for(vector, tf.group(early, late), [early_seat, late_seat]) is late_seat
+    assert slot_for(vector, tf.group(early, late), [early_seat, late_seat]) is late_seat
 
 
 def test_chain_makes_one_total_order() -> None:

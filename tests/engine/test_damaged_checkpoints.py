@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
-from models import NUM_FEATURES, X, endless_input_fn, linear_model_fn, one_pass_input_fn
-from recording import EACH_SAVE_ARRIVES, Calls, RecordingHook
+from support.models import NUM_FEATURES, X, endless_input_fn, linear_model_fn, one_pass_input_fn
+from support.recording import EACH_SAVE_ARRIVES, Calls, RecordingHook
 
 from ray_estimator import CheckpointDamagedError, Estimator
-from ray_estimator._storage import Storage
+from ray_estimator._storage.storage import Storage
 from ray_estimator.export import ServingInputReceiver
 
 Make = Callable[..., Any]

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
-import worlds
-from exporting import (
+from ray.train import ScalingConfig
+from support import worlds
+from support.exporting import (
     PARSING,
     PREDICT_METHOD,
     RAW,
@@ -26,8 +27,7 @@ from exporting import (
     signatures_of,
     train_on_anything,
 )
-from models import X, endless_input_fn, linear_model_fn
-from ray.train import ScalingConfig
+from support.models import X, endless_input_fn, linear_model_fn
 
 from ray_estimator import (
     CheckpointDamagedError,
@@ -38,8 +38,8 @@ from ray_estimator import (
     WarmStartSettings,
     export,
 )
-from ray_estimator._runtime.on_ray import RayRuntime
-from ray_estimator._storage import Storage
+from ray_estimator._runtime.ray_runtime import RayRuntime
+from ray_estimator._storage.storage import Storage
 
 MakeEstimator = Callable[..., Any]
 

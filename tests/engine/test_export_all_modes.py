@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
-import worlds
-from exporting import RAW, SUPERVISED, Loaded, served, signatures_of, train_on_anything
-from models import NUM_FEATURES, X, Y, endless_input_fn, one_pass_input_fn
+from support import worlds
+from support.exporting import RAW, SUPERVISED, Loaded, served, signatures_of, train_on_anything
+from support.models import NUM_FEATURES, X, Y, endless_input_fn, one_pass_input_fn
 from tensorflow.core.protobuf import saved_model_pb2
 
 from ray_estimator import Estimator, EstimatorSpec, ModeKeys, export

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
-from exporting import PARSING, Loaded, exported, exporting, served, signatures_of
-from models import X, endless_input_fn, linear_model_fn
+from support.exporting import PARSING, Loaded, exported, exporting, served, signatures_of
+from support.models import X, endless_input_fn, linear_model_fn
 
 from ray_estimator import (
     ServingInputReceiver,
@@ -20,7 +20,7 @@ from ray_estimator import (
     dataset_input_fn,
     export,
 )
-from ray_estimator._shipping import pack
+from ray_estimator._jobs.serialization import pack
 
 MakeEstimator = Callable[..., Any]
 

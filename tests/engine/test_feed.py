@@ -13,15 +13,17 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
-from ray_estimator import EstimatorSpec, InputTimeoutError, ModeKeys, RunConfig, _entry
-from ray_estimator._columns import column_specs
-from ray_estimator._engine.feed import Feed, batch_dimension, dataset_of_rows, open_feed
-from ray_estimator._jobs import EvaluateJob, PredictJob, RowSpec, TrainJob, UserCode
-from ray_estimator._lease import hold
-from ray_estimator._position import InputPosition, InputSource
-from ray_estimator._runtime.inline import OwnProcess
-from ray_estimator._shipping import InPlace
-from ray_estimator._storage import Storage
+from ray_estimator import EstimatorSpec, InputTimeoutError, ModeKeys, RunConfig
+from ray_estimator._checkpoints.lease import hold
+from ray_estimator._data.columns import column_specs
+from ray_estimator._data.position import InputPosition, InputSource
+from ray_estimator._engine import entrypoints
+from ray_estimator._engine.input.feed import Feed, batch_dimension, open_feed
+from ray_estimator._engine.input.rows import dataset_of_rows
+from ray_estimator._jobs.jobs import EvaluateJob, PredictJob, RowSpec, TrainJob, UserCode
+from ray_estimator._jobs.serialization import InPlace
+from ray_estimator._runtime.inline_runtime import OwnProcess
+from ray_estimator._storage.storage import Storage
 
 v1 = tf.compat.v1
 
@@ -228,14 +230,14 @@ def test_an_error_in_fetching_rows_arrives_as_itself(
         with hold(str(tmp_path), Storage(), on_loss=pytest.fail) as lease:
             source = InputSource({}, seed=None, endless=True)
             job = TrainJob(*common, generation=lease.generation, source=source)
-            _entry.train(job, OwnProcess(Rows(tables)))
+            entrypoints.train(job, OwnProcess(Rows(tables)))
 
     run = {
         "train": train,
-        "evaluate": lambda: _entry.evaluate(EvaluateJob(*common), tables),
-        "predict": lambda: list(_entry.predict(PredictJob(*common), tables)),
-        "evaluate_range": lambda: _entry.evaluate_range(EvaluateJob(*common), tables),
-        "predict_range": lambda: _entry.predict_range(PredictJob(*common), tables),
+        "evaluate": lambda: entrypoints.evaluate(EvaluateJob(*common), tables),
+        "predict": lambda: list(entrypoints.predict(PredictJob(*common), tables)),
+        "evaluate_range": lambda: entrypoints.evaluate_range(EvaluateJob(*common), tables),
+        "predict_range": lambda: entrypoints.predict_range(PredictJob(*common), tables),
     }
     with pytest.raises(kind, match=text):
         run[verb]()
@@ -267,6 +269,6 @@ def test_the_part_of_the_time_that_steps_wait_for_input_is_told(
         code = InPlace({"model_fn": slow_model_fn})
         job = TrainJob(code, RunConfig(), str(tmp_path), rows, generation=lease.generation, source=source)
         worker = OwnProcess(Rows(tables))
-        _entry.train(job, worker)
-    assert worker.pulse.input_wait is not None
-    assert lowest <= worker.pulse.input_wait <= highest
+        entrypoints.train(job, worker)
+    assert worker.status.input_wait is not None
+    assert lowest <= worker.status.input_wait <= highest

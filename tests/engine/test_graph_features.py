@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 import tf_keras
-from graph_oracles import ORACLES
-from graph_parts import IDS, LISTS, PARTS, PHRASE, STEPS, WORD, WORDS, X, input_fn, model_fn
+from support.graph_oracles import ORACLES
+from support.graph_parts import IDS, LISTS, PARTS, PHRASE, STEPS, WORD, WORDS, X, input_fn, model_fn
 
 from ray_estimator import EstimatorSpec, ServingInputReceiver
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
-from hook_models import EveryOtherStep, counting_input_fn, slope_model_fn, timelines
-from probes import notes
-from recording import RecordingListener, events, saved_steps
+from support.hook_models import EveryOtherStep, counting_input_fn, slope_model_fn, timelines
+from support.probes import notes
+from support.recording import RecordingListener, events, saved_steps
 
 from ray_estimator import EstimatorSpec
 

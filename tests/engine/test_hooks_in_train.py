@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
-from hook_models import (
+from support.hook_models import (
     EveryOtherStep,
     NotingFinalOps,
     NotingListener,
@@ -20,8 +20,8 @@ from hook_models import (
     slope_model_fn,
     timelines,
 )
-from probes import notes
-from recording import RecordingListener, events, published_steps, scalars
+from support.probes import notes
+from support.recording import RecordingListener, events, published_steps, scalars
 
 from ray_estimator import EstimatorSpec
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from models import endless_input_fn, linear_model_fn, one_pass_input_fn
+from support.models import endless_input_fn, linear_model_fn, one_pass_input_fn
 from typer.testing import CliRunner
 
 from ray_estimator.cli.app import app

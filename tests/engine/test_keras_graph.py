@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ray_estimator._engine.collectives import ancestors
-from ray_estimator._engine.keras_graph import KerasState, writes_of
+from ray_estimator._engine.graph.keras import KerasState, writes_of
+from ray_estimator._engine.graph.traversal import ancestors
 
 v1 = tf.compat.v1
 

@@ -18,11 +18,12 @@ import tensorflow.compat.v1 as v1
 from ray.train import ScalingConfig
 
 from ray_estimator import EstimatorSpec, RunConfig
-from ray_estimator._columns import column_specs
+from ray_estimator._data.columns import column_specs
 from ray_estimator._engine import evaluate
-from ray_estimator._jobs import EvaluateJob, MetricState, RowSpec, Tables
-from ray_estimator._merge import merged
-from ray_estimator._shipping import pack
+from ray_estimator._jobs.jobs import EvaluateJob, RowSpec
+from ray_estimator._jobs.metric_state import MetricState, merged
+from ray_estimator._jobs.serialization import pack
+from ray_estimator._jobs.worker import Tables
 
 NUM_ROWS = 203
 NUM_CLASSES = 3

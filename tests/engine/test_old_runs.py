@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import old_runs
 import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
-from old_runs import endless_input_fn, one_pass_input_fn, train_as_before, variables_in
-from recording import published_steps, saved_steps, scalars
+from support import old_runs
+from support.old_runs import endless_input_fn, one_pass_input_fn, train_as_before, variables_in
+from support.recording import published_steps, saved_steps, scalars
 
 from ray_estimator import CheckpointNotFoundError, EstimatorSpec
 from ray_estimator.export import ServingInputReceiver

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
-from models import endless_input_fn, linear_model_fn, one_pass_input_fn
+from support.models import endless_input_fn, linear_model_fn, one_pass_input_fn
 
 from ray_estimator import ModelDirInUseError, WriterFencedError
-from ray_estimator._lease import Process, Record, Token, hold
-from ray_estimator._runtime.inline import InlineRuntime
-from ray_estimator._storage import Storage
+from ray_estimator._checkpoints.lease import Record, Token, hold
+from ray_estimator._process.identity import Process
+from ray_estimator._runtime.inline_runtime import InlineRuntime
+from ray_estimator._storage.storage import Storage
 
 v1 = tf.compat.v1
 

@@ -8,7 +8,7 @@ import sys
 
 PROGRAM = """
 import os, sys
-from ray_estimator._quiet import quiet_tensorflow
+from ray_estimator._process.quiet import quiet_tensorflow
 with quiet_tensorflow():
     os.write(2, b"I speak meanwhile\\n")
     import tensorflow as tf

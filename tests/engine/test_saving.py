@@ -11,11 +11,12 @@ import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 from fsspec.implementations.memory import MemoryFileSystem
-from models import endless_input_fn, linear_model_fn
-from recording import EACH_SAVE_ARRIVES, published_steps, saved_steps
+from support.models import endless_input_fn, linear_model_fn
+from support.recording import EACH_SAVE_ARRIVES, published_steps, saved_steps
 
-from ray_estimator._checkpoints import CheckpointStore
-from ray_estimator._engine import places
+from ray_estimator._checkpoints.store import CheckpointStore
+from ray_estimator._engine.checkpointing import local_copies
+from ray_estimator._engine.events import sync
 
 Make = Callable[..., Any]
 
@@ -128,7 +129,7 @@ def losses_in(folder: Any) -> dict[int, float]:
 def test_events_are_read_while_training_goes_on(
     in_process: Make, remote_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "_EVENTS_EVERY_SECS", 0.05)
+    monkeypatch.setattr(local_copies, "_EVENTS_EVERY_SECS", 0.05)
     found: list[dict[int, float]] = []
     step_5_is_there = threading.Event()
 
@@ -162,8 +163,8 @@ def test_events_of_a_run_that_goes_on_continue_and_are_not_doubled(
 def test_events_that_cannot_be_published_meanwhile_are_published_at_the_end(
     in_process: Make, remote_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(places, "_EVENTS_EVERY_SECS", 0.01)
-    publish, failed = places.EventFiles.publish, threading.Event()
+    monkeypatch.setattr(local_copies, "_EVENTS_EVERY_SECS", 0.01)
+    publish, failed = sync.EventFiles.publish, threading.Event()
 
     def fail_once(self: Any) -> None:
         if not failed.is_set():
@@ -171,7 +172,7 @@ def test_events_that_cannot_be_published_meanwhile_are_published_at_the_end(
             raise PermissionError("not now")
         publish(self)
 
-    monkeypatch.setattr(places.EventFiles, "publish", fail_once)
+    monkeypatch.setattr(sync.EventFiles, "publish", fail_once)
     estimator = in_process(linear_model_fn, params={}, model_dir=remote_dir, save_summary_steps=1)
     estimator.train(endless_input_fn, steps=4, hooks=[AtStep(2, lambda: failed.wait(DEADLINE_SECS))])
 

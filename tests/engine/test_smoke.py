@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import X, Y, endless_input_fn, linear_model_fn, one_pass_input_fn
+from support.models import X, Y, endless_input_fn, linear_model_fn, one_pass_input_fn
 
 
 def test_train_evaluate_predict(in_process: Callable[..., Any]) -> None:

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.distribute import cross_device_utils
 
-from ray_estimator._engine import strategy_internals
-from ray_estimator._engine.collectives import collectives_of
-from ray_estimator._engine.sparse_gradients import NUM_SIZES, size_for, summed
+from ray_estimator._engine.distribution.collectives import collectives_of
+from ray_estimator._engine.distribution.sparse_gradients import NUM_SIZES, size_for, summed
+from ray_estimator._engine.tf_private import strategy as strategy_private
 
 v1 = tf.compat.v1
 
@@ -39,7 +39,7 @@ def test_slices_of_two_workers_of_any_length_in_every_step(graph: tf.Graph, widt
     devices = ["/device:CPU:0", "/device:CPU:1"]
     group, options = keys.get_group_key(devices), tf.distribute.experimental.CommunicationOptions()
     inputs, outputs = [], []
-    with strategy_internals.reducing_slices(summed, NUM_SIZES):
+    with strategy_private.reducing_slices(summed, NUM_SIZES):
         for device in devices:
             with tf.device(device):
                 values = v1.placeholder(tf.float32, [None, *width])

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
-from staged_model import input_fn, model_fn, serving_input_receiver_fn
-from stores import FileServer
+from support.staged_model import input_fn, model_fn, serving_input_receiver_fn
+from support.stores import FileServer
 
 from ray_estimator import stage
 

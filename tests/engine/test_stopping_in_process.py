@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tensorflow.compat.v1 as v1
-from models import endless_input_fn, linear_model_fn, one_pass_input_fn
+from support.models import endless_input_fn, linear_model_fn, one_pass_input_fn
 
 from ray_estimator import EvalSpec, TrainSpec, train_and_evaluate
 

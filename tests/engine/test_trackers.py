@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import models
 import pytest
 from cloudpickle import dumps, loads
+from support import models
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
 from ray_estimator.trackers import mlflow_hook

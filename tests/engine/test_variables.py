@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
-from models import X, Y, endless_input_fn, linear_model_fn
+from support.models import X, Y, endless_input_fn, linear_model_fn
 
 from ray_estimator import EstimatorNotTrainedError, EstimatorSpec
 

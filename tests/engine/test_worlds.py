@@ -13,10 +13,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from worlds import NUM_ROWS, endless_input_fn, keras_model_fn, one_pass_input_fn, v1_model_fn
+from support.worlds import NUM_ROWS, endless_input_fn, keras_model_fn, one_pass_input_fn, v1_model_fn
 
 from ray_estimator import Estimator, EstimatorSpec, ModeKeys
-from ray_estimator._engine.collectives import ancestors
+from ray_estimator._engine.graph.traversal import ancestors
 
 v1 = tf.compat.v1
 

@@ -23,12 +23,12 @@ os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")
 
 import ray
 import tensorflow as tf
-from models import endless_input_fn, linear_model_fn
-from probes import note, notes
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 from ray.train import FailureConfig, ScalingConfig
+from support.models import endless_input_fn, linear_model_fn
+from support.probes import note, notes
 
 from ray_estimator import Estimator, RunConfig
 

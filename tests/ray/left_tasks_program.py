@@ -12,7 +12,7 @@ import numpy as np
 import ray
 
 from ray_estimator import RunConfig
-from ray_estimator._runtime.tasks import Tasks
+from ray_estimator._runtime.tasks.task import Tasks
 
 
 def few(number):

@@ -12,9 +12,9 @@ ray_estimator.install()
 
 # ruff: noqa: E402
 import numpy as np
-import old_model
 import tensorflow as tf
 from ray.train import ScalingConfig
+from support import old_model
 from tensorflow import estimator
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import ray
 import tensorflow as tf
-from probes import note, notes
+from support.probes import note, notes
 
 from ray_estimator import Estimator, EstimatorSpec, ModeKeys, RunConfig, dataset_input_fn
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-from models import X, Y, endless_input_fn, linear_model_fn
-from probes import AtStep, note, notes
+from support.models import X, Y, endless_input_fn, linear_model_fn
+from support.probes import AtStep, note, notes
 
 from ray_estimator import EstimatorSpec, dataset_input_fn
 

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-from probes import note, notes
+from support.probes import note, notes
 
 from ray_estimator import EstimatorSpec, ModeKeys, dataset_input_fn, export
-from ray_estimator._runtime.rows import BlockRef, RangeOfRows
+from ray_estimator._runtime.data.rows import BlockRef, RangeOfRows
 
 v1 = tf.compat.v1
 pytestmark = pytest.mark.ray

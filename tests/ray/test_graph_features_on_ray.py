@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from graph_oracles import BATCHES, ORACLES
-from graph_parts import PARTS, RATE, STEPS, WORDS, input_fn, model_fn
-from probes import note, notes
+from support.graph_oracles import BATCHES, ORACLES
+from support.graph_parts import PARTS, RATE, STEPS, WORDS, input_fn, model_fn
+from support.probes import note, notes
 
 v1 = tf.compat.v1
 pytestmark = pytest.mark.ray

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from hook_models import (
+from support.hook_models import (
     EveryOtherStep,
     NotingFinalOps,
     NotingListener,
@@ -18,8 +18,8 @@ from hook_models import (
     slope_model_fn,
     timelines,
 )
-from probes import note, notes, rank
-from recording import published_steps, scalars
+from support.probes import note, notes, rank
+from support.recording import published_steps, scalars
 
 from ray_estimator import EstimatorSpec
 from ray_estimator.errors import RanksDisagreeError

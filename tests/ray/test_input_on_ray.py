@@ -19,10 +19,10 @@ import ray
 import tensorflow as tf
 
 from ray_estimator import EstimatorSpec, InputTimeoutError, ModeKeys, dataset_input_fn
-from ray_estimator._runtime import ranges, streaming
-from ray_estimator._runtime.ahead import Ahead
-from ray_estimator._runtime.rows import BlockFeed, RowSource, blocks_from
-from ray_estimator._runtime.streaming import bundles_in_order
+from ray_estimator._runtime.data import ranges, streaming
+from ray_estimator._runtime.data.prefetch import Prefetcher
+from ray_estimator._runtime.data.rows import BlockFeed, RowSource, blocks_from
+from ray_estimator._runtime.data.streaming import bundles_in_order
 
 v1 = tf.compat.v1
 pytestmark = pytest.mark.ray
@@ -110,9 +110,9 @@ def test_a_stalled_input_of_a_prediction_is_an_error_behind_the_rows_that_came(p
 
 def test_leaving_a_prediction_that_waits_for_a_block_ends_its_threads(predicted: Callable[..., Any]) -> None:
     rows = predicted()
-    assert [thread for thread in threading.enumerate() if isinstance(thread, Ahead)]
+    assert [thread for thread in threading.enumerate() if isinstance(thread, Prefetcher)]
     rows.close()
-    assert not [thread for thread in threading.enumerate() if isinstance(thread, Ahead)]
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, Prefetcher)]
 
 
 def test_leaving_a_prediction_early_frees_what_it_held(

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ray
 SETUP = """
 import ray
 from ray.train import ScalingConfig
-from models import endless_input_fn, linear_model_fn
+from support.models import endless_input_fn, linear_model_fn
 from ray_estimator import Estimator, RunConfig
 
 ray.init(num_cpus=4, include_dashboard=False, logging_level="error")

@@ -14,11 +14,12 @@ import fsspec
 import pytest
 import tensorflow as tf
 from fsspec.implementations.memory import MemoryFileSystem
-from models import endless_input_fn, linear_model_fn
+from support.models import endless_input_fn, linear_model_fn
 
 from ray_estimator import ModelDirAccessError, WriterFencedError
-from ray_estimator._lease import Process, Record, Token
-from ray_estimator._storage import Storage
+from ray_estimator._checkpoints.lease import Record, Token
+from ray_estimator._process.identity import Process
+from ray_estimator._storage.storage import Storage
 
 v1 = tf.compat.v1
 pytestmark = pytest.mark.ray

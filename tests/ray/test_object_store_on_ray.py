@@ -12,12 +12,12 @@ import pytest
 import s3fs
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
-from models import NUM_FEATURES, X, Y, endless_input_fn, linear_model_fn
-from servers import S3Server, s3_server
+from support.models import NUM_FEATURES, X, Y, endless_input_fn, linear_model_fn
+from support.servers import S3Server, s3_server
 
 from ray_estimator import CheckpointDamagedError
-from ray_estimator._runtime.fingerprint import fingerprint
-from ray_estimator._storage import Storage
+from ray_estimator._runtime.data.fingerprint import fingerprint
+from ray_estimator._storage.storage import Storage
 from ray_estimator.export import ServingInputReceiver
 from ray_estimator.inputs import DatasetInput
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from probes import note, notes
+from support.probes import note, notes
 
 from ray_estimator import EstimatorNotTrainedError, EstimatorSpec, ModeKeys, dataset_input_fn
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import tensorflow as tf
-from probes import note, notes, rank
-from recording import EACH_SAVE_ARRIVES
+from support.probes import note, notes, rank
+from support.recording import EACH_SAVE_ARRIVES
 
 from ray_estimator import EstimatorSpec, InputChangedError, dataset_input_fn
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from staged_model import input_fn, model_fn
-from stores import FileServer
+from support.staged_model import input_fn, model_fn
+from support.stores import FileServer
 
 pytestmark = pytest.mark.ray
 

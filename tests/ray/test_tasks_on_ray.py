@@ -29,7 +29,7 @@ from ray_estimator import (
     TaskTimeoutError,
     dataset_input_fn,
 )
-from ray_estimator._runtime import tasks
+from ray_estimator._runtime.tasks import task
 
 v1 = tf.compat.v1
 pytestmark = pytest.mark.ray
@@ -94,7 +94,7 @@ def test_a_task_that_never_fits_is_an_error_with_what_it_asked_for_and_what_ther
     act = {
         "evaluate": lambda: estimator.evaluate(input_fn, allow_untrained=True),
         "predict": lambda: next(estimator.predict(input_fn, allow_untrained=True)),
-        "of another kind": lambda: estimator._program.runtime().run(os.getpid),
+        "of another kind": lambda: estimator._job_builder.runtime().run(os.getpid),
     }[verb]
     with pytest.raises(ResourcesTimeoutError) as caught:
         act()
@@ -115,7 +115,7 @@ def test_a_task_that_waits_says_for_what_and_goes_on_when_there_is_room(
 ) -> None:
     holder = cluster.remote(Holder).options(num_cpus=4).remote()
     cluster.get(holder.ready.remote())
-    monkeypatch.setattr(tasks, "_SAY_SECS", 0.2)
+    monkeypatch.setattr(task, "_SAY_SECS", 0.2)
     said: list[str] = []
 
     class LeaveWhenSaid(logging.Handler):
@@ -124,11 +124,11 @@ def test_a_task_that_waits_says_for_what_and_goes_on_when_there_is_room(
             cluster.kill(holder)
 
     handler = LeaveWhenSaid()
-    tasks.logger.addHandler(handler)
+    task.logger.addHandler(handler)
     try:
         result = on_ray(model_fn, params={}).evaluate(input_fn, steps=2, allow_untrained=True)
     finally:
-        tasks.logger.removeHandler(handler)
+        task.logger.removeHandler(handler)
     assert result["rows"] == 2 * BATCH
     assert said[0].startswith("The evaluation of rows 0 to 199 waits for a place: it asks for {'CPU': 1.0}; free are {")
 
@@ -173,14 +173,14 @@ def test_beside_a_group_that_trains_a_task_runs_where_there_is_room_and_else_say
             training.join(0.05)
         beside = on_ray(model_fn, params={}).evaluate(input_fn, steps=2, allow_untrained=True)
         assert beside["rows"] == 2 * BATCH
-        tasks.logger.addHandler(handler)
+        task.logger.addHandler(handler)
         # Two of four CPUs are the workers'.
         waiting = on_ray(model_fn, params={}, task_resources={"CPU": 3})
         assert waiting.evaluate(input_fn, steps=2, allow_untrained=True)["rows"] == 2 * BATCH
         assert end.exists()
     finally:
         end.touch()
-        tasks.logger.removeHandler(handler)
+        task.logger.removeHandler(handler)
         training.join()
     assert "waits for a place: it asks for {'CPU': 3}; free are {" in caplog.text
 
@@ -257,7 +257,7 @@ def poisoned(cluster: Any) -> Any:
 def test_a_range_that_kills_its_worker_every_time_is_named(
     on_ray: Callable[..., Any], poisoned: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "_TRIES", 2)
+    monkeypatch.setattr(task, "_TRIES", 2)
     rows = on_ray(model_fn, params={"on_poison": "die"}).predict(poisoned, allow_untrained=True)
     assert [row["id"] for row in itertools.islice(rows, 16_400)] == list(range(16_400))
     with pytest.raises(TaskLostError, match=r"The prediction of rows 16400 to 32799 lost its worker 2 times") as caught:
@@ -293,7 +293,7 @@ def test_an_input_fn_that_stands_still_ends_the_evaluation(on_ray: Callable[...,
 def test_who_reads_a_prediction_slowly_ends_nothing(
     on_ray: Callable[..., Any], input_fn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = on_ray(model_fn, params={})._program.runtime()
+    runtime = on_ray(model_fn, params={})._job_builder.runtime()
     runtime.connect()
     patience_secs = 1.0
     # More than Ray keeps ahead: the task waits for its reader.
@@ -320,7 +320,7 @@ def test_an_error_of_the_users_comes_back_at_once_as_itself(
 
 
 def test_an_export_whose_worker_dies_is_made_again(cluster: Any, on_ray: Callable[..., Any], tmp_path: Path) -> None:
-    runtime = on_ray(model_fn, params={})._program.runtime()
+    runtime = on_ray(model_fn, params={})._job_builder.runtime()
     runtime.connect()
     assert runtime.run(die_once, str(tmp_path / "died")) == "made"
 
@@ -343,7 +343,7 @@ def stream(mark: str) -> Iterator[int]:
 
 
 def test_a_stream_whose_worker_dies_goes_on_where_it_was(on_ray: Callable[..., Any], tmp_path: Path) -> None:
-    runtime = on_ray(model_fn, params={})._program.runtime()
+    runtime = on_ray(model_fn, params={})._job_builder.runtime()
     runtime.connect()
     assert list(runtime._tasks.start("The stream", stream, str(tmp_path / "died"))) == list(range(30))
 
@@ -358,7 +358,7 @@ def test_tasks_that_are_left_while_they_end_do_no_harm() -> None:
 
 @pytest.mark.slow
 def test_training_on_gpus_begins_when_warm_processes_of_tasks_have_let_go_of_theirs(tmp_path: Path) -> None:
-    program = Path(__file__).with_name("warm_gpus_program.py")
+    program = Path(__file__).with_name("gpu_reclaim_program.py")
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     done = subprocess.run(
         ["timeout", "-s", "KILL", "240", sys.executable, str(program), str(tmp_path)],

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-from models import X, Y, endless_input_fn, linear_model_fn, one_pass_input_fn
-from probes import note, notes
+from support.models import X, Y, endless_input_fn, linear_model_fn, one_pass_input_fn
+from support.probes import note, notes
 
 from ray_estimator import (
     BestExporter,

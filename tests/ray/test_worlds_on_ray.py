@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-import worlds
-from probes import NoteLosses, note, notes
+from support import worlds
+from support.probes import NoteLosses, note, notes
 
 from ray_estimator import export
 

@@ -17,7 +17,7 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")
 
 import ray
-from models import endless_input_fn, linear_model_fn
+from support.models import endless_input_fn, linear_model_fn
 
 from ray_estimator import Estimator, ModelDirAccessError, RunConfig
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saves import Place
-from servers import AzureServer, S3Server, azure_server, s3_server
+from support.saves import Place
+from support.servers import AzureServer, S3Server, azure_server, s3_server
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from saves import KEEP_ALL, MANIFEST, SUFFIXES, Place, contents_of, read_files, save, steps, write_files
+from support.saves import KEEP_ALL, MANIFEST, SUFFIXES, Place, contents_of, read_files, save, steps, write_files
 
-from ray_estimator._checkpoints import CheckpointStore
-from ray_estimator._ledger import Checkpoint, Retention
-from ray_estimator._storage import Storage
+from ray_estimator._checkpoints.retention import Checkpoint, Retention
+from ray_estimator._checkpoints.store import CheckpointStore
+from ray_estimator._storage.storage import Storage
 from ray_estimator.errors import CheckpointDamagedError, CheckpointNotFoundError
 
 # Publishing and reading.

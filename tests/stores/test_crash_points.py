@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saves import KEEP_ALL, Place, contents_of, save, steps, write_files
+from support.saves import KEEP_ALL, Place, contents_of, save, steps, write_files
 
-from ray_estimator import _exports, _lease
-from ray_estimator._checkpoints import CheckpointStore
-from ray_estimator._lease import Process, Token
-from ray_estimator._ledger import Retention
-from ray_estimator._storage import Storage
+from ray_estimator._checkpoints import lease as lease_module
+from ray_estimator._checkpoints.lease import Token
+from ray_estimator._checkpoints.retention import Retention
+from ray_estimator._checkpoints.store import CheckpointStore
+from ray_estimator._process.identity import Process
+from ray_estimator._storage import saved_model
+from ray_estimator._storage.storage import Storage
 
 WAYS = ["fails", "loses its answer", "dies"]
 everywhere = pytest.mark.parametrize(
@@ -194,10 +196,10 @@ def a_dead_driver() -> Process:
 @everywhere
 def test_wherever_a_driver_stops_the_next_one_gets_the_lease_and_no_older_one_writes(place: Place, way: str) -> None:
     def run_a_driver(storage: Storage, process: Process) -> None:
-        lease = _lease.take(place.url, storage, process=process)
-        fences.append(_lease.claim(place.url, storage, Token(lease.generation, 1)))
+        lease = lease_module.take(place.url, storage, process=process)
+        fences.append(lease_module.claim(place.url, storage, Token(lease.generation, 1)))
         lease.beat()
-        fences.append(_lease.claim(place.url, storage, Token(lease.generation, 2)))
+        fences.append(lease_module.claim(place.url, storage, Token(lease.generation, 2)))
         lease.release()
 
     for storage in faults(place, way):
@@ -207,11 +209,11 @@ def test_wherever_a_driver_stops_the_next_one_gets_the_lease_and_no_older_one_wr
         for _ in range(2):
             run_a_driver(place.storage, a_dead_driver())
         attempt(lambda s=storage: run_a_driver(s, a_dead_driver()))  # type: ignore[misc]
-        lease = _lease.take(place.url, place.storage)
-        fence = _lease.claim(place.url, place.storage, Token(lease.generation, 1))
+        lease = lease_module.take(place.url, place.storage)
+        fence = lease_module.claim(place.url, place.storage, Token(lease.generation, 1))
         fence()
         for old in fences:
-            with pytest.raises(_lease.WriterFencedError):
+            with pytest.raises(lease_module.WriterFencedError):
                 old()
         lease.release()
 
@@ -225,12 +227,12 @@ def test_wherever_an_export_stops_whoever_finds_its_graph_finds_it_whole(
     files = {"saved_model.pb": "graph", "variables/variables.index": "index", "variables/variables.data": "data"}
 
     def export(storage: Storage) -> str:
-        with _exports.staging_dir(storage, place.url) as staging:
+        with saved_model.staging_dir(storage, place.url) as staging:
             for name, text in files.items():
                 path = Path(staging, "new", name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
-            return _exports.publish(storage, os.path.join(staging, "new"), place.url)
+            return saved_model.publish(storage, os.path.join(staging, "new"), place.url)
 
     def found() -> list[dict[str, str]]:
         """The files of each export that a loader would take: named by a number, with a graph."""

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from ray_estimator._checkpoints import CheckpointStore
-from ray_estimator._storage import Storage
+from ray_estimator._checkpoints.store import CheckpointStore
+from ray_estimator._storage.storage import Storage
 
 SCRIPT = Path(__file__).with_name("training_script.py")
 FOR_EVER = 10**9

@@ -6,10 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from saves import Place, contents_of, read_files, save
+from support.saves import Place, contents_of, read_files, save
 
-from ray_estimator._checkpoints import Checkpoint, CheckpointStore
-from ray_estimator._ledger import Retention
+from ray_estimator._checkpoints.retention import Retention
+from ray_estimator._checkpoints.store import Checkpoint, CheckpointStore
 
 DEADLINE_SECS = 300.0
 READERS = 2

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from saves import Place
+from support.saves import Place
 
-from ray_estimator._storage import Storage
+from ray_estimator._storage.storage import Storage
 
 
 @pytest.fixture

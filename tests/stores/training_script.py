@@ -9,8 +9,8 @@ import sys
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from models import endless_input_fn, linear_model_fn
 from ray.train import ScalingConfig
+from support.models import endless_input_fn, linear_model_fn
 
 from ray_estimator import Estimator, RunConfig
 

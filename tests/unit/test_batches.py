@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_estimator._batches import rows_of
+from ray_estimator._data.batches import rows_of
 
 
 def test_an_array_gives_its_items() -> None:

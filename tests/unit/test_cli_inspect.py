@@ -11,12 +11,13 @@ from typing import Any
 import fsspec
 import pytest
 from click.testing import Result
-from saves import KEEP_ALL, Place, save, write_files
-from stores import FileServer
+from support.saves import KEEP_ALL, Place, save, write_files
+from support.stores import FileServer
 from typer.testing import CliRunner
 
-from ray_estimator import _lease
-from ray_estimator._position import InputPosition
+from ray_estimator._checkpoints import lease as lease_module
+from ray_estimator._data.position import InputPosition
+from ray_estimator._process import identity
 from ray_estimator.cli import showing
 from ray_estimator.cli.app import app
 
@@ -144,8 +145,8 @@ def test_files_that_nobody_published_are_named_and_are_no_damage(place: Place) -
 
 def test_the_writer_is_named(tmp_path: Path) -> None:
     place = Place(str(tmp_path))
-    lease = _lease.take(place.url, place.storage)
-    process = _lease.Process.current()
+    lease = lease_module.take(place.url, place.storage)
+    process = identity.Process.current()
 
     assert f"writer: process {process.pid} on {process.host}, since 2" in inspect(place.url).stdout
     lease.release()

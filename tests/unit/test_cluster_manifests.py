@@ -11,7 +11,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from manifests import (
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from support.manifests import (
     ALL,
     CRDS,
     NO_CRDS,
@@ -29,8 +31,6 @@ from manifests import (
     pods,
     schema_errors,
 )
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 WITH_PODS = OF_KUBERAY | {name: each for name, each in ALL.items() if each["kind"] == "Deployment"}
 CLUSTERS = {name: each for name, each in OF_KUBERAY.items() if cluster_spec(each) is not None}

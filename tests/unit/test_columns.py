@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_estimator._columns import ColumnSpec, RaggedValues, column_specs, select_columns, to_arrays
+from ray_estimator._data.columns import ColumnSpec, RaggedValues, column_specs, select_columns, to_arrays
 
 
 def convert(column: pa.Array | pa.ChunkedArray, fill_null: Any = None) -> np.ndarray | RaggedValues:
@@ -488,7 +488,7 @@ def test_a_name_that_stands_for_two_columns_is_refused() -> None:
 def test_neither_ray_nor_tensorflow_is_imported() -> None:
     code = (
         "import sys, importlib.util as util\n"
-        "for name in ('_columns', '_rows'):\n"
+        "for name in ('columns', 'sharding'):\n"
         "    spec = util.spec_from_file_location(name, f'{sys.argv[1]}/{name}.py')\n"
         "    sys.modules[name] = module = util.module_from_spec(spec)\n"
         "    spec.loader.exec_module(module)\n"

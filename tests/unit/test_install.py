@@ -133,7 +133,7 @@ def test_a13_5_every_public_name_of_tf_estimator_is_here_but_those_of_tpus() -> 
 import ast, pathlib, ray_estimator
 ray_estimator.install()
 import tensorflow as tf
-from ray_estimator._tf_estimator import package_path
+from ray_estimator._compat.names import package_path
 (folder,) = package_path()
 found, missing = 0, set()
 for version, ours in (("v1", tf.compat.v1.estimator), ("v2", tf.estimator)):
@@ -162,7 +162,7 @@ def test_a13_5_every_name_leads_somewhere() -> None:
     code = """
 import importlib, ray_estimator
 ray_estimator.install()
-from ray_estimator import _tf_estimator as names
+from ray_estimator._compat import names
 lost, found = [], 0
 modules = [*names._ROOTS, *(f"{root}.{group}" for root in names._ROOTS for group in names._GROUPS)]
 for module in [*modules, *(f"tensorflow.python.estimator.{below}" for below in names._STAND_INS)]:

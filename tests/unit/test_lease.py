@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
-from ray_estimator import _lease
-from ray_estimator._lease import TAKEOVER_SECS, Lease, Process, Record, Token, claim, hold, take
-from ray_estimator._storage import Storage
+from ray_estimator._checkpoints import lease as lease_module
+from ray_estimator._checkpoints.lease import TAKEOVER_SECS, Lease, Record, Token, claim, hold, take
+from ray_estimator._process import identity
+from ray_estimator._process.identity import Process
+from ray_estimator._storage.storage import Storage
 from ray_estimator.errors import ModelDirInUseError, TrainingError, WriterFencedError
 
 STORAGE = Storage()
@@ -210,7 +212,7 @@ def test_a_second_thread_of_the_driver_is_refused_at_once(
     lease.release()
 
 
-@pytest.mark.parametrize("owner", [ELSEWHERE, replace(ME, pid=os.getppid(), started=_lease._start_of(os.getppid()))])
+@pytest.mark.parametrize("owner", [ELSEWHERE, replace(ME, pid=os.getppid(), started=identity._start_of(os.getppid()))])
 def test_a_driver_whose_heart_beats_keeps_it(
     owner: Process, taken: Callable[..., Lease], model_dir: str, clock: Clock
 ) -> None:
@@ -247,7 +249,7 @@ def waiting() -> subprocess.Popen[bytes]:
 
 
 def process_of(child: subprocess.Popen[bytes]) -> Process:
-    process = replace(ME, pid=child.pid, started=_lease._start_of(child.pid))
+    process = replace(ME, pid=child.pid, started=identity._start_of(child.pid))
     assert not process.is_dead()
     return process
 
@@ -469,7 +471,7 @@ def test_old_files_that_cannot_be_deleted_stop_nobody(
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_lease, "HEARTBEAT_SECS", 0.01)
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECS", 0.01)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ray_estimator._runtime.monitor import RunMonitor
+from ray_estimator._runtime.train.monitor import RunMonitor
 
 
 def test_ranks_exchange_values_in_their_order_and_what_all_have_taken_is_forgotten() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ray_estimator import InputChangedError, dataset_input_fn
-from ray_estimator._position import (
+from ray_estimator._data.position import (
     EndOfRun,
     InputPosition,
     InputSource,

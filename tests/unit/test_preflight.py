@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ray_estimator._preflight import Preflight
-from ray_estimator._storage import Storage
+from ray_estimator._storage.preflight import Preflight
+from ray_estimator._storage.storage import Storage
 from ray_estimator.errors import ModelDirAccessError
 
 SECRETS = {"key": "AKIA4711", "client_kwargs": {"aws_session_token": "t0psecret"}, "endpoint_url": "http://store:9000"}

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ray_estimator import RunConfig, _progress
-from ray_estimator._checkpoints import Checkpoint
-from ray_estimator._jobs import GroupView, TrainResult, Vitals
-from ray_estimator._progress import LiveLine, NotebookLine, PlainLines, Progress, face_for, shown
-from ray_estimator._summary import Summary
+from ray_estimator import RunConfig
+from ray_estimator._checkpoints.store import Checkpoint
+from ray_estimator._jobs.results import TrainResult
+from ray_estimator._jobs.worker import GroupView, StatusSnapshot
+from ray_estimator._reporting import progress as progress_module
+from ray_estimator._reporting.progress import LiveLine, NotebookLine, PlainLines, Progress, face_for, shown
+from ray_estimator._reporting.summary import Summary
 
 
 class Clock:
@@ -42,9 +44,9 @@ def view(
     rate: float | None = None,
     number: int = 1,
     failures: tuple[str, ...] = (),
-    **vitals: Any,
+    **statuses: Any,
 ) -> GroupView:
-    return GroupView("a", number, {0: Vitals("in a step", 0.1, step, loss, rate, **vitals)}, {}, {}, failures)
+    return GroupView("a", number, {0: StatusSnapshot("in a step", 0.1, step, loss, rate, **statuses)}, {}, {}, failures)
 
 
 def test_plain_lines_tell_step_loss_rate_and_time_left() -> None:
@@ -94,7 +96,7 @@ def test_a_restart_shows_its_cause_as_it_is() -> None:
 
 
 def test_before_the_first_step_it_tells_what_the_chief_does() -> None:
-    view_ = GroupView("a", 1, {0: Vitals("building the graph", 0.1, -1, None, None)}, {}, {}, ())
+    view_ = GroupView("a", 1, {0: StatusSnapshot("building the graph", 0.1, -1, None, None)}, {}, {}, ())
     assert "building the graph" in plain(10, [(0, view_)])
 
 
@@ -133,7 +135,7 @@ def test_in_a_notebook_one_output_changes() -> None:
 def test_progress_false_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     def said(config: RunConfig) -> str:
         out = io.StringIO()
-        monkeypatch.setattr(_progress, "_console", lambda: Console(file=out))
+        monkeypatch.setattr(progress_module, "_console", lambda: Console(file=out))
         play(shown(config, 10), Clock(), [(0, view(10, 1.0))])
         Summary(config).predicted(3, "row", None)
         return out.getvalue()
@@ -147,7 +149,7 @@ def test_progress_false_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Any:
     out = io.StringIO()
-    monkeypatch.setattr(_progress, "_console", lambda: Console(file=out, width=40))
+    monkeypatch.setattr(progress_module, "_console", lambda: Console(file=out, width=40))
     return lambda: out.getvalue().splitlines()
 
 

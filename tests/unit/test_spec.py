@@ -50,7 +50,7 @@ def predict_spec(**fields: Any) -> EstimatorSpec:
 
 
 def test_importing_the_module_imports_neither_tensorflow_nor_ray() -> None:
-    modules = "spec", "config", "inputs", "_signatures", "_shipping"
+    modules = "spec", "config", "inputs", "_validation.user_functions", "_jobs.serialization"
     imports = "; ".join(f"import ray_estimator.{module}" for module in modules)
     code = f"import sys; {imports}; sys.exit(sorted({{'ray', 'tensorflow', 'keras'}} & set(sys.modules)) or 0)"
 

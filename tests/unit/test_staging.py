@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stores import FileServer
+from support.stores import FileServer
 
 from ray_estimator import RunConfig, stage
-from ray_estimator._staging import iterating_for, staging_for
-from ray_estimator._storage import Storage
+from ray_estimator._storage.staging import iterating_for, staging_for
+from ray_estimator._storage.storage import Storage
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_a_process_that_died_while_fetching_leaves_nothing_in_the_way(server: Fi
     server.files["/vocab.txt"] = b"whole"
     code = f"""
 import os, ray_estimator
-from ray_estimator._storage import Storage
+from ray_estimator._storage.storage import Storage
 def get_file(self, url, local_path):
     os.makedirs(os.path.dirname(local_path))
     open(local_path, "wb").write(b"who")

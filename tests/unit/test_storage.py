@@ -11,8 +11,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from ray_estimator import _retrying
-from ray_estimator._storage import Storage
+from ray_estimator._storage import retry
+from ray_estimator._storage.storage import Storage
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_create_takes_a_stores_own_way_of_refusing_and_raises_other_errors(
     def refuse(self: object, path: str, value: bytes, mode: str) -> None:
         raise OSError("412, or the network")
 
-    monkeypatch.setattr(_retrying, "FIRST_DELAY_SECS", 0)
+    monkeypatch.setattr(retry, "FIRST_DELAY_SECS", 0)
     storage.write_bytes("memory://claims/taken", b"")
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
     with pytest.raises(FileExistsError):

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from ray_estimator import RunConfig
-from ray_estimator._runtime.tasks import Tasks
+from ray_estimator._runtime.tasks.task import Tasks
 
 
 @pytest.mark.parametrize(

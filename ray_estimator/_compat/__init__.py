@@ -1,0 +1,1 @@
+"""The names of tf.estimator, put back by `install()`."""

@@ -1,0 +1,1 @@
+"""Event files: read, written, copied to the store."""

@@ -1,0 +1,1 @@
+"""The SessionRunHooks of a training run."""

@@ -1,0 +1,59 @@
+"""The hooks that end training when a function of the user's says so, or whoever runs it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow.compat.v1 as v1
+
+from ray_estimator._engine.hooks.control import Control
+from ray_estimator._engine.tf_private import sessions
+from ray_estimator._jobs.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+class StopOnPredicate(v1.train.SessionRunHook):
+    """Asks `should_stop_fn` after the first step and at intervals, and requests the stop that it decides.
+
+    Runs on the chief alone; a stop that one rank requests is a stop of all.
+    """
+
+    def __init__(self, should_stop_fn: Callable[[], bool], every_secs: float | None, every_steps: int | None) -> None:
+        self._should_stop_fn = should_stop_fn
+        self._timer = v1.train.SecondOrStepTimer(every_secs=every_secs, every_steps=every_steps)
+
+    def begin(self) -> None:
+        self._timer.reset()
+        self._global_step = sessions.global_step_read()
+
+    def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs:
+        return v1.train.SessionRunArgs(self._global_step)
+
+    def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
+        step = int(run_values.results)
+        if not self._timer.should_trigger_for_step(step):
+            return
+        self._timer.update_last_triggered_step(step)
+        if self._should_stop_fn():
+            logger.info("Requesting early stopping at global step %d.", step)
+            run_context.request_stop()
+
+
+class StopWhenAsked(v1.train.SessionRunHook):
+    """Requests a stop once the worker is asked to. Runs on the chief alone, so that one rank knows why all stop."""
+
+    def __init__(self, worker: Worker, control: Control, last_step: int | None) -> None:
+        self._worker = worker
+        self._control = control
+        self._last_step = last_step
+
+    def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
+        if not self._worker.is_asked_to_stop:
+            return
+        control = self._control
+        at_target = self._last_step is not None and control.step >= self._last_step
+        control.cut_short = not at_target and not control.input_ended
+        run_context.request_stop()

@@ -1,0 +1,1 @@
+"""What travels between driver and workers: jobs, user code, results, errors."""

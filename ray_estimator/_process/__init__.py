@@ -1,0 +1,1 @@
+"""This process: signals, identity, heartbeat, logs of TensorFlow at startup."""

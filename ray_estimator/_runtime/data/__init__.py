@@ -1,0 +1,1 @@
+"""Ray Datasets: schema, row ranges, streams, predictions."""

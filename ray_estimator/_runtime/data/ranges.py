@@ -1,0 +1,61 @@
+"""A Ray Dataset cut into ranges of whole batches, one for each task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import ray
+
+from ray_estimator._data.sharding import aligned_ranges
+from ray_estimator._runtime.data.rows import BlockRef, RangeOfRows, RowSource
+
+_ROWS = 16_384
+_BATCHES = 16
+_GROWTH = 8
+_STORE_SHARE = 1 / 4
+
+
+def least_rows(batch_size: int) -> int:
+    """So many rows that what a task costs by itself is small beside them."""
+    return max(_ROWS, _BATCHES * batch_size)
+
+
+def ranges(rows: RowSource, in_flight: int, steps: int | None) -> Iterator[RangeOfRows]:
+    """Consecutive ranges, as Ray Data makes their blocks. Drives Ray Data in this process.
+
+    Args:
+        rows: What to read.
+        in_flight: How many ranges there are at a time: together they take no more than a part of the object store.
+        steps: Of how many batches; None for all.
+    """
+    seen: dict[int, BlockRef] = {}
+
+    def lengths() -> Iterator[int]:
+        for index, block in enumerate(rows.block_refs()):
+            seen[index] = block
+            yield block.num_rows
+
+    def target_rows() -> Iterator[int]:
+        # They grow with what lies before them: it costs less, and no task ends later than the others by more than
+        # a small part of the whole.
+        least, before = least_rows(rows.batch_size), 0
+        while True:
+            wanted = min(max(least, before // (2 * in_flight)), _GROWTH * least)
+            row_bytes = max(block.row_bytes for block in seen.values())
+            target = int(min(wanted, max(1, range_bytes / row_bytes))) if row_bytes else wanted
+            yield target
+            before += target
+
+    def piece(index: int, start: int, stop: int) -> BlockRef:
+        block = seen[index]
+        return block._replace(epoch=0, start=block.start + start, stop=block.start + stop)
+
+    range_bytes = ray.cluster_resources().get("object_store_memory", math.inf) * _STORE_SHARE / in_flight
+    limit = None if steps is None else steps * rows.batch_size
+    for pieces in aligned_ranges(lengths(), rows.batch_size, target_rows(), limit):
+        blocks = tuple(piece(*each) for each in pieces)
+        yield RangeOfRows(blocks, rows.columns, rows.batch_size, rows.timeout_secs)
+        # Blocks behind the range are free to go.
+        for passed in [index for index in seen if index < pieces[-1].source]:
+            del seen[passed]

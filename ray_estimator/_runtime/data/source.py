@@ -1,0 +1,51 @@
+"""From what `dataset_input_fn` was given to what is read."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from ray_estimator._data.position import InputSource
+from ray_estimator._data.sharding import Shuffle
+from ray_estimator._runtime.data.fingerprint import fingerprint
+from ray_estimator._runtime.data.rows import RowSource
+from ray_estimator.config import RunConfig
+from ray_estimator.inputs import DatasetInput
+
+
+def training_rows(
+    dataset: Any, schema: pa.Schema, columns: Iterable[str], given: DatasetInput, config: RunConfig
+) -> RowSource:
+    """What to read in TRAIN: for ever, and shuffled if asked for."""
+    rows = _rows(dataset, columns, given, given.batch_size, config)
+    seed, shuffle = None, None
+    if given.shuffle:
+        seed = next((seed for seed in (given.seed, config.tf_random_seed) if seed is not None), None)
+        assert given.shuffle_buffer_rows is not None, "dataset_input_fn fills it in."
+        shuffle = Shuffle(secrets.randbits(63) if seed is None else seed, given.shuffle_buffer_rows)
+    parts = fingerprint(dataset, schema, rows.columns)
+    parts["shuffle"] = "none" if shuffle is None else f"among {shuffle.buffer_rows} rows"
+    return replace(
+        rows,
+        num_epochs=given.num_epochs,
+        shuffle=shuffle,
+        drop_remainder=given.drop_remainder,
+        source=InputSource(parts, seed, endless=given.num_epochs is None, resume=given.resume),
+    )
+
+
+def rows_in_order(
+    dataset: Any, columns: Iterable[str], given: DatasetInput, batch_size: int, config: RunConfig
+) -> RowSource:
+    """What to read in EVAL and PREDICT: once, in order, to the last row."""
+    return _rows(dataset, columns, given, batch_size, config)
+
+
+def _rows(dataset: Any, columns: Iterable[str], given: DatasetInput, batch_size: int, config: RunConfig) -> RowSource:
+    return RowSource(
+        dataset, tuple(columns), batch_size, num_epochs=given.num_epochs or 1, timeout_secs=config.input_timeout_secs
+    )

@@ -1,0 +1,1 @@
+"""Evaluate, predict and export as Ray tasks."""

@@ -1,0 +1,1 @@
+"""Training groups on Ray Train."""

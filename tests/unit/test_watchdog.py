@@ -1,0 +1,28 @@
+"""A process that stands still ends, also where nobody can be told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+STANDS_STILL = """
+import threading
+from ray_estimator._runtime.tasks import watchdog
+
+def hang(*args):
+    threading.Event().wait()
+
+def results():
+    hang()
+    yield
+
+watchdog.internal_kv._internal_kv_put = hang
+watchdog._TELL_SECS = 0.2
+next(watchdog.watched(results(), watchdog.Patience(0.2, b"key")))
+"""
+
+
+def test_a_process_that_stands_still_ends_where_the_driver_cannot_be_told() -> None:
+    done = subprocess.run([sys.executable, "-c", STANDS_STILL], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "in results" in done.stderr
