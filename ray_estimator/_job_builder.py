@@ -93,7 +93,7 @@ class JobBuilder:
         )
         return partial(TrainJob, **parts), rows
 
-    def going_on(self, rows: RowSource | None, start: Checkpoint | None, run: int) -> RowSource | None:
+    def resumed_rows(self, rows: RowSource | None, start: Checkpoint | None, run: int) -> RowSource | None:
         """`rows`, in the order in which the run that saved `start` has begun to read them.
 
         Raises:

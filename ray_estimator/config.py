@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ray_estimator._numbers import check_number
 from ray_estimator._process.quiet import leave_out_local_mode_notice
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ leave_out_local_mode_notice()  # Before anybody makes a ScalingConfig.
 _UNSET: Any = type("Unset", (), {"__repr__": lambda self: "<600 s, or the other of the two>"})()
 _DEFAULT_SAVE_SECS = 600
 _DEFAULT_MAX_FAILURES = 3
+
+REFUSED_ARGUMENTS = ("train_distribute", "eval_distribute", "experimental_distribute", "device_fn")
+"""Arguments of tf.estimator's RunConfig that must be None, because Ray places the workers."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class RunConfig:
             ValueError: There is no address for this rank.
         """
         if not 0 <= rank < max(len(addresses), 1):
-            raise ValueError(f"rank must be at least 0 and below {max(len(addresses), 1)}, given: {rank}.")
+            raise ValueError(f"rank must be at least 0 and below {max(len(addresses), 1)}, got {rank}.")
         new = copy.copy(self)
         new._set("_place", _Place(rank, tuple(addresses)))
         return new
@@ -268,12 +272,12 @@ class RunConfig:
         for name in ("worker_runtime_env", "storage_options", "task_resources"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Mapping):
-                raise TypeError(f"{name} must be a dict or None, given: {value!r}.")
+                raise TypeError(f"{name} must be a dict or None, got {value!r}.")
             self._set(name, copy.copy(value))
         _check_tf_estimator_arguments(self)
         _check_scaling(self.scaling_config)
         _check_failures(self.failure_config)
-        _check_our_numbers(self)
+        _check_ray_arguments(self)
 
 
 _ARGUMENTS = tuple(field.name for field in dataclasses.fields(RunConfig) if field.init)
@@ -281,54 +285,54 @@ _ARGUMENTS = tuple(field.name for field in dataclasses.fields(RunConfig) if fiel
 
 def _check_tf_estimator_arguments(config: RunConfig) -> None:
     _check_model_dir(config.model_dir)
-    for name in ("train_distribute", "eval_distribute", "experimental_distribute", "device_fn"):
+    for name in REFUSED_ARGUMENTS:
         if getattr(config, name) is not None:
             raise ValueError(
-                f"{name} must be None, given: {getattr(config, name)!r}. Workers and their devices are Ray's: use "
+                f"{name} must be None, got {getattr(config, name)!r}. Workers and their devices are Ray's: use "
                 "scaling_config=ray.train.ScalingConfig(num_workers=..., use_gpu=...)."
             )
     if config.save_checkpoints_steps is not None and config.save_checkpoints_secs is not None:
         raise ValueError(
-            "`save_checkpoints_steps` and `save_checkpoints_secs` cannot be both set, given: "
+            "`save_checkpoints_steps` and `save_checkpoints_secs` cannot be both set, got "
             f"{config.save_checkpoints_steps!r} and {config.save_checkpoints_secs!r}. Keep one of them."
         )
     seed = config.tf_random_seed
-    if seed is not None and not _is_integer(seed):
-        raise ValueError(f"tf_random_seed must be integer, given: {seed!r}.")
+    if seed is not None and (not isinstance(seed, numbers.Integral) or isinstance(seed, bool)):
+        raise ValueError(f"tf_random_seed must be integer, got {seed!r}.")
     if config.protocol not in (None, "grpc", "grpc+verbs"):
-        raise ValueError(f"protocol should be None, 'grpc' or 'grpc+verbs', given: {config.protocol!r}.")
+        raise ValueError(f"protocol should be None, 'grpc' or 'grpc+verbs', got {config.protocol!r}.")
     _check_session_config(config.session_config)
-    for name in ("save_summary_steps", "save_checkpoints_steps", "save_checkpoints_secs", "keep_checkpoint_max"):
-        _check_number(name, getattr(config, name), zero_allowed=True)
-    _check_number("experimental_max_worker_delay_secs", config.experimental_max_worker_delay_secs, zero_allowed=True)
+    for name in (
+        "save_summary_steps",
+        "save_checkpoints_steps",
+        "save_checkpoints_secs",
+        "keep_checkpoint_max",
+        "experimental_max_worker_delay_secs",
+    ):
+        check_number(name, getattr(config, name), zero_allowed=True, or_none=" or None")
     for name in ("keep_checkpoint_every_n_hours", "log_step_count_steps", "session_creation_timeout_secs"):
-        _check_number(name, getattr(config, name))
+        check_number(name, getattr(config, name), or_none=" or None")
     _check_bool("checkpoint_save_graph_def", config.checkpoint_save_graph_def)
 
 
-def _check_our_numbers(config: RunConfig) -> None:
+def _check_ray_arguments(config: RunConfig) -> None:
     for name in ("start_timeout_secs", "step_timeout_secs", "input_timeout_secs", "stop_timeout_secs"):
-        _check_number(name, getattr(config, name), none_means="no deadline")
+        check_number(name, getattr(config, name), or_none=" or None for no deadline")
     for name in ("max_tasks_in_flight", "predict_batch_size"):
-        value = getattr(config, name)
-        _check_number(name, value)
-        if value is not None and not _is_integer(value):
-            raise TypeError(f"{name} must be an int or None, given: {value!r}.")
+        check_number(name, getattr(config, name), integer=True, or_none=" or None")
     for resource, amount in (config.task_resources or {}).items():
         if not isinstance(resource, str):
-            raise TypeError(f"task_resources must have names of resources as keys, given: {resource!r}.")
-        if amount is None:
-            raise TypeError(f"task_resources[{resource!r}] must be a number, given: None.")
-        _check_number(f"task_resources[{resource!r}]", amount, zero_allowed=True)
+            raise TypeError(f"task_resources must have names of resources as keys, got {resource!r}.")
+        check_number(f"task_resources[{resource!r}]", amount, zero_allowed=True)
     _check_bool("legacy_keras", config.legacy_keras)
     _check_bool("progress", config.progress)
 
 
 def _check_model_dir(model_dir: Any) -> None:
     if model_dir is not None and not isinstance(model_dir, str):
-        raise TypeError(f"model_dir must be a str, a path or None, given: {model_dir!r}.")
+        raise TypeError(f"model_dir must be a str, a path or None, got {model_dir!r}.")
     if model_dir == "":
-        raise ValueError("model_dir should be non-empty: a path, an fsspec URL, or None, given: ''.")
+        raise ValueError("model_dir should be non-empty: a path, an fsspec URL, or None, got ''.")
 
 
 def _check_session_config(session_config: Any) -> None:
@@ -338,7 +342,7 @@ def _check_session_config(session_config: Any) -> None:
 
     if not isinstance(session_config, tf.compat.v1.ConfigProto):
         raise ValueError(
-            f"session_config must be instance of ConfigProto (tf.compat.v1.ConfigProto), given: {session_config!r}."
+            f"session_config must be instance of ConfigProto (tf.compat.v1.ConfigProto), got {session_config!r}."
         )
 
 
@@ -348,11 +352,11 @@ def _check_scaling(scaling_config: Any) -> None:
     from ray.train import ScalingConfig
 
     if not isinstance(scaling_config, ScalingConfig):
-        raise TypeError(f"scaling_config must be a ray.train.ScalingConfig or None, given: {scaling_config!r}.")
+        raise TypeError(f"scaling_config must be a ray.train.ScalingConfig or None, got {scaling_config!r}.")
     workers = scaling_config.num_workers
     if isinstance(workers, tuple):
         raise ValueError(
-            f"scaling_config must have a fixed number of workers, given: num_workers={workers}. "
+            f"scaling_config must have a fixed number of workers, got num_workers={workers}. "
             f"Use ScalingConfig(num_workers={workers[1]})."
         )
     if scaling_config.use_tpu:
@@ -360,7 +364,7 @@ def _check_scaling(scaling_config: Any) -> None:
     gpus = scaling_config.num_gpus_per_worker
     if gpus > 1:
         raise ValueError(
-            f"scaling_config must give each worker at most one GPU, given: {gpus:g} in resources_per_worker. "
+            f"scaling_config must give each worker at most one GPU, got {gpus:g} in resources_per_worker. "
             f"Raise num_workers instead, here to ScalingConfig(num_workers={workers * gpus:g}, use_gpu=True)."
         )
 
@@ -371,35 +375,16 @@ def _check_failures(failure_config: Any) -> None:
     from ray.train import FailureConfig
 
     if not isinstance(failure_config, FailureConfig):
-        raise TypeError(f"failure_config must be a ray.train.FailureConfig or None, given: {failure_config!r}.")
+        raise TypeError(f"failure_config must be a ray.train.FailureConfig or None, got {failure_config!r}.")
     if failure_config.max_failures < -1:
         raise ValueError(
-            f"failure_config.max_failures should be >= 0, or -1 for any number, given: {failure_config.max_failures!r}."
+            f"failure_config.max_failures should be >= 0, or -1 for any number, got {failure_config.max_failures!r}."
         )
-
-
-def _check_number(name: str, value: Any, *, zero_allowed: bool = False, none_means: str = "") -> None:
-    if value is None:
-        return
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number{_or_none(none_means)}, given: {value!r}.")
-    if not (float(value) >= 0 if zero_allowed else float(value) > 0):
-        raise ValueError(
-            f"{name} should be {'>= 0' if zero_allowed else '> 0'}{_or_none(none_means)}, given: {value!r}."
-        )
-
-
-def _or_none(none_means: str) -> str:
-    return f" or None for {none_means}" if none_means else ""
 
 
 def _check_bool(name: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, given: {value!r}.")
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        raise TypeError(f"{name} must be True or False, got {value!r}.")
 
 
 def _masked(name: str, value: Any) -> Any:

@@ -85,7 +85,7 @@ class TensorServingInputReceiver(_Receiver):
         if features is None:
             raise ValueError("features must be defined.")
         if not _is_tensor(features):
-            raise ValueError(f"feature must be one Tensor, given: {features!r}. For a dict use ServingInputReceiver.")
+            raise ValueError(f"feature must be one Tensor, got {features!r}. For a dict use ServingInputReceiver.")
         return super().__new__(
             cls,
             features=features,
@@ -146,7 +146,7 @@ def build_raw_serving_input_receiver_fn(
     """
     if not isinstance(features, Mapping):
         raise TypeError(
-            f"features must be a dict of Tensors by name, given: {features!r}. For a model_fn whose features are one "
+            f"features must be a dict of Tensors by name, got {features!r}. For a model_fn whose features are one "
             "Tensor write a function that returns TensorServingInputReceiver(tensor, tensor)."
         )
     templates = _templates("features", features)
@@ -235,7 +235,7 @@ def build_supervised_input_receiver_fn_from_input_fn(
 
     if not callable(input_fn):
         raise TypeError(
-            f"input_fn must be callable, given: {input_fn!r}. For dataset_input_fn(...) describe the columns: "
+            f"input_fn must be callable, got {input_fn!r}. For dataset_input_fn(...) describe the columns: "
             "build_raw_supervised_input_receiver_fn({name: tf.TensorSpec(...)}, ...)."
         )
     with tf.Graph().as_default():
@@ -279,7 +279,7 @@ def _named(what: str, tensors: Any, single_name: str, *, int_keys: bool = False)
         if not isinstance(name, str | int if int_keys else str):
             raise ValueError(f"{what} keys must be strings{' or ints' if int_keys else ''}: {name!r}.")
         if not _is_tensor(tensor):
-            raise ValueError(f"{what} {name!r} must be a Tensor, SparseTensor or RaggedTensor, given: {tensor!r}.")
+            raise ValueError(f"{what} {name!r} must be a Tensor, SparseTensor or RaggedTensor, got {tensor!r}.")
     return named
 
 
@@ -313,7 +313,7 @@ def _template(what: str, value: Any) -> Any:
     if isinstance(value, tf.Tensor):
         return tf.TensorSpec.from_tensor(value)  # which keeps the name of its op
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        raise TypeError(f"{what} must be a Tensor, an array or a tf.TypeSpec, given: {value!r}.")
+        raise TypeError(f"{what} must be a Tensor, an array or a tf.TypeSpec, got {value!r}.")
     return tf.type_spec_from_value(value)
 
 

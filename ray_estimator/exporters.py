@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray_estimator._engine import entrypoints
+from ray_estimator._numbers import check_number
 from ray_estimator._storage.saved_model import remove as remove_saved_model
 from ray_estimator._storage.storage import Storage
 from ray_estimator._validation.user_functions import accepted_arguments
@@ -144,7 +145,7 @@ def _loss_smaller(best_eval_result: Metrics, current_eval_result: Metrics) -> bo
     for name, result in zip(_COMPARE_FN_ARGUMENTS, (best_eval_result, current_eval_result), strict=True):
         if not result or "loss" not in result:
             raise ValueError(
-                f"{name} cannot be empty or no loss is found in it, given: {result!r}. Pass a compare_fn that compares "
+                f"{name} cannot be empty or no loss is found in it, got {result!r}. Pass a compare_fn that compares "
                 "another metric."
             )
     return bool(best_eval_result["loss"] > current_eval_result["loss"])
@@ -283,10 +284,8 @@ def _delete_old_exports(storage: Storage, export_path: str, to_keep: int | None)
 
 
 def _check_exports_to_keep(exports_to_keep: int | None) -> None:
-    if exports_to_keep is not None and exports_to_keep <= 0:
-        raise ValueError(
-            f"`exports_to_keep`, if provided, must be a positive number, given: {exports_to_keep!r}. None keeps all."
-        )
+    requirement = "`exports_to_keep`, if provided, must be a positive number"
+    check_number("exports_to_keep", exports_to_keep, integer=True, or_none=" or None", requirement=requirement)
 
 
 def _check_compare_fn(compare_fn: Any) -> None:

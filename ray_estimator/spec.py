@@ -91,7 +91,7 @@ class EstimatorSpec(_Fields):
     ) -> EstimatorSpec:
         """Check every field and fill in the defaults; see the class."""
         if mode not in _MODES:
-            raise ValueError(f"mode must be one of {list(_MODES)} (see ModeKeys), given: {mode!r}.")
+            raise ValueError(f"mode must be one of {list(_MODES)} (see ModeKeys), got {mode!r}.")
         _check_nothing_is_missing(mode, predictions, loss, train_op)
         predictions = _checked_predictions(predictions)
         return super().__new__(
@@ -118,7 +118,7 @@ class EstimatorSpec(_Fields):
         """
         if changes.get("mode", self.mode) != self.mode:
             raise ValueError(
-                f"mode of EstimatorSpec cannot be changed: it is {self.mode!r}, given: {changes['mode']!r}. "
+                f"mode of EstimatorSpec cannot be changed: it is {self.mode!r}, got {changes['mode']!r}. "
                 "Make a new EstimatorSpec instead."
             )
         return EstimatorSpec(**{**self._asdict(), **changes})
@@ -157,7 +157,7 @@ def _checked_predictions(predictions: Any) -> Any:
     for key, value in named.items():
         name = f"predictions[{key!r}]" if isinstance(predictions, dict) else "predictions"
         if not _is_tensor(value):
-            raise TypeError(f"{name} must be Tensor, given: {value!r}.")
+            raise TypeError(f"{name} must be Tensor, got {value!r}.")
         _check_in_default_graph(name, value)
     return predictions
 
@@ -168,11 +168,11 @@ def _checked_loss(loss: Any) -> Any:
     if loss is None:
         return None
     if not _is_tensor(loss) or isinstance(loss, tf.SparseTensor | tf.RaggedTensor):
-        raise TypeError(f"loss must be Tensor, given: {loss!r}.")
+        raise TypeError(f"loss must be Tensor, got {loss!r}.")
     _check_in_default_graph("loss", loss)
     for part in _parts(loss):
         if part.shape.num_elements() not in (None, 1):
-            raise ValueError(f"Loss must be scalar, given: {loss!r}. Take its mean, for example tf.reduce_mean(loss).")
+            raise ValueError(f"Loss must be scalar, got {loss!r}. Take its mean, for example tf.reduce_mean(loss).")
     if isinstance(loss, tf.distribute.DistributedValues) or loss.shape.is_compatible_with([]):
         return loss
     return tf.reshape(loss, [])
@@ -184,7 +184,7 @@ def _checked_train_op(train_op: Any) -> Any:
     if train_op is None:
         return None
     if not isinstance(train_op, tf.Operation) and not _is_tensor(train_op):
-        raise TypeError(f"train_op must be Operation or Tensor, given: {train_op!r}.")
+        raise TypeError(f"train_op must be Operation or Tensor, got {train_op!r}.")
     _check_in_default_graph("train_op", train_op)
     return _op_of_variable(train_op)
 
@@ -205,7 +205,7 @@ def _checked_metrics(metrics: Any) -> dict[str, Any]:
     if metrics is None:
         return {}
     if not isinstance(metrics, dict):
-        raise TypeError(f"eval_metric_ops must be a dict of name to metric, given: {metrics!r}.")
+        raise TypeError(f"eval_metric_ops must be a dict of name to metric, got {metrics!r}.")
     for name, metric in metrics.items():
         if _is_keras_metric(metric):
             _check_keras_metric(name, metric)
@@ -220,11 +220,11 @@ def _check_metric_tuple(name: str, metric: Any) -> None:
     if not isinstance(metric, tuple) or len(metric) != 2:
         raise TypeError(
             "Values of eval_metric_ops must be (metric_value, update_op) tuples or Keras metrics, "
-            f"given: {metric!r} for key {name!r}."
+            f"got {metric!r} for key {name!r}."
         )
     for part in tf.nest.flatten(metric):
         if not isinstance(part, tf.Operation) and not _is_tensor(part):
-            raise TypeError(f"eval_metric_ops[{name!r}] must be made of Tensors and Operations, given: {part!r}.")
+            raise TypeError(f"eval_metric_ops[{name!r}] must be made of Tensors and Operations, got {part!r}.")
         _check_in_default_graph(f"eval_metric_ops[{name!r}]", part)
 
 
@@ -253,11 +253,11 @@ def _checked_export_outputs(mode: str, outputs: Any, predictions: Any) -> dict[s
     if outputs is None:
         return {_DEFAULT_SIGNATURE: export_output.PredictOutput(predictions)}
     if not isinstance(outputs, dict):
-        raise TypeError(f"export_outputs must be a dict of name to ExportOutput, given: {outputs!r}.")
+        raise TypeError(f"export_outputs must be a dict of name to ExportOutput, got {outputs!r}.")
     for name, output in outputs.items():
         if not isinstance(output, export_output.ExportOutput):
             raise TypeError(
-                f"Values in export_outputs must be ExportOutput objects, given: {output!r} for key {name!r}. "
+                f"Values in export_outputs must be ExportOutput objects, got {output!r} for key {name!r}. "
                 "Wrap the tensors, for example in export.PredictOutput(...)."
             )
     return _with_default_signature(outputs)
@@ -281,11 +281,11 @@ def _checked_hooks(field: str, hooks: Sequence[Any] | None) -> tuple[Any, ...]:
     if hooks is None:
         return ()
     if isinstance(hooks, SessionRunHook):
-        raise TypeError(f"{field} must be a list of hooks, given one hook: {hooks!r}. Put it into a list.")
+        raise TypeError(f"{field} must be a list of hooks, got {hooks!r}. Put the hook in a list.")
     listed = tuple(hooks)
     for hook in listed:
         if not isinstance(hook, SessionRunHook):
-            raise TypeError(f"All hooks must be SessionRunHook instances, given in {field}: {hook!r}.")
+            raise TypeError(f"All hooks must be SessionRunHook instances, got {hook!r} in {field}.")
     return listed
 
 
@@ -295,7 +295,7 @@ def _checked_scaffold(scaffold: Any) -> Any:
     if scaffold is None:
         return Scaffold()
     if not isinstance(scaffold, Scaffold):
-        raise TypeError(f"scaffold must be tf.train.Scaffold, given: {scaffold!r}.")
+        raise TypeError(f"scaffold must be tf.train.Scaffold, got {scaffold!r}.")
     return scaffold
 
 

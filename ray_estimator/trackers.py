@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ray_estimator._engine import entrypoints
-from ray_estimator._validation.arguments import check_positive
+from ray_estimator._numbers import check_number
 
 
 def mlflow_hook(run_id: str | None = None, *, every_n_steps: int = 100) -> Callable[[], Any]:
@@ -35,7 +35,7 @@ def mlflow_hook(run_id: str | None = None, *, every_n_steps: int = 100) -> Calla
     """
     import mlflow
 
-    check_positive("every_n_steps", every_n_steps)
+    check_number("every_n_steps", every_n_steps, integer=True)
     if run_id is None:
         active = mlflow.active_run()
         if active is None:

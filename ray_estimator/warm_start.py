@@ -53,7 +53,7 @@ class VocabInfo(_VocabFields):
     ) -> VocabInfo:
         """Check the axis; see the class."""
         if axis not in (0, 1):
-            raise ValueError(f"The only supported values for the axis argument are 0 and 1, given: {axis!r}.")
+            raise ValueError(f"The only supported values for the axis argument are 0 and 1, got {axis!r}.")
         return super().__new__(
             cls, new_vocab, new_vocab_size, num_oov_buckets, old_vocab, old_vocab_size, backup_initializer, axis
         )
@@ -126,13 +126,13 @@ def _as_patterns(variables: Any) -> str | list[str] | None:
     if variables is None or isinstance(variables, str):
         return variables
     if not isinstance(variables, list | tuple):
-        raise ValueError(f"`vars_to_warm_start` must be a `list` or `str` or None, given: {variables!r}.")
+        raise ValueError(f"`vars_to_warm_start` must be a `list` or `str` or None, got {variables!r}.")
     if all(isinstance(each, str) for each in variables):
         return list(variables)
     if any(isinstance(each, str) or not isinstance(getattr(each, "name", None), str) for each in variables):
         kinds = sorted({type(each).__name__ for each in variables})
         raise ValueError(
-            f"If `vars_to_warm_start` is a list, it must be all `Variable` or all `str`, given elements of {kinds}."
+            f"If `vars_to_warm_start` is a list, it must be all `Variable` or all `str`, got elements of {kinds}."
         )
     return [_pattern_of(each) for each in variables]
 

@@ -23,7 +23,7 @@ GET_PACKAGE = (
     "pip install tensorflow-estimator==2.15.0"
 )
 
-_INTERNAL_ROOTS = (INTERNALS, "tensorflow.python.estimator")
+INTERNAL_ROOTS = (INTERNALS, "tensorflow.python.estimator")
 
 Table = Mapping[str, str]
 
@@ -115,7 +115,7 @@ _EXPERIMENTAL = {
     "dnn_logit_fn_builder": f"{INTERNALS}.canned.dnn:dnn_logit_fn_builder",
     "linear_logit_fn_builder": f"{INTERNALS}.canned.linear:linear_logit_fn_builder",
 }
-_GROUPS: Mapping[str, Table] = {"export": _EXPORT, "experimental": _EXPERIMENTAL, "inputs": _INPUTS, "tpu": {}}
+GROUPS: Mapping[str, Table] = {"export": _EXPORT, "experimental": _EXPERIMENTAL, "inputs": _INPUTS, "tpu": {}}
 
 _ROOTS: Mapping[str, Table] = {
     "tensorflow.estimator": _V2,
@@ -246,14 +246,14 @@ def cure_for(module: str, name: str) -> str:
 def home_of(module: str, name: str) -> str | None:
     """Where the name of a public module of tf.estimator's is found, as ``module:attribute``; None if it is not here."""
     root, _, group = module.rpartition(".")
-    table = _ROOTS.get(module) or (_GROUPS.get(group, {}) if root in _ROOTS else {})
+    table = _ROOTS.get(module) or (GROUPS.get(group, {}) if root in _ROOTS else {})
     return table.get(name)
 
 
 def is_public(module: str) -> bool:
     """Whether `module` is tf.estimator, or one of its groups of names, by any of its names."""
     root, _, group = module.rpartition(".")
-    return module in _ROOTS or (root in _ROOTS and group in _GROUPS)
+    return module in _ROOTS or (root in _ROOTS and group in GROUPS)
 
 
 def needs_legacy_keras(model_fn: Any) -> bool:
@@ -278,9 +278,9 @@ def names_of(module: str) -> Names | None:
     """The module of names that stands for `module` here; None if there is none."""
     root, _, group = module.rpartition(".")
     if module in _ROOTS:
-        return Names(module, _ROOTS[module], _GROUPS)
-    if root in _ROOTS and group in _GROUPS:
-        return Names(module, _GROUPS[group])
+        return Names(module, _ROOTS[module], GROUPS)
+    if root in _ROOTS and group in GROUPS:
+        return Names(module, GROUPS[group])
     below = _below_internals(module)
     if below is None:
         return None
@@ -301,7 +301,7 @@ def alias_of(module: str) -> str | None:
 
 
 def _below_internals(module: str) -> str | None:
-    for root in _INTERNAL_ROOTS:
+    for root in INTERNAL_ROOTS:
         if module == root or module.startswith(f"{root}."):
             return module[len(root) + 1 :]
     return None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ray_estimator._compat.names import needs_legacy_keras
+from ray_estimator._numbers import check_number
 from ray_estimator._storage.storage import Storage
 from ray_estimator.config import RunConfig
 
@@ -41,7 +42,7 @@ def check_keras(model_fn: Callable[..., Any], config: RunConfig) -> None:
     set_already = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
     if needs_legacy_keras(model_fn) and not (config.legacy_keras or set_already):
         raise ValueError(
-            "This canned estimator is written for Keras 2: config expects legacy_keras=True, given: False. "
+            "This canned estimator is written for Keras 2: config expects legacy_keras=True, got False. "
             "Install tf_keras (pip install 'ray-estimator[legacy-keras]') and use RunConfig(legacy_keras=True, ...); "
             "with num_workers=0 also set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported."
         )
@@ -51,24 +52,19 @@ def check_argument_order(steps: Any, hooks: Any) -> None:
     """Refuses steps and hooks in each other's place, as tf.estimator's other order would bring them."""
     if steps is not None and not isinstance(steps, numbers.Integral):
         raise TypeError(
-            f"steps must be an int or None, given: {steps!r}. The positional order is (input_fn, steps, hooks, ...); "
+            f"steps must be an int or None, got {steps!r}. The positional order is (input_fn, steps, hooks, ...); "
             "pass hooks by name: hooks=[...]."
         )
     if isinstance(hooks, numbers.Integral):
         raise TypeError(
-            f"hooks must be a list of hooks, given: {hooks!r}. The positional order is (input_fn, steps, hooks, ...); "
+            f"hooks must be a list of hooks, got {hooks!r}. The positional order is (input_fn, steps, hooks, ...); "
             "pass the number by name: steps=..."
         )
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Refuses a number of steps that is neither None nor a positive integer."""
-    if value is None:
-        return
-    if not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an int or None, given: {value!r}.")
-    if value <= 0:
-        raise ValueError(f"Must specify {name} > 0, given: {value}")
+def check_steps(name: str, value: Any) -> None:
+    """Check that a number of steps is None or a positive integer."""
+    check_number(name, value, integer=True, or_none=" or None", requirement=f"Must specify {name} > 0")
 
 
 def checked_hooks(hooks: Any) -> list[Any]:
@@ -76,11 +72,11 @@ def checked_hooks(hooks: Any) -> list[Any]:
     if hooks is None:
         return []
     if not isinstance(hooks, Iterable):
-        raise TypeError(f"Hooks must be a SessionRunHook, given: {hooks!r}. Pass a list of them.")
+        raise TypeError(f"Hooks must be a SessionRunHook, got {hooks!r}. Pass a list of them.")
     listed = list(hooks)
     for hook in listed:
         if not _looks_like_hook(hook) and not callable(hook):
-            raise TypeError(f"Hooks must be a SessionRunHook, given: {hook!r}")
+            raise TypeError(f"Hooks must be a SessionRunHook, got {hook!r}")
     return listed
 
 
@@ -93,9 +89,9 @@ def checked_listeners(listeners: Any) -> list[Any]:
     if listeners is None:
         return []
     if not isinstance(listeners, Iterable):
-        raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, given: {listeners!r}")
+        raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, got {listeners!r}")
     listed = list(listeners)
     for listener in listed:
         if not hasattr(listener, "after_save") and not callable(listener):
-            raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, given: {listener!r}")
+            raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, got {listener!r}")
     return listed

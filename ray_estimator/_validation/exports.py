@@ -22,7 +22,7 @@ def checked_receiver_fns(input_receiver_fn_map: Any) -> dict[str, ReceiverFn]:
         TypeError: It is no dict of functions.
     """
     if not isinstance(input_receiver_fn_map, Mapping):
-        raise TypeError(f"input_receiver_fn_map must be a dict of mode to function, given: {input_receiver_fn_map!r}.")
+        raise TypeError(f"input_receiver_fn_map must be a dict of mode to function, got {input_receiver_fn_map!r}.")
     given = {mode: fn for mode, fn in input_receiver_fn_map.items() if fn is not None}
     if not given or not set(given) <= set(MODES):
         raise ValueError(
@@ -31,7 +31,7 @@ def checked_receiver_fns(input_receiver_fn_map: Any) -> dict[str, ReceiverFn]:
         )
     for mode, fn in given.items():
         if not callable(fn):
-            raise TypeError(f"The input_receiver_fn for mode {mode!r} must be callable, given: {fn!r}.")
+            raise TypeError(f"The input_receiver_fn for mode {mode!r} must be callable, got {fn!r}.")
     return given
 
 
@@ -46,7 +46,7 @@ def checked_assets(assets_extra: Any, storage: Storage) -> dict[str, str]:
     if assets_extra is None:
         return {}
     if not isinstance(assets_extra, Mapping):
-        raise TypeError(f"assets_extra must be a dict of destination to source path, given: {assets_extra!r}.")
+        raise TypeError(f"assets_extra must be a dict of destination to source path, got {assets_extra!r}.")
     return {_destination(name): _source(source, name, storage) for name, source in assets_extra.items()}
 
 
@@ -54,7 +54,7 @@ def _destination(name: Any) -> str:
     path = posixpath.normpath(os.fsdecode(name))
     if os.path.isabs(path) or path == "." or path.split("/")[0] == "..":
         raise ValueError(
-            f"A destination in assets_extra must be a relative path of a file below assets.extra, given: {name!r}."
+            f"A destination in assets_extra must be a relative path of a file below assets.extra, got {name!r}."
         )
     return path
 

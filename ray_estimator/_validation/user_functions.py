@@ -54,7 +54,7 @@ def check_model_fn(model_fn: Any, params: Any) -> None:
     if model_fn is None:
         raise ValueError("model_fn must be provided to Estimator.")
     if not callable(model_fn):
-        raise TypeError(f"model_fn must be callable, given: {model_fn!r}.")
+        raise TypeError(f"model_fn must be callable, got {model_fn!r}.")
     if not accepts(model_fn, "features"):
         raise ValueError(f"model_fn ({model_fn}) must include features argument.")
     unknown = sorted(set(accepted_arguments(model_fn)) - {*_MODEL_FN_ARGUMENTS, "self"})
@@ -95,7 +95,7 @@ def check_input_fn(input_fn: Any, mode: str) -> None:
     if not callable(input_fn):
         raise TypeError(
             f"input_fn for mode {mode!r} must be a callable or the result of dataset_input_fn, "
-            f"given: a {type(input_fn).__module__}.{type(input_fn).__qualname__}. {_cure(input_fn)}"
+            f"got a {type(input_fn).__module__}.{type(input_fn).__qualname__}. {_cure(input_fn)}"
         )
     unknown = sorted(_required_names(input_fn) - set(_INPUT_FN_ARGUMENTS))
     if unknown:

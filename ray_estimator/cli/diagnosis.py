@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from ray_estimator._process.quiet import quiet_tensorflow
 from ray_estimator._storage.preflight import Preflight
 from ray_estimator._storage.storage import Storage
@@ -102,17 +104,13 @@ def _package(name: str) -> Check:
         found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return Check(name, PROBLEM, "not installed", cure)
-    if _release(found) < _release(oldest):
+    # The release without its suffix: the candidate 2.21.0rc1 counts as 2.21.0.
+    release = Version(Version(found).base_version)
+    if release < Version(oldest):
         return Check(name, PROBLEM, f"{found} is older than {oldest}", cure)
-    if _release(found)[:2] > _release(tested)[:2]:
+    if (release.major, release.minor) > (Version(tested).major, Version(tested).minor):
         return Check(name, NOTE, f"{found}, newer than the tested {tested}")
     return Check(name, OK, f"{found} (tested: {tested})")
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with: those of 2.22.0rc1 are 2, 22, 0."""
-    numbers = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, numbers.group().split("."))) if numbers else ()
 
 
 def _optional_packages() -> Iterator[Check]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ray_estimator._compat import names
-from ray_estimator._compat.names import GET_PACKAGE, INTERNALS, PACKAGE
+from ray_estimator._compat.names import GET_PACKAGE, GROUPS, INTERNAL_ROOTS, PACKAGE
 from ray_estimator.cli.findings import ESTIMATOR, LAYERS, Finding
 
-_PRIVATE = (INTERNALS, "tensorflow.python.estimator")
-_GROUPS = ("export", "experimental", "inputs", "tpu")
 _INSTALL = "Call ray_estimator.install() at the head of the program, or take the names from ray_estimator"
 
 
@@ -17,7 +15,7 @@ def covers(path: str) -> bool:
     """Whether `path` is tf.estimator, or something below it, by any of its names."""
     parts = path.split(".")
     public = any(names.is_public(".".join(parts[:length])) for length in range(2, len(parts) + 1))
-    return public or path.startswith((PACKAGE, *_PRIVATE))
+    return public or path.startswith((PACKAGE, *INTERNAL_ROOTS))
 
 
 def about(path: str, installed: bool, legacy_keras: bool) -> Iterator[Finding]:
@@ -32,7 +30,7 @@ def about(path: str, installed: bool, legacy_keras: bool) -> Iterator[Finding]:
     home = names.home_of(module, name)
     if not installed:
         yield Finding(ESTIMATOR, "tf.estimator left TensorFlow with 2.16", _INSTALL)
-    if name and home is None and name not in _GROUPS:
+    if name and home is None and name not in GROUPS:
         cure = names.cure_for(module, name) or "Build its model in a model_fn"
         yield Finding(ESTIMATOR, f"{module.replace('tensorflow.', 'tf.', 1)}.{name} is not here", cure)
     if home is not None and home.startswith(f"{PACKAGE}."):

@@ -16,9 +16,9 @@ from ray_estimator.cli import estimator_names, tensorflow_names
 from ray_estimator.cli.findings import CALL, PLACEMENT, PRIVATE, REMOTE_FILE, SYNTAX, Finding, Found, gathered
 from ray_estimator.cli.names import Names, Use
 from ray_estimator.cli.sources import Place, Source, files_below, read
+from ray_estimator.config import REFUSED_ARGUMENTS
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_PLACED_BY_RAY = ("train_distribute", "eval_distribute", "experimental_distribute", "device_fn")
 _NEVER_IN_A_GRAPH = ("gradient_accumulation_steps", "ema_overwrite_frequency")
 _PRIVATE_METHODS = {
     "_call_input_fn",
@@ -155,7 +155,7 @@ def _about_arguments(node: ast.Call, names: Names) -> Iterator[Finding]:
     method = node.func.attr if isinstance(node.func, ast.Attribute) else called.rpartition(".")[2]
     given = {each.arg for each in node.keywords if each.arg and not _is_none(each.value)}
     if method in ("RunConfig", "replace"):
-        for name in _PLACED_BY_RAY:
+        for name in REFUSED_ARGUMENTS:
             if name in given:
                 yield Finding(PLACEMENT, f"RunConfig refuses {name}: Ray places the workers", _SCALING)
     if ".optimizers." in called:

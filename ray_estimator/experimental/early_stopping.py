@@ -49,10 +49,10 @@ def make_early_stopping_hook(
     """
     check_estimator(estimator)
     if not callable(should_stop_fn):
-        raise TypeError(f"`should_stop_fn` must be callable, given: {should_stop_fn!r}.")
+        raise TypeError(f"`should_stop_fn` must be callable, got {should_stop_fn!r}.")
     if (run_every_secs is None) == (run_every_steps is None):
         raise ValueError(
-            f"Only one of `run_every_secs` and `run_every_steps` must be set, given: {run_every_secs!r} and "
+            f"Only one of `run_every_secs` and `run_every_steps` must be set, got {run_every_secs!r} and "
             f"{run_every_steps!r}. To count steps, pass run_every_secs=None as well."
         )
     return entrypoints.stop_hook(should_stop_fn, run_every_secs, run_every_steps)

@@ -49,7 +49,7 @@ def test_a1_1_a_model_fn_is_needed() -> None:
 
 
 def test_a1_1_a_model_fn_can_be_called() -> None:
-    with pytest.raises(TypeError, match="model_fn must be callable, given: 'model'"):
+    with pytest.raises(TypeError, match="model_fn must be callable, got 'model'"):
         Estimator("model")  # type: ignore[arg-type]
 
 
@@ -172,7 +172,7 @@ def test_a1_6_an_empty_model_dir_is_refused() -> None:
 
 @pytest.mark.parametrize("model_dir", [3, b"run"])
 def test_a1_6_a_model_dir_is_a_string_or_a_path(model_dir: Any) -> None:
-    with pytest.raises(TypeError, match="model_dir must be a str, a path or None, given: "):
+    with pytest.raises(TypeError, match="model_dir must be a str, a path or None, got "):
         Estimator(model_fn, model_dir)
 
 

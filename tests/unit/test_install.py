@@ -164,7 +164,7 @@ import importlib, ray_estimator
 ray_estimator.install()
 from ray_estimator._compat import names
 lost, found = [], 0
-modules = [*names._ROOTS, *(f"{root}.{group}" for root in names._ROOTS for group in names._GROUPS)]
+modules = [*names._ROOTS, *(f"{root}.{group}" for root in names._ROOTS for group in names.GROUPS)]
 for module in [*modules, *(f"tensorflow.python.estimator.{below}" for below in names._STAND_INS)]:
     imported = importlib.import_module(module)
     assert isinstance(imported, names.Names), module
