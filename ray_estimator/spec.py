@@ -1,6 +1,6 @@
-"""What a model_fn is asked for, and what it returns: `ModeKeys` and `EstimatorSpec`.
+"""The modes and the result of a model_fn: `ModeKeys` and `EstimatorSpec`.
 
-Importing this module imports no TensorFlow; making an `EstimatorSpec` does.
+Importing this module does not import TensorFlow. Creating an `EstimatorSpec` does.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _DEFAULT_SIGNATURE = "serving_default"
 
 
 class ModeKeys:
-    """The modes in which a model_fn is called.
+    """The modes of a model_fn.
 
     Attributes:
         TRAIN: One step computes the loss and runs `train_op`.
         EVAL: One step computes the loss and updates the metrics.
-        PREDICT: One step computes the predictions; there are no labels. Also the mode of an export.
+        PREDICT: One step computes the predictions, without labels. Also the mode of exports for serving.
     """
 
     TRAIN = "train"
@@ -44,33 +44,32 @@ class _Fields(NamedTuple):
 
 
 class EstimatorSpec(_Fields):
-    """The ops of one model in one mode, as model_fn returns them. Made where model_fn runs, in its graph.
+    """The ops of a model in one mode, as returned by model_fn. It is created in the graph of model_fn.
 
-    TRAIN needs `loss` and `train_op`, EVAL needs `loss`, PREDICT needs `predictions`. Fields that a mode
-    does not need may be given all the same, so that one `return` can serve every mode.
+    TRAIN needs `loss` and `train_op`, EVAL needs `loss`, PREDICT needs `predictions`. Fields that a mode does not need
+    may be set, so that model_fn can return the same fields in every mode.
 
     Args:
         mode: One of `ModeKeys`.
-        predictions: A Tensor, or a dict of Tensors whose first dimension is the batch.
-        loss: A scalar Tensor, or one of shape `[1]`, which becomes a scalar.
-        train_op: What one step runs: an Operation, a Tensor, or a variable as `assign_add` or a Keras
-            optimizer's `apply_gradients` returns it. A variable is replaced by its op.
-        eval_metric_ops: A dict of `(value, update_op)` tuples, as `tf.compat.v1.metrics` returns them, or of
-            Keras metrics on which `update_state(...)` has been called in this graph; those become tuples, and their
-            variables metric variables, when model_fn has returned. A `value` may be a nested structure of Tensors.
-        export_outputs: For PREDICT, a dict of signature names to
-            `ExportOutput` objects, such as `export.PredictOutput`. Of several, one must be `'serving_default'`;
-            a single one becomes that as well. Without any, the predictions are exported.
+        predictions: A Tensor, or a dict of Tensors, with the batch as first dimension.
+        loss: A Tensor, scalar or of shape `[1]`, which becomes a scalar.
+        train_op: Op that one step runs: an Operation, a Tensor, or a variable as returned by `assign_add` or a Keras
+            optimizer's `apply_gradients`. A variable is replaced by its op.
+        eval_metric_ops: A dict of `(value, update_op)` tuples, as returned by `tf.compat.v1.metrics`, or of Keras
+            metrics on which `update_state(...)` has been called in this graph. After model_fn these become tuples, and
+            their variables metric variables. A `value` may be a nested structure of Tensors.
+        export_outputs: For PREDICT, `ExportOutput` objects, such as `export.PredictOutput`, by signature name.
+            One of several must be `'serving_default'`. A single one gets this name too. None: the predictions.
         training_chief_hooks: `SessionRunHook` instances that run on the chief only, in TRAIN.
         training_hooks: `SessionRunHook` instances that run on every worker, in TRAIN.
-        scaffold: A `tf.compat.v1.train.Scaffold`; a default one if None.
+        scaffold: A `tf.compat.v1.train.Scaffold`. None: a default one.
         evaluation_hooks: `SessionRunHook` instances for EVAL.
         prediction_hooks: `SessionRunHook` instances for PREDICT.
 
     Raises:
         ValueError: `mode` is unknown, a field that the mode needs is missing, the loss is not a scalar, an op
             belongs to another graph, a Keras metric was never updated, or no export output is the default.
-        TypeError: A field is of the wrong type.
+        TypeError: A field has the wrong type.
     """
 
     __slots__ = ()
@@ -89,10 +88,10 @@ class EstimatorSpec(_Fields):
         evaluation_hooks: Sequence[Any] | None = None,
         prediction_hooks: Sequence[Any] | None = None,
     ) -> EstimatorSpec:
-        """Check every field and fill in the defaults; see the class."""
+        """Check every field and set the defaults; see the class."""
         if mode not in _MODES:
             raise ValueError(f"mode must be one of {list(_MODES)} (see ModeKeys), got {mode!r}.")
-        _check_nothing_is_missing(mode, predictions, loss, train_op)
+        _check_required_fields(mode, predictions, loss, train_op)
         predictions = _checked_predictions(predictions)
         return super().__new__(
             cls,
@@ -110,36 +109,36 @@ class EstimatorSpec(_Fields):
         )
 
     def _replace(self, **changes: Any) -> EstimatorSpec:
-        """Return a spec with some fields changed, checked as a new one is.
+        """Return a copy with some fields changed and checked.
 
         Raises:
-            ValueError: The mode would change, or as the constructor raises it.
-            TypeError: There is no such field, or as the constructor raises it.
+            ValueError: The mode would change, or as in the constructor.
+            TypeError: There is no such field, or as in the constructor.
         """
         if changes.get("mode", self.mode) != self.mode:
             raise ValueError(
                 f"mode of EstimatorSpec cannot be changed: it is {self.mode!r}, got {changes['mode']!r}. "
-                "Make a new EstimatorSpec instead."
+                "Create a new EstimatorSpec instead."
             )
         return EstimatorSpec(**{**self._asdict(), **changes})
 
 
 def as_spec(returned: Any) -> EstimatorSpec:
-    """Return what a model_fn returned as an `EstimatorSpec`: any object with the same fields will do, and is checked.
+    """Return an `EstimatorSpec` from the result of a model_fn, which may be any object with the same fields.
 
     Raises:
-        ValueError: It is no spec, or as the constructor raises it.
-        TypeError: As the constructor raises it.
+        ValueError: `returned` is not a spec, or as in the constructor.
+        TypeError: As in the constructor.
     """
     if isinstance(returned, EstimatorSpec):
         return returned
     if not all(hasattr(returned, name) for name in ("mode", "predictions", "loss", "train_op", "eval_metric_ops")):
-        raise ValueError(f"model_fn should return an EstimatorSpec. It returned {returned!r}.")
+        raise ValueError(f"model_fn should return an EstimatorSpec, got {returned!r}.")
     fields: dict[str, Any] = {name: getattr(returned, name, None) for name in EstimatorSpec._fields}
     return EstimatorSpec(**fields)
 
 
-def _check_nothing_is_missing(mode: str, predictions: Any, loss: Any, train_op: Any) -> None:
+def _check_required_fields(mode: str, predictions: Any, loss: Any, train_op: Any) -> None:
     if mode == ModeKeys.PREDICT:
         if predictions is None:
             raise ValueError("Missing predictions. In mode 'infer' return EstimatorSpec(mode, predictions=...).")
@@ -197,7 +196,7 @@ def _op_of_variable(train_op: Any) -> Any:
     if not isinstance(variable, tf.Variable):
         return variable
     op = variable.op
-    # Across replicas a distributed variable has no single op; the session fetches the variable itself.
+    # A distributed variable has no single op across replicas. The session fetches the variable itself.
     return op if isinstance(op, tf.Operation) else variable
 
 
@@ -231,21 +230,20 @@ def _check_metric_tuple(name: str, metric: Any) -> None:
 def _check_keras_metric(name: str, metric: Any) -> None:
     for variable in metric.variables:
         _check_in_default_graph(f"eval_metric_ops[{name!r}]", variable)
-    if not any(_is_written(part) for variable in metric.variables for part in _parts(variable)):
+    if not any(_is_updated(part) for variable in metric.variables for part in _parts(variable)):
         raise ValueError(
-            f'Please call update_state(...) on the "{name}" metric in model_fn: '
-            f"nothing in this graph updates {metric!r}."
+            f'Please call update_state(...) on the "{name}" metric in model_fn: no op in this graph updates {metric!r}.'
         )
 
 
-def _is_written(variable: Any) -> bool:
-    """Whether an op of the graph, other than its initializer, takes the variable to write to it."""
+def _is_updated(variable: Any) -> bool:
+    """Whether an op of the graph, other than its initializer, writes to the variable."""
     reads = ("ReadVariableOp", "VarIsInitializedOp", "VariableShape", "ResourceGather", "ResourceGatherNd")
     return any(op is not variable.initializer and op.type not in reads for op in variable.handle.consumers())
 
 
 def _checked_export_outputs(mode: str, outputs: Any, predictions: Any) -> dict[str, Any] | None:
-    """Return the export outputs with a default among them; outside PREDICT they are not looked at."""
+    """Return the export outputs with a default signature. In other modes than PREDICT they are ignored."""
     if mode != ModeKeys.PREDICT:
         return outputs  # type: ignore[no-any-return]
     from tensorflow.python.saved_model.model_utils import export_output
@@ -305,14 +303,14 @@ def _check_in_default_graph(name: str, value: Any) -> None:
     here = tf.compat.v1.get_default_graph()
     if any(getattr(part, "graph", None) is not here for part in _parts(value)):
         raise ValueError(
-            f'{name} with "{value!r}" must be from the default graph. Possible causes: it was made outside '
-            "model_fn, or eagerly, or under another tf.Graph().as_default(). Make it in model_fn, which runs in a "
-            "graph of its own each time."
+            f'{name} with "{value!r}" must be from the default graph. Possible causes: it was created outside '
+            "model_fn, eagerly, or under another tf.Graph().as_default(). Create it in model_fn, which runs in a new "
+            "graph each time."
         )
 
 
 def _parts(value: Any) -> list[Any]:
-    """Return the plain tensors, variables or ops behind a value: sparse, of Keras, or one for each replica."""
+    """Return the plain tensors, variables or ops of a value, which may be sparse, distributed or Keras's."""
     import tensorflow as tf
 
     if _is_keras_variable(value):
@@ -331,7 +329,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _is_keras_variable(value: Any) -> bool:
-    # Keras is imported by whoever made the value; if it is not, the value is none of its.
+    # If Keras is not imported, the value cannot be one of its variables.
     keras = sys.modules.get("keras")
     return hasattr(keras, "Variable") and isinstance(value, keras.Variable)  # type: ignore[union-attr]
 

@@ -1,4 +1,4 @@
-"""Checks of an Estimator's arguments. They run on the driver, and import neither TensorFlow nor Ray."""
+"""Check the arguments of an Estimator. Imports neither TensorFlow nor Ray."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ logger = logging.getLogger(__name__)
 
 
 def checked_config(config: Any, model_dir: Any) -> RunConfig:
-    """The config to run with: the given one or the defaults, with the one model_dir of the two arguments in it."""
+    """Return the config, or the default one, with the model_dir of one of the two arguments."""
     if config is None:
         logger.info("Using default config.")
         config = RunConfig()
     if not isinstance(config, RunConfig):
-        raise ValueError(f"config must be an instance of RunConfig, but provided {config!r}.")
+        raise ValueError(f"config must be an instance of RunConfig, got {config!r}.")
     chosen = config if model_dir is None else config.replace(model_dir=model_dir)
     if config.model_dir not in (None, chosen.model_dir):
         raise ValueError(
             "`model_dir` are set both in constructor and `RunConfig`, but with different values. In constructor: "
-            f"'{chosen.model_dir}', in `RunConfig`: '{config.model_dir}'. Leave one of them out."
+            f"'{chosen.model_dir}', in `RunConfig`: '{config.model_dir}'. Omit one of them."
         )
     if chosen.model_dir is None:
         chosen = chosen.replace(model_dir=tempfile.mkdtemp())
         logger.warning("Using temporary folder as model directory: %s", chosen.model_dir)
-    # Workers run in other directories: a relative path would be another place there.
+    # Workers run in other directories, where a relative path would be a different one.
     return chosen.replace(model_dir=Storage(chosen.storage_options).normalize(str(chosen.model_dir)))
 
 
 def check_keras(model_fn: Callable[..., Any], config: RunConfig) -> None:
-    """Refuses a canned estimator of the package tensorflow-estimator that needs legacy Keras and would not get it."""
+    """Check that a canned estimator of the package tensorflow-estimator gets the legacy Keras that it needs."""
     set_already = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
     if needs_legacy_keras(model_fn) and not (config.legacy_keras or set_already):
         raise ValueError(
@@ -49,7 +49,7 @@ def check_keras(model_fn: Callable[..., Any], config: RunConfig) -> None:
 
 
 def check_argument_order(steps: Any, hooks: Any) -> None:
-    """Refuses steps and hooks in each other's place, as tf.estimator's other order would bring them."""
+    """Check that steps and hooks are not swapped, because their order differs from tf.estimator's."""
     if steps is not None and not isinstance(steps, numbers.Integral):
         raise TypeError(
             f"steps must be an int or None, got {steps!r}. The positional order is (input_fn, steps, hooks, ...); "
@@ -68,7 +68,11 @@ def check_steps(name: str, value: Any) -> None:
 
 
 def checked_hooks(hooks: Any) -> list[Any]:
-    """Hooks and factories; what is neither is refused here, before anything runs."""
+    """Return the hooks and hook factories as a list.
+
+    Raises:
+        TypeError: An element is neither.
+    """
     if hooks is None:
         return []
     if not isinstance(hooks, Iterable):
@@ -85,7 +89,11 @@ def _looks_like_hook(hook: Any) -> bool:
 
 
 def checked_listeners(listeners: Any) -> list[Any]:
-    """Saving listeners and factories; what is neither is refused."""
+    """Return the saving listeners and listener factories as a list.
+
+    Raises:
+        TypeError: An element is neither.
+    """
     if listeners is None:
         return []
     if not isinstance(listeners, Iterable):

@@ -83,12 +83,12 @@ NO_TENSOR = r"must be a Tensor, SparseTensor or RaggedTensor"
         ((None, {}), r"features must be defined\."),
         (({}, None), r"receiver_tensors must be defined\."),
         (({"x": "no tensor"}, {}), f"feature 'x' {NO_TENSOR}, got 'no tensor'"),
-        (({("x",): tf.constant(1)}, {}), r"feature keys must be strings or ints: \('x',\)"),
-        (({}, {7: tf.constant(1)}), "receiver_tensor keys must be strings: 7"),
+        (({("x",): tf.constant(1)}, {}), r"feature keys must be strings or ints, got \('x',\)"),
+        (({}, {7: tf.constant(1)}), "receiver_tensor keys must be strings, got 7"),
         (({}, {"x": "no tensor"}), f"receiver_tensor 'x' {NO_TENSOR}"),
-        (({}, {}, [1]), r"receiver_tensors_alternatives must be a dict: \[1\]"),
+        (({}, {}, [1]), r"receiver_tensors_alternatives must be a dict, got \[1\]"),
         (({}, {}, {"raw": None}), "receiver_tensors_alternatives must be defined"),
-        (({}, {}, {"raw": {1: tf.constant(1)}}), "receiver_tensors_alternative keys must be strings: 1"),
+        (({}, {}, {"raw": {1: tf.constant(1)}}), "receiver_tensors_alternative keys must be strings, got 1"),
     ],
 )
 def test_a7_4_serving_receivers_are_checked(arguments: Any, message: str) -> None:
@@ -117,7 +117,7 @@ def test_a7_4_tensor_receivers_are_checked(arguments: Any, message: str) -> None
         ((tf.constant(1), tf.constant(1), None), r"receiver_tensors must be defined\."),
         (({"x": 1}, tf.constant(1), {}), f"feature 'x' {NO_TENSOR}"),
         ((tf.constant(1), {"y": 1}, {}), f"label 'y' {NO_TENSOR}"),
-        ((tf.constant(1), {None: tf.constant(1)}, {}), "label keys must be strings or ints: None"),
+        ((tf.constant(1), {None: tf.constant(1)}, {}), "label keys must be strings or ints, got None"),
     ],
 )
 def test_a7_4_supervised_receivers_are_checked(arguments: Any, message: str) -> None:
