@@ -87,7 +87,7 @@ class JobBuilder:
         hooks: Sequence[Any],
         saving_listeners: Sequence[Any],
     ) -> tuple[Callable[..., TrainJob], RowSource | None]:
-        """Return a function that makes the job from its steps and its lease, with user code serialized, and the rows."""
+        """Return a function that makes the job from its steps and its lease, and the rows."""
         rows, parts = self._parts(
             runtime, ModeKeys.TRAIN, input_fn, start, hooks=hooks, saving_listeners=saving_listeners
         )

@@ -161,7 +161,7 @@ def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPa
     [
         (["no/such/path.py"], "Not found: no/such/path.py"),
         (["--storage-options", "{"], "must be JSON"),
-        (["--storage-options", "[1]"], "expected a JSON object"),
+        (["--storage-options", "[1]"], "must be a JSON object"),
         (["--timeout", "0"], "--timeout"),
         (["--no-such-option"], "--no-such-option"),
     ],
