@@ -15,6 +15,7 @@ from ray_estimator._data.sharding import Block, Sharding, rank_tables
 from ray_estimator._engine import entrypoints
 from ray_estimator._jobs.jobs import PredictJob
 from ray_estimator._process.signals import uninterrupted
+from ray_estimator._runtime.data.ranges import most_rows
 from ray_estimator._runtime.data.rows import RowSource, projected
 from ray_estimator._runtime.data.streaming import in_order
 
@@ -25,29 +26,37 @@ _SINGLE = "predictions"
 
 
 def predicted_dataset(
-    job: PredictJob, rows: RowSource, keep_columns: Sequence[str], rows_of_a_task: int, **task_options: Any
+    job: PredictJob, rows: RowSource, keep_columns: Sequence[str], rows_per_call: int, **task_options: Any
 ) -> Dataset:
-    """The predictions of `job` for `rows`, lazily, in their order.
+    """Return the predictions of `job` for `rows` as a lazy Dataset, in the order of the rows.
 
     Args:
-        job: How to predict.
-        rows: For what.
-        keep_columns: Columns of `rows` that stay beside the predictions.
-        rows_of_a_task: About how many rows a task takes.
-        task_options: Ray's options of the tasks; `size` is how many run at a time, None for as many as fit.
+        job: The prediction job.
+        rows: The rows to predict for.
+        keep_columns: Columns of `rows` to keep alongside the predictions.
+        rows_per_call: Rows that a task predicts at a time, rounded up to whole batches.
+        task_options: Ray's options for the tasks. `size` is the number of concurrent tasks, None for as many as fit.
     """
     columns = tuple(dict.fromkeys([*rows.columns, *keep_columns]))
     size = task_options.pop("size")
-    return in_order(projected(rows.dataset, columns)).map_batches(
+    # Ray Data runs one task per block, so a few large blocks would leave CPUs idle.
+    blocks = in_order(projected(rows.dataset, columns)).repartition(
+        target_num_rows_per_block=_whole_batches(most_rows(rows.batch_size), rows.batch_size)
+    )
+    return blocks.map_batches(
         functools.partial(
             _predict_table, job, task_options["num_cpus"], rows.columns, rows.batch_size, tuple(keep_columns)
         ),
-        batch_size=-(-rows_of_a_task // rows.batch_size) * rows.batch_size,
+        batch_size=_whole_batches(rows_per_call, rows.batch_size),
         batch_format="pyarrow",
         compute=TaskPoolStrategy(size=size),
         udf_modifying_row_count=False,
         **task_options,
     )
+
+
+def _whole_batches(num_rows: int, batch_size: int) -> int:
+    return -(-num_rows // batch_size) * batch_size
 
 
 def _predict_table(

@@ -17,8 +17,13 @@ _STORE_SHARE = 1 / 4
 
 
 def least_rows(batch_size: int) -> int:
-    """So many rows that what a task costs by itself is small beside them."""
+    """Return how many rows a task needs to make its own cost small in comparison."""
     return max(_ROWS, _BATCHES * batch_size)
+
+
+def most_rows(batch_size: int) -> int:
+    """Return how many rows a task gets at most, so that tasks spread evenly over the CPUs."""
+    return _GROWTH * least_rows(batch_size)
 
 
 def ranges(rows: RowSource, in_flight: int, steps: int | None) -> Iterator[RangeOfRows]:
@@ -39,9 +44,9 @@ def ranges(rows: RowSource, in_flight: int, steps: int | None) -> Iterator[Range
     def target_rows() -> Iterator[int]:
         # They grow with what lies before them: it costs less, and no task ends later than the others by more than
         # a small part of the whole.
-        least, before = least_rows(rows.batch_size), 0
+        least, most, before = least_rows(rows.batch_size), most_rows(rows.batch_size), 0
         while True:
-            wanted = min(max(least, before // (2 * in_flight)), _GROWTH * least)
+            wanted = min(max(least, before // (2 * in_flight)), most)
             row_bytes = max(block.row_bytes for block in seen.values())
             target = int(min(wanted, max(1, range_bytes / row_bytes))) if row_bytes else wanted
             yield target
