@@ -19,7 +19,7 @@ from ray_estimator import Estimator, EstimatorSpec, ModeKeys, RunConfig, dataset
 
 v1 = tf.compat.v1
 
-GATED_FROM = 200
+GATED_FROM = 40_000
 GATE_SECS = 120.0
 
 
@@ -49,7 +49,7 @@ def write_predictions(folder: str, run: str) -> None:
     )
     estimator = Estimator(model_fn, f"{folder}/model", RunConfig(), {"folder": folder, "run": run})
     with ray.data.DataContext.current(context):
-        input_fn = dataset_input_fn(ray.data.read_parquet(f"{folder}/in"), batch_size=50)
+        input_fn = dataset_input_fn(ray.data.read_parquet(f"{folder}/in"), batch_size=1000)
         estimator.predict_dataset(input_fn, keep_columns=["id"]).write_parquet(f"{folder}/out")
 
 

@@ -142,7 +142,7 @@ def test_a_second_write_writes_only_what_is_missing(
 def test_a_driver_that_was_killed_while_it_wrote_leaves_no_gap_and_no_row_twice(
     cluster: Any, in_process: Callable[..., Any], tmp_path: Path
 ) -> None:
-    ids, folder = np.arange(300), str(tmp_path)
+    ids, folder = np.arange(60_000), str(tmp_path)  # A task takes 16,384 rows or a whole larger file.
     (tmp_path / "in").mkdir()
     for number, rows in enumerate(np.array_split(ids, 3)):
         pq.write_table(pa.table({"id": rows}), tmp_path / "in" / f"{number}.parquet")

@@ -35,8 +35,8 @@ class Feed:
             tensors.
         pipeline: The initializable iterator and the dataset that input_fn returned. None for plain tensors.
         position_after: Returns the position in the input after a number of steps. None: unknown.
-        save_places: Returns the iterator states to save with a checkpoint, one per rank. Every rank calls it with its
-            session, the step, and whether the input has ended. None: nothing to save.
+        save_iterators: Returns the iterator states to save with a checkpoint, one per rank. Every rank calls it with
+            its session, the step, and whether the input has ended. None: nothing to save.
         reader: Reads the rows of a Ray Dataset. None for an input_fn.
     """
 
@@ -50,7 +50,7 @@ class Feed:
     advance: tf.Operation | None = None
     pipeline: tuple[Any, tf.data.Dataset] | None = None
     position_after: Callable[[int], Position | None] | None = None
-    save_places: Callable[[v1.Session, int, bool], list[bytes]] | None = None
+    save_iterators: Callable[[v1.Session, int, bool], list[bytes]] | None = None
     reader: RowReader | None = None
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A Ray Dataset whose rows are predictions for the rows of another one."""
+"""Predictions for the rows of a Ray Dataset, as another Ray Dataset."""
 
 from __future__ import annotations
 
@@ -67,31 +67,31 @@ def _predict_table(
     keep_columns: Sequence[str],
     table: pa.Table,
 ) -> pa.Table:
-    """The predictions for some rows, and what is kept of them. Runs in a task of Ray Data."""
+    """Return the predictions for some rows with the columns to keep. Runs in a task of Ray Data."""
     with uninterrupted():
         entrypoints.import_engine(num_cpus)
     block = Block(0, table.num_rows, lambda: table.select(list(columns)))
     predicted = entrypoints.predict_range(job, lambda: rank_tables([block], Sharding(0, 1, batch_size)))
     if predicted.one_task_because is not None:
         raise ValueError(
-            f"predict_dataset predicts in many tasks, which cannot be, since {predicted.one_task_because}. Use predict."
+            f"predict_dataset cannot split this prediction into tasks: {predicted.one_task_because}. Use predict."
         )
     kept = table.select(list(keep_columns))
     predictions = BlockAccessor.batch_to_block(_joined(predicted.batches, table.num_rows))
     for name in predictions.column_names:
         if name in keep_columns:
-            raise ValueError(f"keep_columns has {name!r}, which is also the name of a prediction. Rename one of them.")
+            raise ValueError(f"keep_columns has {name!r}, which is also a prediction. Rename one of them.")
         kept = kept.append_column(name, predictions.column(name))
     return kept
 
 
 def _joined(batches: Sequence[Any], num_rows: int) -> dict[str, Any]:
-    """The predictions of all batches, by name."""
+    """Concatenate the predictions of all batches, by name."""
     named = [batch if isinstance(batch, dict) else {_SINGLE: batch} for batch in batches]
     joined = {name: np.concatenate([batch[name] for batch in named]) for name in (named[0] if named else ())}
     if common_length(joined) != num_rows:
         raise ValueError(
-            f"predict_dataset needs one prediction for each row, but model_fn made {common_length(joined)} for "
-            f"{num_rows} rows. Use predict(yield_single_examples=False)."
+            f"predict_dataset needs one prediction per row, got {common_length(joined)} for {num_rows} rows. Use "
+            "predict(yield_single_examples=False)."
         )
     return joined
