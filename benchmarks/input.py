@@ -80,7 +80,7 @@ def ours(dataset: Any) -> tf.data.Dataset:
     given = dataset_input_fn(dataset, batch_size=BATCH)
     rows = rows_in_order(dataset, schema.names, given, BATCH, RunConfig())
     spec = RowSpec(column_specs(schema, schema.names), {}, single_label=False, batch_size=BATCH)
-    return dataset_of_rows(rows.tables, spec, None, ModeKeys.TRAIN, [], [])
+    return dataset_of_rows(rows.tables, spec, None, ModeKeys.TRAIN)[0]
 
 
 def by_hand(table: pa.Table) -> tf.data.Dataset:

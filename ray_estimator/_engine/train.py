@@ -23,7 +23,7 @@ from ray_estimator._engine.graph.input_barrier import write_after_input
 from ray_estimator._engine.hooks.control import Control
 from ray_estimator._engine.hooks.training import training_hooks
 from ray_estimator._engine.input.feed import Feed, open_feed
-from ray_estimator._engine.input.iterator_state import keep_place, place_in
+from ray_estimator._engine.input.iterator_state import keep_iterator, saved_iterator
 from ray_estimator._engine.model import Model, begin_graph, call_model_fn, open_user_code
 from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.jobs import TrainJob, UserCode
@@ -111,9 +111,9 @@ def begin(
     tables = rows.tables_from(position) if rows is not None and isinstance(position, InputPosition) else None
     feed = open_feed(job, code, ModeKeys.TRAIN, tables, rank=worker.rank, num_replicas=num_replicas)
     if job.source is None:
-        found = place_in(prefix, position, worker.rank) if isinstance(position, IteratorPosition) else None
+        found = saved_iterator(prefix, position, worker.rank) if isinstance(position, IteratorPosition) else None
         if feed.pipeline is not None:
-            keep_place(feed, worker, IteratorPosition(job.generation, num_replicas), found)
+            keep_iterator(feed, worker, IteratorPosition(job.generation, num_replicas), found)
         if found is None and prefix is not None and worker.rank == 0:
             logger.info("What input_fn gives begins anew.")
     if rows is not None and isinstance(position, InputPosition) and job.rows is not None:

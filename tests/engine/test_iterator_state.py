@@ -156,16 +156,16 @@ def test_another_pipeline_begins_anew_and_says_so(run: Run, caplog: pytest.LogCa
 
     run(finite, cut_after=5)
     assert run(others, steps=1) == [list(range(100, 108))]
-    assert "another pipeline than in the run that was cut off" in caplog.text
+    assert "its pipeline has changed since the last run" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("input_fn", "limit", "reason"),
     [
         (from_python, {}, r"PyFunc is stateful\.$"),
-        (in_memory, {"_MOST_BYTES": 399}, r"the pipeline holds 0 MiB of constants\.$"),
-        (finite, {"_MOST_BYTES": 99}, r"shuffle\(\) and cache\(\) hold 0 MiB\.$"),
-        (finite, {"_MOST_GROWTH_BYTES": -(2**40)}, r"shuffle\(\) and cache\(\) may hold most of -?\d+ MiB\.$"),
+        (in_memory, {"_MAX_BYTES": 399}, r"the pipeline has 0 MiB of constants\.$"),
+        (finite, {"_MAX_BYTES": 99}, r"shuffle\(\) and cache\(\) use 0 MiB\.$"),
+        (finite, {"_MAX_GROWTH_BYTES": -(2**40)}, r"shuffle\(\) and cache\(\) may use most of -?\d+ MiB\.$"),
     ],
     ids=["in Python", "constants", "buffers", "memory"],
 )
@@ -181,7 +181,7 @@ def test_where_the_place_cannot_be_saved_the_log_says_once_that_it_begins_anew(
         monkeypatch.setattr(iterator_state, name, value)
     with caplog.at_level(logging.INFO):
         first = run(input_fn, cut_after=5)
-    said = [record.message for record in caplog.records if "begins anew" in record.message]
+    said = [record.message for record in caplog.records if "cannot be saved" in record.message]
     assert len(said) == 1
     assert re.search(reason, said[0])
     assert run(input_fn, steps=3) == first[:3]

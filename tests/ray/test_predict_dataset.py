@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import killed_writer_program
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,6 +90,17 @@ def test_a_prediction_that_is_no_dict_is_a_column_and_keys_choose(cluster: Any, 
     assert trained().predict_dataset(input_fn, predict_keys="y").columns() == ["y"]
 
 
+def test_a_large_block_is_cut_for_several_tasks(cluster: Any, trained: Callable[..., Any]) -> None:
+    num_rows = 300_000
+    x = np.arange(num_rows, dtype=np.float32)
+    dataset = cluster.data.from_arrow(pa.table({"x": x}))
+    predicted = trained(single=True).predict_dataset(dataset_input_fn(dataset, batch_size=BATCH)).materialize()
+    most = -(-8 * 16_384 // BATCH) * BATCH
+    blocks = [cluster.get(ref) for ref in predicted.to_arrow_refs()]
+    assert [block.num_rows for block in blocks] == [most, most, num_rows - 2 * most]
+    np.testing.assert_array_equal(pa.concat_tables(blocks)["predictions"].to_numpy(), x * 2)
+
+
 def test_what_cannot_be_is_refused_at_once(
     cluster: Any, trained: Callable[..., Any], on_ray: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -122,3 +137,33 @@ def test_a_second_write_writes_only_what_is_missing(
     rows = pq.read_table(out, columns=["id", "y"]).to_pandas().sort_values("id")
     np.testing.assert_array_equal(rows["id"], IDS)
     np.testing.assert_array_equal(rows["y"], X * 2)
+
+
+def test_a_driver_that_was_killed_while_it_wrote_leaves_no_gap_and_no_row_twice(
+    cluster: Any, in_process: Callable[..., Any], tmp_path: Path
+) -> None:
+    ids, folder = np.arange(60_000), str(tmp_path)  # A task takes 16,384 rows or a whole larger file.
+    (tmp_path / "in").mkdir()
+    for number, rows in enumerate(np.array_split(ids, 3)):
+        pq.write_table(pa.table({"id": rows}), tmp_path / "in" / f"{number}.parquet")
+    local = in_process(killed_writer_program.model_fn, params={"folder": folder})
+    local.train(lambda: tf.data.Dataset.from_tensors({"id": ids[:5]}))
+
+    program = [sys.executable, killed_writer_program.__file__, cluster.get_runtime_context().gcs_address, folder]
+    driver = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not any(path.suffix == ".parquet" for path in tmp_path.glob("marks/**/*")):
+            assert driver.poll() is None, driver.communicate()[1][-2000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        driver.kill()
+        driver.communicate()
+    (tmp_path / "gate").touch()
+    killed_writer_program.write_predictions(folder, "resumed")
+
+    written = pq.read_table(tmp_path / "out", columns=["id", "y"]).to_pandas().sort_values("id")
+    np.testing.assert_array_equal(written["id"], ids)
+    np.testing.assert_array_equal(written["y"], ids * 2)
+    assert 0 < sum(sum(each) for each in notes(tmp_path, "resumed").values()) < len(ids)

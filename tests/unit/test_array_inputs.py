@@ -74,7 +74,7 @@ def test_a_scalar_has_no_rows() -> None:
 
 
 def test_values_that_tensorflow_has_no_dtype_for_are_named() -> None:
-    with pytest.raises(TypeError, match=r"x\['a'\] must hold numbers, bools or text, but has None in row 1"):
+    with pytest.raises(TypeError, match=r"x\['a'\] must hold numbers, bools or text, got None in row 1"):
         numpy_input_fn({"a": np.array(["x", None])}, shuffle=False)
     with pytest.raises(TypeError, match=r"x\['when'\].*datetime64"):
         pandas_input_fn(pd.DataFrame({"when": pd.to_datetime(["2020-01-01"])}), shuffle=False)

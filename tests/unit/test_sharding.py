@@ -245,7 +245,7 @@ def test_the_rest_too_small_for_all_ranks_is_dropped_with_one_warning(caplog: py
         ranks = [make_batches([[10, 8]], Sharding(rank, 4, 4)) for rank in range(4)]
     assert [len(batches) for batches in ranks] == [1, 1, 1, 1]
     assert [record.message for record in caplog.records] == [
-        "The last 2 row(s) of the input are dropped: they are too few to give each of 4 workers one."
+        "Dropping the last 2 row(s) of the input: too few for one per worker (4 workers)."
     ]
 
 
@@ -282,23 +282,23 @@ def test_a_block_of_nulls_joins_blocks_of_values() -> None:
 
 def test_a_block_that_loads_another_number_of_rows_is_an_error() -> None:
     blocks = [Block(2, 3, lambda: pa.table({"x": [1, 2]}))]
-    with pytest.raises(ValueError, match="epoch 2 announced 3 rows but loaded 2"):
+    with pytest.raises(ValueError, match="epoch 2 must have 3 rows, got 2"):
         list(rank_tables(blocks, Sharding(0, 1, 1)))
 
 
 def test_epochs_that_go_backwards_are_an_error() -> None:
     blocks = [Block(epoch, 1, lambda: pa.table({"x": [1]})) for epoch in (0, 1, 0)]
-    with pytest.raises(ValueError, match="0 follows 1"):
+    with pytest.raises(ValueError, match="got epoch 0 after 1"):
         list(rank_tables(blocks, Sharding(0, 1, 1)))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rank": 2, "num_ranks": 2, "batch_size": 1}, r"rank must lie in \[0, 2\), but is 2"),
-        ({"rank": 0, "num_ranks": 0, "batch_size": 1}, "num_ranks must be at least 1, but is 0"),
-        ({"rank": 0, "num_ranks": 1, "batch_size": 0}, "batch_size must be at least 1, but is 0"),
-        ({"rank": 0, "num_ranks": 1, "batch_size": 1, "chunk_bytes": 0}, "chunk_bytes must be at least 1, but is 0"),
+        ({"rank": 2, "num_ranks": 2, "batch_size": 1}, r"rank must be in \[0, 2\), got 2"),
+        ({"rank": 0, "num_ranks": 0, "batch_size": 1}, "num_ranks must be at least 1, got 0"),
+        ({"rank": 0, "num_ranks": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"rank": 0, "num_ranks": 1, "batch_size": 1, "chunk_bytes": 0}, "chunk_bytes must be at least 1, got 0"),
     ],
 )
 def test_a_sharding_out_of_range_is_refused(arguments: dict[str, int], message: str) -> None:
@@ -307,7 +307,7 @@ def test_a_sharding_out_of_range_is_refused(arguments: dict[str, int], message: 
 
 
 def test_an_empty_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="buffer_rows must be at least 1, but is 0"):
+    with pytest.raises(ValueError, match="buffer_rows must be at least 1, got 0"):
         Shuffle(seed=0, buffer_rows=0)
 
 
@@ -349,5 +349,5 @@ def test_aligned_ranges_take_no_more_lengths_than_they_need() -> None:
 
 
 def test_aligned_ranges_refuse_a_batch_size_out_of_range_at_once() -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1, but is 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         aligned_ranges([1], batch_size=0, target_rows=[1])

@@ -118,7 +118,7 @@ def _saving(
     hook = SaveCheckpoints(
         writer,
         control,
-        places=feed.save_places,
+        places=feed.save_iterators,
         every_secs=config.save_checkpoints_secs or None,
         every_steps=config.save_checkpoints_steps or None,
         listeners=listeners,

@@ -1,4 +1,4 @@
-"""From what `dataset_input_fn` was given to what is read."""
+"""Row sources for the arguments of `dataset_input_fn`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ray_estimator.inputs import DatasetInput
 def training_rows(
     dataset: Any, schema: pa.Schema, columns: Iterable[str], given: DatasetInput, config: RunConfig
 ) -> RowSource:
-    """What to read in TRAIN: for ever, and shuffled if asked for."""
+    """Return the rows to read in TRAIN: `num_epochs` passes, or endlessly, and possibly shuffled."""
     rows = _rows(dataset, columns, given, given.batch_size, config)
     seed, shuffle = None, None
     if given.shuffle:
         seed = next((seed for seed in (given.seed, config.tf_random_seed) if seed is not None), None)
-        assert given.shuffle_buffer_rows is not None, "dataset_input_fn fills it in."
+        assert given.shuffle_buffer_rows is not None, "dataset_input_fn sets it."
         shuffle = Shuffle(secrets.randbits(63) if seed is None else seed, given.shuffle_buffer_rows)
     parts = fingerprint(dataset, schema, rows.columns)
     parts["shuffle"] = "none" if shuffle is None else f"among {shuffle.buffer_rows} rows"
@@ -41,7 +41,7 @@ def training_rows(
 def rows_in_order(
     dataset: Any, columns: Iterable[str], given: DatasetInput, batch_size: int, config: RunConfig
 ) -> RowSource:
-    """What to read in EVAL and PREDICT: once, in order, to the last row."""
+    """Return the rows to read in EVAL and PREDICT: in order, to the last row."""
     return _rows(dataset, columns, given, batch_size, config)
 
 
