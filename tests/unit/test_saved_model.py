@@ -12,6 +12,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ray_estimator import ModeKeys
+from ray_estimator._storage import retry
 from ray_estimator._storage import saved_model as saved_model_module
 from ray_estimator._storage.saved_model import publish, remove, staging_dir
 from ray_estimator._storage.storage import Storage
@@ -38,6 +39,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(saved_model_module, "time", clock)
+    monkeypatch.setattr(retry, "FIRST_DELAY_SECS", 0)
     return clock
 
 
