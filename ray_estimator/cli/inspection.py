@@ -99,7 +99,7 @@ def inspect(model_dir: str, storage: Storage, *, last: int, verify: bool) -> Rep
     state_file = StateFile(model_dir, storage, files)
     content = state_file.content()
     defect = None if content is None else _defect_of_state(content)
-    published = () if defect is not None else state_file.ledger_in(content).published
+    published = () if defect is not None else state_file.parse(content).published
     reports = [_report(each, files, storage, verify) for each in published]
     reports += [_unpublished(each, files) for each in _others(model_dir, storage, published)]
     return Report(

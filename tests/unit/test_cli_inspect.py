@@ -102,7 +102,7 @@ def test_a_flipped_byte_is_found_by_its_checksum_where_every_byte_is_read(place:
     place.storage.write_bytes(url, place.storage.read_bytes(url).swapcase())
 
     assert inspect(place.url, "--verify").exit_code == 1
-    assert "another content than was written" in said(place.url, "--verify")["checkpoints"][0]["defect"]
+    assert "has a wrong checksum" in said(place.url, "--verify")["checkpoints"][0]["defect"]
 
 
 def test_bytes_of_a_whole_checkpoint_are_read_and_found_whole(place: Place) -> None:

@@ -221,7 +221,7 @@ def test_a7_2_a_store_that_does_not_let_clean_up_gives_the_first_error(
     with pytest.raises(ConnectionError, match="the store went away"):
         publish(Storage(), saved_model(), store)
 
-    assert "Could not remove" in caplog.text
+    assert "Could not delete" in caplog.text
 
 
 def test_an_export_that_is_deleted_is_no_model_from_the_start(
