@@ -10,8 +10,9 @@ from dataclasses import replace
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._checkpoints.lease import Token, claim
+from ray_estimator._checkpoints.fence import claim
 from ray_estimator._checkpoints.store import Checkpoint, CheckpointStore
+from ray_estimator._checkpoints.writers import Token
 from ray_estimator._data.position import InputPosition, IteratorPosition, Position, beginning, iterators_of
 from ray_estimator._engine.checkpointing.local_copies import fetched
 from ray_estimator._engine.checkpointing.publisher import Publisher

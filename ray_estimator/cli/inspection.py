@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray_estimator._checkpoints import lease
 from ray_estimator._checkpoints.files import CheckpointFiles
 from ray_estimator._checkpoints.retention import Checkpoint, Published
 from ray_estimator._checkpoints.state_file import StateFile
 from ray_estimator._checkpoints.state_proto import UNKNOWN_TIME, CheckpointState
+from ray_estimator._checkpoints.writers import last_driver
 from ray_estimator._data.position import InputPosition
 from ray_estimator._process.quiet import quiet_tensorflow
 from ray_estimator._storage.storage import Storage
@@ -99,7 +99,7 @@ def inspect(model_dir: str, storage: Storage, *, last: int, verify: bool) -> Rep
     state_file = StateFile(model_dir, storage, files)
     content = state_file.content()
     defect = None if content is None else _defect_of_state(content)
-    published = () if defect is not None else state_file.ledger_in(content).published
+    published = () if defect is not None else state_file.parse(content).published
     reports = [_report(each, files, storage, verify) for each in published]
     reports += [_unpublished(each, files) for each in _others(model_dir, storage, published)]
     return Report(
@@ -163,7 +163,7 @@ def _unpublished(checkpoint: Checkpoint, files: CheckpointFiles) -> CheckpointRe
 
 
 def _writer(model_dir: str, storage: Storage) -> Mapping[str, Any] | None:
-    record = lease.last_driver(model_dir, storage)
+    record = last_driver(model_dir, storage)
     if record is None:
         return None
     ended = record.released or record.writer.is_dead()

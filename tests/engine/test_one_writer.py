@@ -15,7 +15,8 @@ import tensorflow as tf
 from support.models import endless_input_fn, linear_model_fn, one_pass_input_fn
 
 from ray_estimator import ModelDirInUseError, WriterFencedError
-from ray_estimator._checkpoints.lease import Record, Token, hold
+from ray_estimator._checkpoints.lease import hold
+from ray_estimator._checkpoints.writers import Record, Token
 from ray_estimator._process.identity import Process
 from ray_estimator._runtime.inline_runtime import InlineRuntime
 from ray_estimator._storage.storage import Storage
@@ -156,9 +157,9 @@ def test_a_second_driver_is_refused_until_the_first_is_killed_and_then_goes_on_a
 
     driver.kill()
     driver.wait()
-    assert "Waiting for a sign of life" in caplog.text
+    assert "Waiting for its heartbeat" in caplog.text
     caplog.clear()
     reached = int(estimator.latest_checkpoint().rpartition("-")[2])
     estimator.train(endless_input_fn, steps=3)
-    assert "Waiting for a sign of life" not in caplog.text
+    assert "Waiting for its heartbeat" not in caplog.text
     assert estimator.latest_checkpoint().endswith(f"-{reached + 3}")

@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from support.models import endless_input_fn, linear_model_fn
 
 from ray_estimator import ModelDirAccessError, WriterFencedError
-from ray_estimator._checkpoints.lease import Record, Token
+from ray_estimator._checkpoints.writers import Record, Token
 from ray_estimator._process.identity import Process
 from ray_estimator._storage.storage import Storage
 

@@ -126,7 +126,7 @@ def test_nothing_whole_is_said_and_is_none(place: Place, caplog: pytest.LogCaptu
     store = place.store()
     place.storage.remove(save(store, 10).path + ".index")
     assert store.latest() is None
-    assert "no whole one to fall back to" in caplog.text
+    assert "no intact checkpoint to fall back to" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b'model_checkpoint_path: "model.ck', b"\xff\xfe", b"step: 3"])
@@ -206,7 +206,7 @@ def test_of_damaged_bytes_none_are_used(
     prefix = store.with_newest(lambda checkpoint: store.fetch(required(checkpoint), str(tmp_path / "copy")))
     assert read_files(prefix) == {"model.ckpt-10"}
     assert f"model.ckpt-20{suffix}" in caplog.text
-    assert before.path in caplog.text or "Looking for the one before" in caplog.text
+    assert before.path in caplog.text or "Trying the previous checkpoint" in caplog.text
     with pytest.raises(CheckpointDamagedError, match=f"model.ckpt-20{suffix}"):
         store.fetch(store.find(newest.path), str(tmp_path / "named"))
 
@@ -271,7 +271,7 @@ def test_an_unpublished_checkpoint_is_held_to_the_manifest_beside_it(place: Plac
     assert old not in store.published()
     assert store.find(old.path) == old
     place.storage.write_bytes(old.path + ".index", flipped(place.storage.read_bytes(old.path + ".index")))
-    with pytest.raises(CheckpointDamagedError, match=r"model\.ckpt-2\.index has another content"):
+    with pytest.raises(CheckpointDamagedError, match=r"model\.ckpt-2\.index has a wrong checksum"):
         store.fetch(store.find(old.path), str(tmp_path / "copy"))
 
 
@@ -409,7 +409,7 @@ def test_a_local_copy_of_a_damaged_checkpoint_is_an_error_and_leaves_nothing(pla
     saved = save(store, 1)
     place.storage.write_bytes(saved.path + ".index", flipped(place.storage.read_bytes(saved.path + ".index")))
     for _ in range(2):
-        with pytest.raises(CheckpointDamagedError, match="has another content"), store.local_copy(saved):
+        with pytest.raises(CheckpointDamagedError, match="has a wrong checksum"), store.local_copy(saved):
             pass
 
 
@@ -484,7 +484,7 @@ def test_find_raises_for_a_checkpoint_that_is_not_there_and_says_what_is(place: 
 
 def test_find_says_that_a_suffix_is_no_part_of_the_name(place: Place) -> None:
     saved = save(place.store(), 1)
-    with pytest.raises(CheckpointNotFoundError, match="Leave the suffix out"):
+    with pytest.raises(CheckpointNotFoundError, match="Omit the suffix"):
         place.store().find(saved.path + ".index")
 
 
@@ -536,10 +536,10 @@ def test_what_an_earlier_writer_overwrote_too_late_is_published_again(
     as_it_was = place.storage.read_bytes(place.file("checkpoint"))
     publish(2)
     late_write()
-    owner.reassert(fence)
+    owner.republish(fence)
     assert steps(place.store().published()) == [1, 2]
     assert caplog.text.count("was overwritten by another writer") == 1
-    owner.reassert(fence)
+    owner.republish(fence)
     assert caplog.text.count("was overwritten by another writer") == 1
 
     late_write()

@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 from support.saves import KEEP_ALL, Place, contents_of, save, steps, write_files
 
-from ray_estimator._checkpoints import lease as lease_module
-from ray_estimator._checkpoints.lease import Token
+from ray_estimator._checkpoints.fence import claim
+from ray_estimator._checkpoints.lease import acquire
 from ray_estimator._checkpoints.retention import Retention
 from ray_estimator._checkpoints.store import CheckpointStore
+from ray_estimator._checkpoints.writers import Token
 from ray_estimator._process.identity import Process
 from ray_estimator._storage import saved_model
 from ray_estimator._storage.storage import Storage
+from ray_estimator.errors import WriterFencedError
 
 WAYS = ["fails", "loses its answer", "dies"]
 everywhere = pytest.mark.parametrize(
@@ -196,10 +198,10 @@ def a_dead_driver() -> Process:
 @everywhere
 def test_wherever_a_driver_stops_the_next_one_gets_the_lease_and_no_older_one_writes(place: Place, way: str) -> None:
     def run_a_driver(storage: Storage, process: Process) -> None:
-        lease = lease_module.take(place.url, storage, process=process)
-        fences.append(lease_module.claim(place.url, storage, Token(lease.generation, 1)))
-        lease.beat()
-        fences.append(lease_module.claim(place.url, storage, Token(lease.generation, 2)))
+        lease = acquire(place.url, storage, process=process)
+        fences.append(claim(place.url, storage, Token(lease.generation, 1)))
+        lease.renew()
+        fences.append(claim(place.url, storage, Token(lease.generation, 2)))
         lease.release()
 
     for storage in faults(place, way):
@@ -209,11 +211,11 @@ def test_wherever_a_driver_stops_the_next_one_gets_the_lease_and_no_older_one_wr
         for _ in range(2):
             run_a_driver(place.storage, a_dead_driver())
         attempt(lambda s=storage: run_a_driver(s, a_dead_driver()))  # type: ignore[misc]
-        lease = lease_module.take(place.url, place.storage)
-        fence = lease_module.claim(place.url, place.storage, Token(lease.generation, 1))
+        lease = acquire(place.url, place.storage)
+        fence = claim(place.url, place.storage, Token(lease.generation, 1))
         fence()
         for old in fences:
-            with pytest.raises(lease_module.WriterFencedError):
+            with pytest.raises(WriterFencedError):
                 old()
         lease.release()
 

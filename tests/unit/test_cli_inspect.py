@@ -15,7 +15,7 @@ from support.saves import KEEP_ALL, Place, save, write_files
 from support.stores import FileServer
 from typer.testing import CliRunner
 
-from ray_estimator._checkpoints import lease as lease_module
+from ray_estimator._checkpoints.lease import acquire
 from ray_estimator._data.position import InputPosition
 from ray_estimator._process import identity
 from ray_estimator.cli import showing
@@ -102,7 +102,7 @@ def test_a_flipped_byte_is_found_by_its_checksum_where_every_byte_is_read(place:
     place.storage.write_bytes(url, place.storage.read_bytes(url).swapcase())
 
     assert inspect(place.url, "--verify").exit_code == 1
-    assert "another content than was written" in said(place.url, "--verify")["checkpoints"][0]["defect"]
+    assert "has a wrong checksum" in said(place.url, "--verify")["checkpoints"][0]["defect"]
 
 
 def test_bytes_of_a_whole_checkpoint_are_read_and_found_whole(place: Place) -> None:
@@ -145,7 +145,7 @@ def test_files_that_nobody_published_are_named_and_are_no_damage(place: Place) -
 
 def test_the_writer_is_named(tmp_path: Path) -> None:
     place = Place(str(tmp_path))
-    lease = lease_module.take(place.url, place.storage)
+    lease = acquire(place.url, place.storage)
     process = identity.Process.current()
 
     assert f"writer: process {process.pid} on {process.host}, since 2" in inspect(place.url).stdout

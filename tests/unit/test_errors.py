@@ -36,7 +36,7 @@ from ray_estimator.errors import (
 ONE_OF_EACH = [
     RayEstimatorError("something"),
     EstimatorNotTrainedError("/models/a"),
-    CheckpointDamagedError("/models/a/model.ckpt-7", "it is not whole: model.ckpt-7.index has 5 bytes instead of 9."),
+    CheckpointDamagedError("/models/a/model.ckpt-7", "it is damaged: model.ckpt-7.index has 5 bytes instead of 9."),
     CheckpointNotFoundError("/models/a/model.ckpt-7", "there are no files /models/a/model.ckpt-7.*."),
     ShippingError("hooks[0]", "it holds a lock."),
     ModuleNotShippedError("model_fn", "mine.models"),

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from ray_estimator._checkpoints import lease as lease_module
-from ray_estimator._checkpoints.lease import TAKEOVER_SECS, Lease, Record, Token, claim, hold, take
+from ray_estimator._checkpoints.fence import claim
+from ray_estimator._checkpoints.lease import TAKEOVER_SECS, Lease, acquire, hold
+from ray_estimator._checkpoints.writers import Record, Token
 from ray_estimator._process import identity
 from ray_estimator._process.identity import Process
 from ray_estimator._storage.storage import Storage
@@ -62,7 +64,7 @@ def clock() -> Clock:
 @pytest.fixture
 def taken(model_dir: str, clock: Clock) -> Callable[..., Lease]:
     def take_as(process: Process | None = None) -> Lease:
-        return take(model_dir, STORAGE, process=process, clock=clock, wait=clock.wait)
+        return acquire(model_dir, STORAGE, process=process, clock=clock, wait=clock.wait)
 
     return take_as
 
@@ -103,16 +105,16 @@ def race(processes: Sequence[Process], model_dir: str) -> tuple[list[Lease], lis
     winners: list[Lease] = []
     losers: list[Exception] = []
 
-    def beat() -> None:
+    def renew() -> None:
         assert won.wait(30)
         with one_at_a_time:
-            winners[0].beat()
+            winners[0].renew()
 
     def contend(process: Process) -> None:
-        clock = Clock(beat)
+        clock = Clock(renew)
         start.wait()
         try:
-            winners.append(take(model_dir, STORAGE, process=process, clock=clock, wait=clock.wait))
+            winners.append(acquire(model_dir, STORAGE, process=process, clock=clock, wait=clock.wait))
             won.set()
         except Exception as error:
             losers.append(error)
@@ -188,9 +190,9 @@ def test_on_a_store_that_lets_two_create_the_same_file_one_of_them_learns_it(
         weak.setattr(Storage, "list_dir", lambda storage, url: [])
         other = taken(ELSEWHERE)
 
-    other.beat()
+    other.renew()
     with pytest.raises(WriterFencedError, match="process 77 on elsewhere"):
-        lease.beat()
+        lease.renew()
 
 
 # Who is told that it is in use
@@ -217,7 +219,7 @@ def test_a_driver_whose_heart_beats_keeps_it(
     owner: Process, taken: Callable[..., Lease], model_dir: str, clock: Clock
 ) -> None:
     lease = taken(owner)
-    clock.while_waiting = lambda: lease.beat() if clock.now >= 1004 else None
+    clock.while_waiting = lambda: lease.renew() if clock.now >= 1004 else None
 
     with pytest.raises(ModelDirInUseError, match=f"process {owner.pid} on host {owner.host}"):
         taken()
@@ -230,7 +232,7 @@ def test_a_fork_neither_owns_nor_releases_its_parents_lease(
     taken: Callable[..., Lease], model_dir: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = taken()
-    clock.while_waiting = lease.beat
+    clock.while_waiting = lease.renew
     with monkeypatch.context() as fork:
         fork.setattr(os, "getpid", lambda: ME.pid + 1)
         lease.release()
@@ -325,7 +327,7 @@ def test_another_hosts_driver_without_a_beat_is_taken_over_after_30_seconds(
     assert (lease.generation, clock.now) == (2, 1030.0)
     assert "process 77 on elsewhere" in caplog.text
     with pytest.raises(WriterFencedError, match=f"process {os.getpid()} on"):
-        silent.beat()
+        silent.renew()
     lease.release()
 
 
@@ -395,7 +397,7 @@ def test_the_newest_attempt_writes_and_an_earlier_one_is_fenced(taken: Callable[
     second = claim(model_dir, STORAGE, Token(lease.generation, 2))
 
     second()
-    lease.beat()
+    lease.renew()
     with pytest.raises(WriterFencedError, match=f"taken over by process {os.getpid()} on {ME.host}"):
         first()
     lease.release()
@@ -489,7 +491,7 @@ def test_a_held_lease_beats_until_it_is_released(model_dir: str) -> None:
 
     assert lease.generation == 1
     assert record_of(model_dir, "00000001.json")["released"]
-    assert "lease" not in {thread.name for thread in threading.enumerate()}
+    assert "lease heartbeat" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.usefixtures("fast")

@@ -55,11 +55,11 @@ def fail(*args: Any, **kwargs: Any) -> Any:
     [
         ("write_bytes", fail, "writing {dir}/.preflight-"),
         ("read_bytes", fail, "reading {dir}/.preflight-"),
-        ("read_bytes", lambda storage, url: b"", "it holds something else than was written"),
+        ("read_bytes", lambda storage, url: b"", "its content differs from what was written"),
         ("list_dir", fail, "listing {dir} failed: PermissionError: http://store:9000"),
         ("list_dir", lambda storage, url: ["other"], "was written, but is not listed"),
         ("remove", fail, "deleting {dir}/.preflight-"),
-        ("remove", lambda storage, url: None, "it was deleted, but is still there"),
+        ("remove", lambda storage, url: None, "it was deleted, but still exists"),
     ],
 )
 def test_what_fails_is_named_and_credentials_are_not(

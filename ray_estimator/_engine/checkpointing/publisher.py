@@ -134,7 +134,7 @@ class Publisher:
                 self._changed.wait(_LOOK_SECS)
             self.check()
         if self._fence is not None:
-            self.store.reassert(self._fence)
+            self.store.republish(self._fence)
 
     def conclude(self, end: EndOfRun) -> None:
         """Notes how the run has ended, beside the newest checkpoint. All must be published."""

@@ -12,7 +12,7 @@ import pyarrow.fs
 from ray.data import Dataset
 from ray.data.dataset import MaterializedDataset
 
-from ray_estimator._storage.content_marks import content_marks
+from ray_estimator._storage.content_version import version_attributes
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def _lines_below(files: pyarrow.fs.FileSystem, path: str) -> Iterator[str]:
         # Arrow provides neither times nor etags of these.
         handler.fs.invalidate_cache(path)
         for name, info in handler.fs.find(path, detail=True).items():
-            yield f"{name} {content_marks(info)}"
+            yield f"{name} {version_attributes(info)}"
         return
     (found,) = files.get_file_info([path])
     is_dir = found.type == pyarrow.fs.FileType.Directory
