@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_estimator._data.array_inputs import numpy_input_fn, pandas_input_fn
 from ray_estimator._data.position import EXACT, WAYS_TO_RESUME
+from ray_estimator._numbers import check_number
 
 __all__ = ["DatasetInput", "dataset_input_fn", "is_ray_dataset", "numpy_input_fn", "pandas_input_fn"]
 
@@ -62,9 +63,8 @@ class DatasetInput:
         """Validate every field."""
         _check_dataset(self.dataset)
         _check_columns(self.label_columns, self.feature_columns)
-        _check_positive("batch_size", self.batch_size)
-        if self.num_epochs is not None:
-            _check_positive("num_epochs", self.num_epochs)
+        check_number("batch_size", self.batch_size, integer=True)
+        check_number("num_epochs", self.num_epochs, integer=True, or_none=" or None")
         for name in ("shuffle", "drop_remainder"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
@@ -245,18 +245,11 @@ def _check_columns(labels: tuple[str, ...], features: tuple[str, ...] | None) ->
         )
 
 
-def _check_positive(argument: str, value: Any) -> None:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{argument} must be an int, got {value!r}.")
-    if value <= 0:
-        raise ValueError(f"{argument} should be > 0, got {value!r}.")
-
-
 def _check_shuffle(shuffle: bool, buffer_rows: int | None, seed: int | None) -> None:
     if buffer_rows is not None:
         if not shuffle:
             raise ValueError(f"shuffle_buffer_rows={buffer_rows!r} needs shuffle=True. Set it, or remove both.")
-        _check_positive("shuffle_buffer_rows", buffer_rows)
+        check_number("shuffle_buffer_rows", buffer_rows, integer=True)
     if seed is not None and (not isinstance(seed, numbers.Integral) or isinstance(seed, bool)):
         raise TypeError(f"seed must be an int or None, got {seed!r}.")
 

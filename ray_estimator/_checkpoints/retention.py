@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_estimator._numbers import check_number
+
 _STEP = re.compile(r"-(\d+)$")
 
 
@@ -83,10 +85,8 @@ class Retention:
     every_n_hours: float | None = None
 
     def __post_init__(self) -> None:
-        if self.newest is not None and self.newest < 0:
-            raise ValueError(f"keep_checkpoint_max should be >= 0, or None to keep all, got {self.newest}.")
-        if self.every_n_hours is not None and self.every_n_hours <= 0:
-            raise ValueError(f"keep_checkpoint_every_n_hours should be > 0 or None, got {self.every_n_hours}.")
+        check_number("keep_checkpoint_max", self.newest, zero_allowed=True, or_none=" or None")
+        check_number("keep_checkpoint_every_n_hours", self.every_n_hours, or_none=" or None")
 
     def prune(self, published: Sequence[Published], last_preserved_timestamp: float | None) -> Pruning:
         """Decide which of `published` to keep.

@@ -5,11 +5,12 @@ Importing this module imports neither TensorFlow nor pandas.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ray_estimator._numbers import check_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,14 +120,10 @@ def _check_numbers(batch_size: Any, num_epochs: Any, shuffle: Any, queue_capacit
             f"shuffle must be provided and explicitly set as boolean, got {shuffle!r}. True is recommended for "
             "training, False for evaluate and predict."
         )
-    numbers_by_name = {"batch_size": batch_size, "queue_capacity": queue_capacity, "num_threads": num_threads}
-    if num_epochs is not None:
-        numbers_by_name["num_epochs"] = num_epochs
-    for name, value in numbers_by_name.items():
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an int, got {value!r}.")
-        if value <= 0:
-            raise ValueError(f"{name} should be > 0, got {value!r}.")
+    sizes = {"batch_size": batch_size, "queue_capacity": queue_capacity, "num_threads": num_threads}
+    for name, value in sizes.items():
+        check_number(name, value, integer=True)
+    check_number("num_epochs", num_epochs, integer=True, or_none=" or None")
 
 
 def _arrays(name: str, value: Any) -> Any:

@@ -24,6 +24,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_estimator._numbers import check_number
+
 logger = logging.getLogger(__name__)
 
 _LONG_PIECE = 8
@@ -72,9 +74,9 @@ class Sharding:
     chunk_bytes: int = 16 * 2**20
 
     def __post_init__(self) -> None:
-        _require_positive("num_ranks", self.num_ranks)
-        _require_positive("batch_size", self.batch_size)
-        _require_positive("chunk_bytes", self.chunk_bytes)
+        check_number("num_ranks", self.num_ranks, integer=True)
+        check_number("batch_size", self.batch_size, integer=True)
+        check_number("chunk_bytes", self.chunk_bytes, integer=True)
         if not 0 <= self.rank < self.num_ranks:
             raise ValueError(f"rank must be in [0, {self.num_ranks}), got {self.rank}.")
 
@@ -100,7 +102,7 @@ class Shuffle:
     buffer_rows: int
 
     def __post_init__(self) -> None:
-        _require_positive("buffer_rows", self.buffer_rows)
+        check_number("buffer_rows", self.buffer_rows, integer=True)
 
     def order(self, epoch: int, window: int, num_rows: int) -> NDArray[np.int64]:
         """Return the permutation of one window of `num_rows` rows."""
@@ -178,7 +180,7 @@ def aligned_ranges(
     Raises:
         ValueError: A number is out of range.
     """
-    _require_positive("batch_size", batch_size)
+    check_number("batch_size", batch_size, integer=True)
     pieces: Iterator[Piece[int]] = (Piece(index, 0, num_rows) for index, num_rows in enumerate(num_rows_of_blocks))
     if max_rows is not None:
         pieces = _first(pieces, max_rows)
@@ -398,8 +400,3 @@ def _concat(tables: Sequence[pa.Table]) -> pa.Table:
         return tables[0]
     same = all(table.schema.equals(tables[0].schema) for table in tables)
     return pa.concat_tables(tables, promote_options="none" if same else "permissive")
-
-
-def _require_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")

@@ -296,9 +296,9 @@ def test_epochs_that_go_backwards_are_an_error() -> None:
     ("arguments", "message"),
     [
         ({"rank": 2, "num_ranks": 2, "batch_size": 1}, r"rank must be in \[0, 2\), got 2"),
-        ({"rank": 0, "num_ranks": 0, "batch_size": 1}, "num_ranks must be at least 1, got 0"),
-        ({"rank": 0, "num_ranks": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"rank": 0, "num_ranks": 1, "batch_size": 1, "chunk_bytes": 0}, "chunk_bytes must be at least 1, got 0"),
+        ({"rank": 0, "num_ranks": 0, "batch_size": 1}, "num_ranks should be > 0, got 0"),
+        ({"rank": 0, "num_ranks": 1, "batch_size": 0}, "batch_size should be > 0, got 0"),
+        ({"rank": 0, "num_ranks": 1, "batch_size": 1, "chunk_bytes": 0}, "chunk_bytes should be > 0, got 0"),
     ],
 )
 def test_a_sharding_out_of_range_is_refused(arguments: dict[str, int], message: str) -> None:
@@ -307,7 +307,7 @@ def test_a_sharding_out_of_range_is_refused(arguments: dict[str, int], message: 
 
 
 def test_an_empty_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="buffer_rows must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="buffer_rows should be > 0, got 0"):
         Shuffle(seed=0, buffer_rows=0)
 
 
@@ -349,5 +349,5 @@ def test_aligned_ranges_take_no_more_lengths_than_they_need() -> None:
 
 
 def test_aligned_ranges_refuse_a_batch_size_out_of_range_at_once() -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size should be > 0, got 0"):
         aligned_ranges([1], batch_size=0, target_rows=[1])
