@@ -1,4 +1,4 @@
-"""The error tree: each class is drawn, exported, and survives its way from a worker to the driver."""
+"""The error classes: each is documented, exported, and can be pickled."""
 
 from __future__ import annotations
 
@@ -131,12 +131,12 @@ def test_an_error_survives_pickle_with_its_message_and_attributes(error: RayEsti
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_a_message_says_what_was_found_and_what_to_do(error: RayEstimatorError, parts: list[str]) -> None:
+def test_a_message_has_the_problem_and_the_fix(error: RayEstimatorError, parts: list[str]) -> None:
     for part in parts:
         assert part in str(error)
 
 
-def test_a_silent_group_is_told_from_one_that_waits() -> None:
+def test_a_step_timeout_tells_waiting_ranks_from_unresponsive_ones() -> None:
     assert "Waiting ranks: none. Ranks that do not respond: rank 0 for 5 s." in str(StepTimeoutError(1, 5, {}, {0: 5}))
 
 
@@ -151,17 +151,17 @@ def test_a_silent_group_is_told_from_one_that_waits() -> None:
         (TrainingError, RuntimeError),
     ],
 )
-def test_errors_are_python_s_own_too(kind: type[RayEstimatorError], builtin: type[Exception]) -> None:
+def test_errors_extend_a_builtin_error(kind: type[RayEstimatorError], builtin: type[Exception]) -> None:
     assert issubclass(kind, builtin)
 
 
-def test_the_drawn_tree_names_each_class_once_and_none_more() -> None:
+def test_the_tree_in_the_docstring_lists_each_class_once() -> None:
     drawing = (errors.__doc__ or "").partition("\n\n")[2].partition("\n\n")[0]
 
     assert sorted(re.findall(r"\b[A-Z]\w+Error\b(?!\))", drawing)) == sorted(kind.__name__ for kind in every_class())
 
 
-def test_the_drawing_names_the_builtin_that_a_class_extends() -> None:
+def test_the_tree_names_the_builtin_that_a_class_extends() -> None:
     drawing = errors.__doc__ or ""
 
     for kind in every_class():

@@ -62,7 +62,7 @@ PROOFS = {
     "What needs a line": {
         "`train(input_fn, hooks)` by position": ("test_a0_hooks_in_the_place_of_steps_are_refused",),
         "`train_distribute=...`, TF_CONFIG and a program on each machine": (
-            "test_a9_placement_by_tf_estimator_names_scaling_config",
+            "test_placement_arguments_of_tf_estimator_are_rejected_in_favor_of_scaling_config",
             "test_a4_13_tf_config_of_the_driver_is_ignored",
         ),
         "`evaluate` or `predict` without a checkpoint": (
@@ -90,14 +90,12 @@ PROOFS = {
     },
     "What is not supported": {
         "`train_distribute`, `eval_distribute`, `experimental_distribute`, `device_fn`": (
-            "test_a9_placement_by_tf_estimator_names_scaling_config",
+            "test_placement_arguments_of_tf_estimator_are_rejected_in_favor_of_scaling_config",
         ),
         "parameter servers, jobs of type ps or evaluator": ("test_a4_13_tf_config_of_the_driver_is_ignored",),
-        "`tf.estimator.tpu`": ("test_a13_5_every_public_name_of_tf_estimator_is_here_but_those_of_tpus",),
-        "`BoostedTreesClassifier` and its like": (
-            "test_a13_5_a13_6_a_missing_name_says_that_it_is_missing_and_what_to_use",
-        ),
-        "`model_to_estimator`": ("test_a13_5_a13_6_a_missing_name_says_that_it_is_missing_and_what_to_use",),
+        "`tf.estimator.tpu`": ("test_every_public_name_of_tf_estimator_except_those_of_tpus_is_supported",),
+        "`BoostedTreesClassifier` and its like": ("test_an_unsupported_name_raises_an_error_that_says_what_to_use",),
+        "`model_to_estimator`": ("test_an_unsupported_name_raises_an_error_that_says_what_to_use",),
         "`gradient_accumulation_steps`, `ema_overwrite_frequency`, `LossScaleOptimizer` of Keras 3": (
             "test_keras_in_graph_refuses_updates_that_would_never_run",
         ),
@@ -106,7 +104,7 @@ PROOFS = {
             "test_a4_5_global_step_waiter_hook_that_would_wait_for_ever_is_refused",
         ),
         "`protocol`, `session_creation_timeout_secs`, `experimental_max_worker_delay_secs`": (
-            "test_a9_what_has_no_effect_here_is_accepted",
+            "test_arguments_without_effect_are_accepted",
         ),
     },
 }
