@@ -391,7 +391,7 @@ class _Evaluations:
                 raise
             logger.warning(
                 "The checkpoint %s was deleted before its evaluation ended (%s). Evaluations take longer than "
-                "checkpoints are kept: raise RunConfig.keep_checkpoint_max=%s.",
+                "checkpoints are kept: raise RunConfig(keep_checkpoint_max=%s).",
                 checkpoint.path,
                 error,
                 self._estimator.config.keep_checkpoint_max,
