@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray_estimator._process.quiet import leave_out_local_mode_notice
+from ray_estimator._process.quiet import hide_local_mode_notice
 
 if TYPE_CHECKING:
     from ray.train import FailureConfig, ScalingConfig
 
-leave_out_local_mode_notice()  # Before anybody makes a ScalingConfig.
+hide_local_mode_notice()  # Before anybody makes a ScalingConfig.
 
 _UNSET: Any = type("Unset", (), {"__repr__": lambda self: "<600 s, or the other of the two>"})()
 _DEFAULT_SAVE_SECS = 600

@@ -67,7 +67,7 @@ def test_the_wish_to_stop_is_announced_once(caplog: pytest.LogCaptureFixture) ->
     stop.why = "SIGINT"
     stop.announce()
     stop.announce()
-    assert caplog.text.count("SIGINT: training stops after this step, with a checkpoint") == 1
+    assert caplog.text.count("SIGINT: stopping after this step and saving") == 1
 
 
 def test_sigterm_becomes_the_exit_status_that_shells_give_it() -> None:
