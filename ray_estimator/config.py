@@ -14,12 +14,12 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_estimator._numbers import check_number
-from ray_estimator._process.quiet import leave_out_local_mode_notice
+from ray_estimator._process.quiet import hide_local_mode_notice
 
 if TYPE_CHECKING:
     from ray.train import FailureConfig, ScalingConfig
 
-leave_out_local_mode_notice()  # before the first ScalingConfig is created
+hide_local_mode_notice()  # before the first ScalingConfig is created
 
 _UNSET: Any = type("Unset", (), {"__repr__": lambda self: "<600 s, unless the other one is set>"})()
 _DEFAULT_SAVE_SECS = 600

@@ -26,7 +26,7 @@ from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.jobs import EvaluateJob, UserCode
 from ray_estimator._jobs.metric_state import MetricState
 from ray_estimator._jobs.worker import Tables
-from ray_estimator._process.heartbeat import beat
+from ray_estimator._process.heartbeat import record_heartbeat
 from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Beat(v1.train.SessionRunHook):
     """Notes each batch, for who watches this process."""
 
     def before_run(self, run_context: v1.train.SessionRunContext) -> None:
-        beat()
+        record_heartbeat()
 
 
 def build(job: EvaluateJob, code: UserCode, tables: Tables | None) -> Evaluation:

@@ -14,7 +14,7 @@ from ray_estimator._engine.checkpointing.saver import build_saver, saver_of
 from ray_estimator._engine.checkpointing.warm_start import starting_point
 from ray_estimator._jobs.jobs import EvaluateJob, PredictJob
 from ray_estimator._jobs.worker import Tables
-from ray_estimator._process.heartbeat import beat
+from ray_estimator._process.heartbeat import record_heartbeat
 from ray_estimator._process.signals import uninterrupted
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class WarmSession:
 
     def run(self, fetches: Any, feed_dict: Any = None) -> Any:
         """As a session's `run`."""
-        beat()
+        record_heartbeat()
         return self._session.run(fetches, feed_dict)
 
     def hold_weights_of(self, job: EvaluateJob | PredictJob) -> None:

@@ -27,7 +27,7 @@ from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.jobs import PredictJob, UserCode
 from ray_estimator._jobs.results import PredictedRange
 from ray_estimator._jobs.worker import Tables
-from ray_estimator._process.heartbeat import beat
+from ray_estimator._process.heartbeat import record_heartbeat
 from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def stream(job: PredictJob, tables: Tables | None = None) -> Generator[Any]:
             with graph.as_default():
                 if session.should_stop():
                     return
-                beat()
+                record_heartbeat()
                 try:
                     with feed.explaining_errors():
                         batch, _ = session.run(fetches)

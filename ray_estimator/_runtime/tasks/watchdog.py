@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ray.experimental import internal_kv
 
-from ray_estimator._process.heartbeat import last_beat
+from ray_estimator._process.heartbeat import last_heartbeat
 
 _LOOKS = 8
 _STDERR = 2
@@ -88,7 +88,7 @@ class _Watchdog(threading.Thread):
         assert self._patience is not None
         while not self._is_over.wait(self._patience.secs / _LOOKS):
             since = self._awake_since
-            if since is not None and time.monotonic() - max(since, last_beat()) > self._patience.secs:
+            if since is not None and time.monotonic() - max(since, last_heartbeat()) > self._patience.secs:
                 self._end_process(self._patience.key)
 
     def _end_process(self, key: bytes) -> None:
