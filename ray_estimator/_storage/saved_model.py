@@ -15,9 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 
 from ray_estimator._storage.storage import Storage
-from ray_estimator.spec import ModeKeys
 
-MODES = (ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT)
 """The modes of an export, in order. The first of them saves the variables: training's are all that others need."""
 
 _TRIES = 10

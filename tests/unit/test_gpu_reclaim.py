@@ -30,7 +30,7 @@ def process(title: str) -> Iterator[subprocess.Popen[bytes]]:
 def test_idle_processes_end_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_reclaim, "_IDLE_SECS", 0.2)
     with process("ray::IDLE") as idle, process("ray::_run") as busy, process("python") as of_somebody_else:
-        assert gpu_reclaim._end_idle([idle.pid, busy.pid, of_somebody_else.pid]) == {busy.pid}
+        assert gpu_reclaim._kill_idle([idle.pid, busy.pid, of_somebody_else.pid]) == {busy.pid}
         assert idle.wait(timeout=10) == -9
         assert busy.poll() is None
         assert of_somebody_else.poll() is None
@@ -40,4 +40,4 @@ def test_nodes_that_are_gone_are_passed_over(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "gone", "Alive": False}])
     gpu_reclaim.remember("gone", 1)
     gpu_reclaim.release(None)
-    assert not gpu_reclaim._pids_of_nodes
+    assert not gpu_reclaim._pids_by_node

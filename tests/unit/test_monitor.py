@@ -16,7 +16,7 @@ def test_ranks_exchange_values_in_their_order_and_what_all_have_taken_is_forgott
             for rank in (1, 0)
         ]
         given = [list(answers) for answers in await asyncio.gather(*ranks)]
-        assert not monitor._meetings
+        assert not monitor._exchanges
         return given
 
     assert asyncio.run(meet()) == [[["a of 0", "a of 1"], ["b of 0", "b of 1"]]] * 2

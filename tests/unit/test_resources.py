@@ -29,7 +29,7 @@ def test_workers_on_gpus_take_no_cpu() -> None:
 
 
 def test_explicit_resources_that_starve_ray_data_are_refused_with_the_numbers() -> None:
-    with pytest.raises(ValueError, match=r"takes 4 of the cluster's 4 CPUs \(2 workers of 2\), and leaves 0"):
+    with pytest.raises(ValueError, match=r"uses 4 of the cluster's 4 CPUs \(2 workers of 2\) and leaves 0"):
         resources_per_worker(2, False, {"CPU": 2}, cluster_cpus=4, reads_rows=True)
 
 
@@ -47,5 +47,5 @@ def test_a0_a_temporary_model_dir_on_several_nodes_is_refused() -> None:
 
 def test_the_memory_of_this_process_is_no_model_dir_for_workers() -> None:
     require_outside_this_process("/memory/a")
-    with pytest.raises(ValueError, match=r"model_dir is memory://a/b.*num_workers=0"):
+    with pytest.raises(ValueError, match=r"model_dir is in the memory.*got 'memory://a/b'.*num_workers=0"):
         require_outside_this_process("memory://a/b")

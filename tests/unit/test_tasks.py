@@ -18,7 +18,7 @@ from ray_estimator._runtime.tasks.task import Tasks
         ({"task_resources": {"CPU": 3}}, 4),
         ({"task_resources": {"GPU": 1}}, 4),
         ({"task_resources": {"CPU": 0, "GPU": 2}}, 2),
-        ({"task_resources": {"CPU": 64}}, 2),  # it waits for a place, and says so
+        ({"task_resources": {"CPU": 64}}, 2),  # it waits to be scheduled, with a log line
         ({"max_tasks_in_flight": 1}, 1),
         ({"max_tasks_in_flight": 50, "task_resources": {"GPU": 1}}, 50),
     ],
@@ -28,7 +28,7 @@ def test_tasks_in_flight_are_bounded_by_the_scarcest_resource_or_by_the_user(
 ) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
 
-    assert Tasks(RunConfig(**config)).in_flight() == expected
+    assert Tasks(RunConfig(**config)).max_in_flight() == expected
 
 
 def test_task_resources_are_rays_options() -> None:

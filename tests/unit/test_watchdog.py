@@ -16,9 +16,9 @@ def results():
     hang()
     yield
 
-watchdog.internal_kv._internal_kv_put = hang
-watchdog._TELL_SECS = 0.2
-next(watchdog.watched(results(), watchdog.Patience(0.2, b"key")))
+watchdog.ray_private.put_value = hang
+watchdog._REPORT_SECS = 0.2
+next(watchdog.with_watchdog(results(), watchdog.StallTimeout(0.2, b"key")))
 """
 
 
