@@ -15,7 +15,7 @@ from ray_estimator._checkpoints.store import Checkpoint
 from ray_estimator._data.batches import num_rows_of, rows_of
 from ray_estimator._engine import entrypoints
 from ray_estimator._job_builder import JobBuilder
-from ray_estimator._jobs.last_step import last_step_of, own_target
+from ray_estimator._jobs.last_step import last_step_of, split_stop_hooks
 from ray_estimator._process.signals import Stop, stopped_by_signals
 from ray_estimator._reporting.summary import Summary
 from ray_estimator._validation.arguments import (
@@ -477,7 +477,7 @@ class Estimator:
         if _is_done(start, max_steps):
             return None
         runtime = self._job_builder.runtime()
-        others, _ = own_target(hooks, 0)
+        others, _ = split_stop_hooks(hooks, 0)
         job_of, rows = self._job_builder.training(runtime, input_fn, start, others, listeners)
 
         def run(stop: Stop) -> None:
@@ -489,8 +489,8 @@ class Estimator:
                 if _is_done(start, max_steps):
                     return
                 first_step = _step_of(start)
-                _, own_last_step = own_target(hooks, first_step)
-                last_step = last_step_of(first_step, steps, max_steps, own_last_step)
+                _, hooks_last_step = split_stop_hooks(hooks, first_step)
+                last_step = last_step_of(first_step, steps, max_steps, hooks_last_step)
                 read = self._job_builder.going_on(rows, start, lease.generation)
                 source = None if read is None else read.source
                 job = job_of(first_step=first_step, last_step=last_step, generation=lease.generation, source=source)

@@ -83,7 +83,7 @@ def _build(job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str)
             labels=labels,
             mode=mode,
             params=copy.deepcopy(code.params or {}),
-            config=job.users_config,
+            config=job.user_config,
             model_dir=job.model_dir,
         )
     writes = keras_state.order()

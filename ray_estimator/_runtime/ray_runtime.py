@@ -190,11 +190,11 @@ class RayRuntime:
                 first = next(results, None)
                 if first is None:
                     return
-                if first.one_task_because is None:
+                if first.one_task_reason is None:
                     for predicted in itertools.chain([first], results):
                         yield from predicted.batches
                     return
-            logger.warning("Predicting in one task, since %s.", first.one_task_because)
+            logger.warning("Predicting in one task, since %s.", first.one_task_reason)
         task = self._start_one_task("The prediction", _predict_all, job, rows)
         try:
             yield from task

@@ -22,7 +22,7 @@ from ray_estimator._engine.hooks.user_hooks import made, made_listeners, without
 from ray_estimator._engine.input.feed import Feed
 from ray_estimator._engine.model import Model, scaffold_of
 from ray_estimator._jobs.jobs import TrainJob, UserCode
-from ray_estimator._jobs.last_step import earliest, own_target
+from ray_estimator._jobs.last_step import earliest, split_stop_hooks
 from ray_estimator._jobs.worker import Worker
 
 _NEVER_HOURS = 1e6
@@ -60,7 +60,7 @@ def training_hooks(
     scaffold = scaffold_of(model.spec)
     config, is_chief, together = job.config, worker.rank == 0, distribution.num_replicas > 1
     (users, of_users), (specs, of_spec), (chiefs, of_chiefs) = (
-        own_target(without_waiters(hooks, job.first_step, together=together), job.first_step)
+        split_stop_hooks(without_waiters(hooks, job.first_step, together=together), job.first_step)
         for hooks in (made(code.hooks), model.spec.training_hooks, model.spec.training_chief_hooks)
     )
     last_step = earliest(job.last_step, of_users, of_spec, of_chiefs)
