@@ -1,4 +1,4 @@
-"""Whether a training run still moves, decided from what the driver sees."""
+"""Detection of a hung training run."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_steps_that_end_keep_the_run_alive() -> None:
         assert watch.check(view(at_step(second), at_step(second)), now=second * 9) is None
 
 
-def test_a_phase_that_changes_counts_as_movement() -> None:
+def test_a_new_phase_counts_as_progress() -> None:
     watch = StepWatchdog(10, now=0)
     assert watch.check(view(at_step(-1, "building the graph")), now=8) is None
     assert watch.check(view(at_step(-1, "opening the session")), now=16) is None
     assert watch.check(view(at_step(-1, "opening the session")), now=27) is not None
 
 
-def test_the_error_tells_who_waits_and_who_is_silent() -> None:
+def test_the_error_lists_waiting_and_unresponsive_ranks() -> None:
     watch = StepWatchdog(10, now=0)
     stuck = view(at_step(5, secs=11), at_step(5), silent={0: 0.2, 1: 11.0})
     assert watch.check(stuck, now=1) is None
@@ -42,17 +42,17 @@ def test_the_error_tells_who_waits_and_who_is_silent() -> None:
     assert "rank 1: for 11 s" in str(error)
 
 
-def test_no_deadline_means_no_error() -> None:
+def test_without_a_timeout_there_is_no_error() -> None:
     watch = StepWatchdog(None, now=0)
     assert watch.check(view(at_step(5)), now=10**9) is None
 
 
-def test_a_run_whose_workers_have_not_joined_is_not_overdue() -> None:
+def test_a_run_without_workers_does_not_time_out() -> None:
     watch = StepWatchdog(10, now=0)
     assert watch.check(GroupView(None, 0, {}, {}, {}, ()), now=1000) is None
 
 
-def test_a_group_that_was_given_up_is_not_reported_again_and_the_next_one_is_watched() -> None:
+def test_a_hung_group_is_reported_once_and_the_next_one_is_watched() -> None:
     watch = StepWatchdog(10, now=0)
     stuck = view(at_step(5))
     assert watch.check(stuck, now=1) is None

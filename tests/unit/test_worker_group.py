@@ -1,4 +1,4 @@
-"""Ports and wrappers of a training group, without Ray running."""
+"""Ports, errors and heartbeats of a training group, without Ray running."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ray_estimator._jobs.remote_errors import RemoteFailure, WorkerFailed
 from ray_estimator._runtime.train import worker_group
 
 
-def test_a_chosen_port_is_held_until_the_server_binds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reserved_port_can_be_bound_by_tensorflows_server_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_group, "get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setenv("TF_GRPC_REUSE_PORT", "0")
     monkeypatch.setattr(worker_group, "_reserved_port", None)
     port = int(worker_group._reserve_port().rpartition(":")[2])
-    with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
-        stranger.bind(("", port))
-    # TensorFlow's server asks to share the port, as we do.
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("", port))
+    # TensorFlow's server sets SO_REUSEPORT too.
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         server.bind(("", port))
