@@ -123,7 +123,7 @@ class RunConfig:
     max_tasks_in_flight: int | None = None
     predict_batch_size: int | None = None
     progress: bool = True
-    _place: _Place = dataclasses.field(default=_Place(), init=False)
+    _place: _Place = _Place()
 
     def __post_init__(self) -> None:
         """Set the defaults that depend on each other, copy mappings, and check all arguments."""
@@ -146,15 +146,10 @@ class RunConfig:
         for name in changes:
             if name not in _ARGUMENTS:
                 raise ValueError(f"Replacing {name} is not supported. Allowed properties are {list(_ARGUMENTS)}.")
-        new = copy.copy(self)
-        if changes.get("save_checkpoints_steps") is not None:
-            new._set("save_checkpoints_secs", None)
-        if changes.get("save_checkpoints_secs") is not None:
-            new._set("save_checkpoints_steps", None)
-        for name, value in changes.items():
-            new._set(name, value)
-        new._normalize()
-        return new
+        for name, other in (_SAVE_ARGUMENTS, _SAVE_ARGUMENTS[::-1]):
+            if changes.get(name) is not None:
+                changes = {other: None, **changes}
+        return dataclasses.replace(self, **changes)
 
     def for_worker(self, rank: int, addresses: Sequence[str]) -> RunConfig:
         """Return the config of one worker, whose `is_chief`, `task_id` and `cluster_spec` describe that worker.
@@ -169,9 +164,7 @@ class RunConfig:
         """
         if not 0 <= rank < max(len(addresses), 1):
             raise ValueError(f"rank must be at least 0 and below {max(len(addresses), 1)}, got {rank}.")
-        new = copy.copy(self)
-        new._set("_place", _Place(rank, tuple(addresses)))
-        return new
+        return dataclasses.replace(self, _place=_Place(rank, tuple(addresses)))
 
     def resolved_session_config(self) -> Any:
         """Return a copy of `session_config`, or the default `ConfigProto`.
@@ -279,7 +272,8 @@ class RunConfig:
         _check_ray_arguments(self)
 
 
-_ARGUMENTS = tuple(field.name for field in dataclasses.fields(RunConfig) if field.init)
+_ARGUMENTS = tuple(field.name for field in dataclasses.fields(RunConfig) if not field.name.startswith("_"))
+_SAVE_ARGUMENTS = ("save_checkpoints_steps", "save_checkpoints_secs")
 
 
 def _check_tf_estimator_arguments(config: RunConfig) -> None:

@@ -26,7 +26,7 @@ class ModeKeys:
     PREDICT = "infer"
 
 
-_MODES = (ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT)
+MODES = (ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT)
 
 
 class _Fields(NamedTuple):
@@ -89,8 +89,8 @@ class EstimatorSpec(_Fields):
         prediction_hooks: Sequence[Any] | None = None,
     ) -> EstimatorSpec:
         """Check every field and set the defaults; see the class."""
-        if mode not in _MODES:
-            raise ValueError(f"mode must be one of {list(_MODES)} (see ModeKeys), got {mode!r}.")
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {list(MODES)} (see ModeKeys), got {mode!r}.")
         _check_required_fields(mode, predictions, loss, train_op)
         predictions = _checked_predictions(predictions)
         return super().__new__(

@@ -19,9 +19,9 @@ from ray_estimator._engine.model import as_tuples, begin_graph, call_model_fn, o
 from ray_estimator._engine.tf_private import saved_model as saved_model_module
 from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.jobs import ExportJob, UserCode
-from ray_estimator._storage.saved_model import MODES, copy_assets, publish, staging_dir
+from ray_estimator._storage.saved_model import copy_assets, publish, staging_dir
 from ray_estimator._storage.storage import Storage
-from ray_estimator.spec import ModeKeys
+from ray_estimator.spec import MODES, ModeKeys
 
 logger = logging.getLogger(__name__)
 

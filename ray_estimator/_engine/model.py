@@ -19,6 +19,7 @@ from ray_estimator._engine.graph.keras import KerasState, writes_of
 from ray_estimator._engine.tf_private import graphs, sessions
 from ray_estimator._engine.tf_private import keras as keras_private
 from ray_estimator._jobs.jobs import ModelJob, UserCode
+from ray_estimator._process import legacy_keras
 from ray_estimator._validation import user_functions
 from ray_estimator.spec import ModeKeys
 
@@ -82,7 +83,7 @@ def _build(job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str)
             labels=labels,
             mode=mode,
             params=copy.deepcopy(code.params or {}),
-            config=job.users_config,
+            config=job.user_config,
             model_dir=job.model_dir,
         )
     writes = keras_state.order()
@@ -106,7 +107,7 @@ def _explaining_keras() -> Iterator[None]:
         if keras_private.keras_3() is not None and any("tensorflow_estimator" in frame.filename for frame in frames):
             error.add_note(
                 "The heads and canned estimators of tensorflow-estimator are written for Keras 2, and this process "
-                "runs Keras 3: use RunConfig(legacy_keras=True); with num_workers=0 also set TF_USE_LEGACY_KERAS=1 "
+                f"runs Keras 3: use RunConfig(legacy_keras=True); with num_workers=0 also set {legacy_keras.NAME}=1 "
                 "before TensorFlow is imported."
             )
         raise

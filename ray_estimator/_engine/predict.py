@@ -177,4 +177,4 @@ def predict_parts(job: PredictJob, tables: Tables) -> Generator[PredictedRange]:
 def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
     """The predictions of a range of rows at once."""
     parts = list(predict_parts(job, tables))
-    return PredictedRange([batch for part in parts for batch in part.batches], parts[0].one_task_because)
+    return PredictedRange([batch for part in parts for batch in part.batches], parts[0].one_task_reason)

@@ -12,10 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 
 from ray_estimator._storage.storage import Storage
-from ray_estimator.spec import ModeKeys
-
-MODES = (ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT)
-"""The modes of an export, in order. The first one saves the variables: those of training include all others."""
 
 _ATTEMPTS = 10
 _GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")

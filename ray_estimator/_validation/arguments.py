@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import numbers
-import os
 import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from ray_estimator._compat.names import needs_legacy_keras
 from ray_estimator._numbers import check_number
+from ray_estimator._process import legacy_keras
 from ray_estimator._storage.storage import Storage
 from ray_estimator.config import RunConfig
 
@@ -39,12 +39,11 @@ def checked_config(config: Any, model_dir: Any) -> RunConfig:
 
 def check_keras(model_fn: Callable[..., Any], config: RunConfig) -> None:
     """Check that a canned estimator of the package tensorflow-estimator gets the legacy Keras that it needs."""
-    set_already = os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
-    if needs_legacy_keras(model_fn) and not (config.legacy_keras or set_already):
+    if needs_legacy_keras(model_fn) and not (config.legacy_keras or legacy_keras.is_enabled()):
         raise ValueError(
             "This canned estimator is written for Keras 2: config expects legacy_keras=True, got False. "
             "Install tf_keras (pip install 'ray-estimator[legacy-keras]') and use RunConfig(legacy_keras=True, ...); "
-            "with num_workers=0 also set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported."
+            f"with num_workers=0 also set {legacy_keras.NAME}=1 before TensorFlow is imported."
         )
 
 

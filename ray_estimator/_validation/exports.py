@@ -8,8 +8,8 @@ import posixpath
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray_estimator._storage.saved_model import MODES
 from ray_estimator._storage.storage import Storage
+from ray_estimator.spec import MODES
 
 ReceiverFn = Callable[[], Any]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ray_estimator._compat import names
 from ray_estimator._compat.names import GET_PACKAGE, GROUPS, INTERNAL_ROOTS, PACKAGE
+from ray_estimator._process.legacy_keras import NAME as LEGACY_KERAS
 from ray_estimator.cli.findings import ESTIMATOR, LAYERS, Finding
 
 _INSTALL = "Call ray_estimator.install() at the start of the program, or import the names from ray_estimator"
@@ -51,5 +52,5 @@ def _about_package(name: str, home: str, legacy_keras: bool) -> Iterator[Finding
     if not names.has_package():
         yield Finding(ESTIMATOR, f"{name} is in the package tensorflow-estimator", f"To use it, {GET_PACKAGE}")
     if names.home_needs_legacy_keras(home) and not legacy_keras:
-        fix = "RunConfig(legacy_keras=True) and the extra legacy-keras; in process also TF_USE_LEGACY_KERAS=1"
+        fix = f"RunConfig(legacy_keras=True) and the extra legacy-keras; in process also {LEGACY_KERAS}=1"
         yield Finding(LAYERS, f"The canned estimator {name} needs Keras 2", fix)

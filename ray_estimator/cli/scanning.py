@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_estimator._process import legacy_keras
 from ray_estimator.cli import estimator_names, tensorflow_names
 from ray_estimator.cli.findings import CALL, PLACEMENT, PRIVATE, REMOTE_FILE, SYNTAX, Finding, Found, group_findings
 from ray_estimator.cli.names import Names, Use
@@ -236,6 +237,6 @@ def _enables_legacy_keras(tree: ast.AST) -> bool:
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == "legacy_keras":
             return not (isinstance(node.value, ast.Constant) and not node.value.value)
-        if isinstance(node, ast.Constant) and node.value == "TF_USE_LEGACY_KERAS":
+        if isinstance(node, ast.Constant) and node.value == legacy_keras.NAME:
             return True
     return False

@@ -25,7 +25,7 @@ from ray_estimator._engine.input.feed import Feed, batch_dimension, open_feed
 from ray_estimator._engine.input.rows import RowReader, dataset_of_rows
 from ray_estimator._jobs.jobs import EvaluateJob, PredictJob, RowSpec, TrainJob, UserCode
 from ray_estimator._jobs.serialization import InPlace
-from ray_estimator._runtime.inline_runtime import OwnProcess
+from ray_estimator._runtime.inline_runtime import InlineWorker
 from ray_estimator._storage.storage import Storage
 
 v1 = tf.compat.v1
@@ -340,7 +340,7 @@ def test_an_error_in_fetching_rows_arrives_as_itself(
         with hold(str(tmp_path), Storage(), on_loss=pytest.fail) as lease:
             source = InputSource({}, seed=None, endless=True)
             job = TrainJob(*common, generation=lease.generation, source=source)
-            entrypoints.train(job, OwnProcess(Rows(tables)))
+            entrypoints.train(job, InlineWorker(Rows(tables)))
 
     run = {
         "train": train,
@@ -378,7 +378,7 @@ def test_the_part_of_the_time_that_steps_wait_for_input_is_told(
         source = InputSource({}, seed=None, endless=False)
         code = InPlace({"model_fn": slow_model_fn})
         job = TrainJob(code, RunConfig(), str(tmp_path), rows, generation=lease.generation, source=source)
-        worker = OwnProcess(Rows(tables))
+        worker = InlineWorker(Rows(tables))
         entrypoints.train(job, worker)
     assert worker.status.input_wait is not None
     assert lowest <= worker.status.input_wait <= highest

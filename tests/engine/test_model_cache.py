@@ -131,5 +131,5 @@ def test_a_prediction_that_remembers_batches_must_run_as_one_task(tmp_path: Path
     predicted = predict.predict_range(job, tables)
 
     assert not predicted.batches
-    assert predicted.one_task_because == "a prediction writes 'count', which the next batch may read"
+    assert predicted.one_task_reason == "a prediction writes 'count', which the next batch may read"
     assert [batch["y"].tolist() for batch in predict.stream(job, tables)] == [[1, 2], [4, 5]]

@@ -111,4 +111,4 @@ def test_a_group_that_never_saves_ends_when_its_driver_has_lost_the_lease(on_ray
     with pytest.raises(WriterFencedError, match="taken over by process 77 on elsewhere") as lost:
         estimator.train(endless_input_fn, steps=10**6, hooks=[partial(BeTakenOver, estimator.model_dir)])
 
-    assert "given up by its driver" in str(lost.value.__cause__)
+    assert "aborted by its driver" in str(lost.value.__cause__)

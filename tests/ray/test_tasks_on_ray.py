@@ -116,7 +116,7 @@ def test_a_task_that_waits_says_for_what_and_goes_on_when_there_is_room(
 ) -> None:
     holder = cluster.remote(Holder).options(num_cpus=4).remote()
     cluster.get(holder.ready.remote())
-    monkeypatch.setattr(task, "_SAY_SECS", 0.2)
+    monkeypatch.setattr(task, "_NOTICE_SECS", 0.2)
     said: list[str] = []
 
     class LeaveWhenSaid(logging.Handler):
@@ -131,7 +131,7 @@ def test_a_task_that_waits_says_for_what_and_goes_on_when_there_is_room(
     finally:
         task.logger.removeHandler(handler)
     assert result["rows"] == 2 * BATCH
-    assert said[0].startswith("The evaluation of rows 0 to 199 waits for a place: it asks for {'CPU': 1.0}; free are {")
+    assert said[0].startswith("The evaluation of rows 0 to 199 waits to be scheduled: it requests {'CPU': 1.0}, and {")
 
 
 def training_model_fn(features: Any, mode: str, params: Any) -> EstimatorSpec:
@@ -183,7 +183,7 @@ def test_beside_a_group_that_trains_a_task_runs_where_there_is_room_and_else_say
         end.touch()
         task.logger.removeHandler(handler)
         training.join()
-    assert "waits for a place: it asks for {'CPU': 3}; free are {" in caplog.text
+    assert "waits to be scheduled: it requests {'CPU': 3}, and {" in caplog.text
 
 
 # Deaths

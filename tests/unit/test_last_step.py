@@ -1,4 +1,4 @@
-"""Where a training run ends: one absolute step, decided before it starts."""
+"""The last step of a training run, an absolute one that is known before it starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ray_estimator._jobs.last_step import last_step_of, split_stop_hooks
         (None, 120, 110, 110),
     ],
 )
-def test_the_nearest_wish_is_the_last_step(
+def test_the_earliest_limit_is_the_last_step(
     steps: int | None, max_steps: int | None, hooks_last_step: int | None, last_step: int | None
 ) -> None:
     assert last_step_of(100, steps, max_steps, hooks_last_step) == last_step
@@ -42,7 +42,7 @@ def test_a_number_of_steps_counts_from_the_start_of_the_run() -> None:
     assert split_stop_hooks([StopAtStepHook(num_steps=10)], 100) == ([], 110)
 
 
-def test_a_hook_that_only_extends_the_stop_hook_stays_a_hook() -> None:
+def test_a_subclass_of_the_stop_hook_stays_a_hook() -> None:
     class StopWithANote(StopAtStepHook):
         pass
 

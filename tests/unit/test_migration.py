@@ -77,13 +77,13 @@ PROOFS = {
         ),
         "a vocabulary or TFRecords by URL": ("test_two_workers_and_their_tasks_fetch_a_file_once",),
         "a hook that holds tensors": (
-            "test_in_a_hook_shows_the_factory_form",
+            "test_in_a_hook_suggest_a_factory",
             "test_a4_5_logging_tensor_hook_takes_tensors_by_name",
         ),
         "reading a hook's state after `train`": ("test_a_run_of_tf_estimators_goes_on_with_two_workers",),
-        "a module that only the driver can import": ("test_a_module_that_is_not_there_is_named",),
+        "a module that only the driver can import": ("test_a_missing_module_is_named",),
         "a model_dir on one machine's disk": (
-            "test_a0_a_temporary_model_dir_on_several_nodes_is_refused",
+            "test_a_temporary_model_dir_on_several_nodes_is_rejected",
             "test_a_directory_that_is_another_one_on_a_second_node_is_refused",
         ),
         "tensors or a queue that come to an end": ("test_a2_4_tensors_feed_two_workers_and_their_end_is_an_error",),

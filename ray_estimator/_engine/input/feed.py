@@ -108,7 +108,7 @@ def _call_input_fn(job: ModelJob, code: UserCode, mode: str, rank: int, num_repl
         code.input_fn,
         mode=mode,
         params=copy.deepcopy(code.params or {}),
-        config=job.users_config,
+        config=job.user_config,
         input_context=context,
     )
     if type(returned).__module__.startswith("ray.data"):

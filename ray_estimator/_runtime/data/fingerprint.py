@@ -12,6 +12,7 @@ import pyarrow.fs
 from ray.data import Dataset
 from ray.data.dataset import MaterializedDataset
 
+from ray_estimator._runtime import ray_private
 from ray_estimator._storage.content_version import version_attributes
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def fingerprint(dataset: Dataset, schema: pa.Schema, columns: tuple[str, ...]) -
     parts = {"columns": ", ".join(f"{name}: {schema.field(name).type}" for name in sorted(columns))}
     if isinstance(dataset, MaterializedDataset):
         return {**parts, "size": f"{dataset.count()} rows"}
-    operators = list(_operators(dataset._logical_plan.dag))
+    operators = ray_private.operators(dataset)
     parts["operators"] = " -> ".join(operator.name for operator in operators)
     files = sorted(line for operator in operators for line in _files_of(operator))
     if files:
@@ -41,23 +42,14 @@ def fingerprint(dataset: Dataset, schema: pa.Schema, columns: tuple[str, ...]) -
     return parts
 
 
-def _operators(operator: Any) -> Iterator[Any]:
-    """Yield the operators of a plan, sources first."""
-    for source in operator.input_dependencies:
-        yield from _operators(source)
-    yield operator
-
-
 def _files_of(operator: Any) -> Iterator[str]:
     """Yield a line for each file that an operator reads; none if the operator does not expose its files."""
-    source = getattr(operator, "datasource", operator)
-    paths = getattr(source, "paths", None) or getattr(source, "_source_paths", None)
-    files = getattr(source, "filesystem", None) or getattr(source, "_filesystem", None)
-    if not paths or not isinstance(files, pyarrow.fs.FileSystem):
+    paths, files = ray_private.files_read(operator)
+    if not isinstance(files, pyarrow.fs.FileSystem):
         return
-    for path in [paths] if isinstance(paths, str) else paths:
+    for path in paths:
         try:
-            yield from _lines_below(files, str(path))
+            yield from _lines_below(files, path)
         except Exception as error:  # Filesystems have their own error classes.
             # The driver may lack access that workers have. Changes of the files then go undetected.
             logger.info("Cannot list the files of the dataset at %s, so changes there go undetected: %s", path, error)

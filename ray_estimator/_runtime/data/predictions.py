@@ -72,9 +72,9 @@ def _predict_table(
         entrypoints.import_engine(num_cpus)
     block = Block(0, table.num_rows, lambda: table.select(list(columns)))
     predicted = entrypoints.predict_range(job, lambda: rank_tables([block], Sharding(0, 1, batch_size)))
-    if predicted.one_task_because is not None:
+    if predicted.one_task_reason is not None:
         raise ValueError(
-            f"predict_dataset cannot split this prediction into tasks: {predicted.one_task_because}. Use predict."
+            f"predict_dataset cannot split this prediction into tasks: {predicted.one_task_reason}. Use predict."
         )
     kept = table.select(list(keep_columns))
     predictions = BlockAccessor.batch_to_block(_joined(predicted.batches, table.num_rows))

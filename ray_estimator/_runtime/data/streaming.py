@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from ray.data import Dataset
-from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data._internal.logical.interfaces import SourceOperator
 
+from ray_estimator._runtime import ray_private
 from ray_estimator._runtime.data.prefetch import Prefetcher
-from ray_estimator._runtime.logs import unannounced
+from ray_estimator._runtime.logs import without_execution_notices
 from ray_estimator.errors import InputTimeoutError
 
 _BUNDLES = 3
+_ExecutionCallback: Any = ray_private.execution_callback()
 
 
 def in_order(dataset: Dataset) -> Dataset:
     """Return a copy of the dataset that produces its blocks in order, without progress bars."""
-    ordered: Dataset = Dataset.copy(dataset, _deep_copy=True)
+    ordered: Dataset = ray_private.copied(dataset)
     # By default, Ray Data yields blocks as they finish, in a different order each time.
     ordered.context.execution_options.preserve_order = True
     ordered.context.enable_progress_bars = False
@@ -39,12 +39,11 @@ def bundles_in_order(dataset: Dataset, timeout_secs: float | None) -> Iterator[A
     Raises:
         InputTimeoutError: No block arrived within `timeout_secs`. Names the unfinished operators.
     """
-    plan = dataset._logical_plan.dag
-    in_memory = plan.output_data() if isinstance(plan, SourceOperator) else None
+    in_memory = ray_private.blocks_in_memory(dataset)
     if in_memory is not None:
         yield from in_memory
         return
-    with unannounced(), _Execution(in_order(dataset), timeout_secs) as bundles:
+    with without_execution_notices(), _Execution(in_order(dataset), timeout_secs) as bundles:
         yield from bundles
 
 
@@ -52,7 +51,7 @@ class _Execution(Prefetcher[Any]):
     """An execution of a dataset."""
 
     def __init__(self, dataset: Dataset, timeout_secs: float | None) -> None:
-        dataset.context.custom_execution_callback_classes.append(_ExecutorCallback)
+        ray_private.add_execution_callback(dataset, _ExecutorCallback)
         super().__init__(dataset.iter_internal_ref_bundles, _BUNDLES, timeout_secs)
         self.executor: Any = None
 
@@ -66,12 +65,12 @@ class _Execution(Prefetcher[Any]):
 
     def timeout_error(self) -> Exception:
         """Return an error that names the unfinished operators."""
-        unfinished = [op for op in self.executor._topology if not op.has_completed()] if self.executor else []
-        names = "".join(f" ({op.name}: {op.num_active_tasks()} tasks active)" for op in unfinished)
+        unfinished = ray_private.unfinished_operators(self.executor) if self.executor else []
+        names = "".join(f" ({name}: {num_tasks} tasks active)" for name, num_tasks in unfinished)
         return InputTimeoutError(f"Ray Data{names}", self._timeout_secs or 0.0)
 
 
-class _ExecutorCallback(ExecutionCallback):
+class _ExecutorCallback(_ExecutionCallback):
     """Passes an `_Execution` its executor. At module level, since Ray Data serializes the context for its tasks."""
 
     def before_execution_starts(self, executor: Any) -> None:
