@@ -70,3 +70,13 @@ def test_ci_runs_make_test() -> None:
 
 def test_changelog_has_a_place_for_what_is_not_released() -> None:
     assert "\n## [Unreleased]\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_map_in_contributing_lists_every_package_and_private_root_module() -> None:
+    package = ROOT / "ray_estimator"
+    folders = {f"{path.parent.relative_to(package)}/" for path in package.rglob("__init__.py")} - {"./"}
+    modules = {path.name for path in package.glob("_*.py") if not path.name.startswith("__")}
+
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Map of the code")[2].partition("\n## ")[0]
+
+    assert sorted(re.findall(r"^\| `(.*?)` \|", section, flags=re.M)) == sorted(folders | modules)
