@@ -46,7 +46,7 @@ def test_make_demo_shows_the_main_job() -> None:
     shown = run(["make", "demo"], timeout=280)
     accuracy = float(re.findall(r"^accuracy ([\d.]+)", shown, flags=re.M)[0])
     assert accuracy >= 0.95
-    assert "it answers as predict does" in shown
+    assert "it gives the same results as predict" in shown
     assert re.search(r"^model_dir /", shown, flags=re.M)
 
 
