@@ -27,6 +27,7 @@ class ModeKeys:
 
 
 MODES = (ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT)
+"""All modes, in the order of an export: the first one saves the variables, and TRAIN has all of them."""
 
 
 class _Fields(NamedTuple):
