@@ -248,12 +248,11 @@ def _with_bar(console: Console, line: str, done: float | None) -> Text:
     if done is None:
         return text.append(line)
     label, rest = line.split(": ", 1)
-    bar = ProgressBar(total=1.0, completed=done, width=_BAR_WIDTH)
-    (segments,) = console.render_lines(bar, console.options.update(width=_BAR_WIDTH))
-    text.append(f"{label} ")
-    for segment in segments:
-        text.append(segment.text, segment.style)
-    return text.append(f" {rest}")
+    bar = Text()
+    for segment in console.render(ProgressBar(total=1.0, completed=done, width=_BAR_WIDTH)):
+        bar.append(segment.text, segment.style)
+    bar.align("left", _BAR_WIDTH)
+    return text.append(f"{label} ").append_text(bar).append(f" {rest}")
 
 
 def _clock_time(secs: float) -> str:

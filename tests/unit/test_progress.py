@@ -132,6 +132,17 @@ def test_a_notebook_output_is_replaced() -> None:
     assert display.outputs == [f"training {'━' * 24} step 10/10  loss 0.5  ETA 0:00"]
 
 
+@pytest.mark.parametrize(("done", "width"), [(0.0, 0), (0.5, 12), (1.0, 24), (1.5, 24)])
+@pytest.mark.parametrize("color_system", [None, "standard"])
+def test_the_bar_has_a_fixed_width(done: float, width: int, color_system: Any) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=color_system, width=200)
+
+    text = progress_module._with_bar(console, "training: step 1", done).plain
+
+    assert len(text) == len("training  step 1") + 24
+    assert text.startswith(f"training {'━' * width}")
+
+
 def test_progress_false_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     def said(config: RunConfig) -> str:
         out = io.StringIO()
