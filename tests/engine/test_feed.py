@@ -1,4 +1,4 @@
-"""Rows as features and labels: dtypes, ragged lists, map_fn, and errors on the way."""
+"""Rows as features and labels: dtypes, ragged lists, map_fn, passes, and errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def row_spec(table: pa.Table, labels: tuple[str, ...] = (), **options: Any) -> R
 def batches(
     table: pa.Table, mode: str = ModeKeys.TRAIN, labels: tuple[str, ...] = (), map_fn: Any = None, **options: Any
 ) -> list[tuple[Any, Any]]:
-    """Every (features, labels) that the graph of `mode` sees."""
+    """Every (features, labels) of the graph of `mode`."""
     job = TrainJob(InPlace({}), RunConfig(), "unused", row_spec(table, labels, **options), generation=1)
     seen = []
     with tf.Graph().as_default(), v1.Session() as session:
@@ -151,13 +151,13 @@ def test_drop_remainder_acts_in_train_only(table: pa.Table) -> None:
     assert len(batches(plain, ModeKeys.EVAL, drop_remainder=True)) == 3
 
 
-def test_tf_data_tunes_nothing(table: pa.Table) -> None:
-    # On one CPU closing a session may wait for the tuner.
+def test_the_tf_data_tuner_is_disabled(table: pa.Table) -> None:
+    # On one CPU, closing a session may wait for the tuner.
     dataset, _ = dataset_of_rows(lambda: iter([table]), row_spec(table), None, ModeKeys.TRAIN)
     assert dataset.options().autotune.enabled is False
 
 
-def test_tf_data_rewrites_nothing(table: pa.Table) -> None:
+def test_the_tf_data_rewriting_is_disabled(table: pa.Table) -> None:
     # It takes as long as the rest of a range's start.
     dataset, _ = dataset_of_rows(lambda: iter([table]), row_spec(table), None, ModeKeys.TRAIN)
     assert dataset.options().experimental_optimization.apply_default_optimizations is False
@@ -264,7 +264,7 @@ with tf.Graph().as_default(), tf.compat.v1.Session() as session:
     assert done.stdout.strip() == "[[0, 1, 2], [3, 4, 5], [6]]", done.stderr
 
 
-def test_the_memory_of_a_block_is_never_written_to(table: pa.Table) -> None:
+def test_the_memory_of_a_block_is_not_modified(table: pa.Table) -> None:
     values = np.arange(4, dtype=np.float32)
     values.flags.writeable = False
     shared = pa.table({"x": pa.array(values)})
@@ -317,7 +317,7 @@ def too_late() -> Iterator[pa.Table]:
 
 @dataclass
 class Rows:
-    """`TrainingRows` that begin where they begin."""
+    """`TrainingRows` that ignore the position."""
 
     tables: Callable[[], Iterator[pa.Table]]
     rows_per_epoch: int | None = None
@@ -331,7 +331,7 @@ CASES = [(with_nulls, ValueError, "'x'.*1 null"), (too_late, InputTimeoutError, 
 
 @pytest.mark.parametrize(("tables", "kind", "text"), CASES, ids=["nulls", "timeout"])
 @pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "evaluate_range", "predict_range"])
-def test_an_error_in_fetching_rows_arrives_as_itself(
+def test_an_error_in_reading_rows_is_raised_unchanged(
     tmp_path: Path, tables: Callable[[], Any], kind: type[Exception], text: str, verb: str
 ) -> None:
     common = (InPlace({"model_fn": mean_model_fn}), RunConfig(), str(tmp_path), row_spec(pa.table({"x": [1, 2]})))
@@ -353,13 +353,13 @@ def test_an_error_in_fetching_rows_arrives_as_itself(
         run[verb]()
 
 
-def test_without_an_error_of_its_own_tensorflows_report_stays() -> None:
+def test_without_an_error_in_reading_tensorflows_error_is_raised() -> None:
     with pytest.raises(tf.errors.InvalidArgumentError), Feed(None, None).explaining_errors():
         raise tf.errors.InvalidArgumentError(None, None, "from a kernel")
 
 
 @pytest.mark.parametrize(("pause_secs", "lowest", "highest"), [(0.3, 0.5, 1.0), (0.0, 0.0, 0.5)])
-def test_the_part_of_the_time_that_steps_wait_for_input_is_told(
+def test_the_fraction_of_time_that_steps_wait_for_input_is_reported(
     tmp_path: Path, pause_secs: float, lowest: float, highest: float
 ) -> None:
     def tables() -> Iterator[pa.Table]:

@@ -1,4 +1,4 @@
-"""dataset_input_fn: what it accepts, and what it refuses on the driver."""
+"""Argument checks of dataset_input_fn, on the driver."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ray_estimator.inputs import DatasetInput, dataset_input_fn
 
 
 class UnreadDataset(ray.data.Dataset):  # type: ignore[misc]
-    """A Dataset without a plan: nothing here reads it, so Ray need not start."""
+    """A Dataset without a plan. No test reads it, so Ray does not start."""
 
     def __init__(self) -> None:
-        self._current_executor = None  # asked for by __del__
+        self._current_executor = None  # read by __del__
 
     __repr__ = object.__repr__
 
@@ -121,7 +121,7 @@ def test_a_buffer_without_shuffle_is_refused() -> None:
         an_input(shuffle_buffer_rows=7)
 
 
-def test_features_as_one_name_are_refused_with_the_cure() -> None:
+def test_a_single_name_as_features_is_refused_with_a_hint() -> None:
     with pytest.raises(TypeError, match=r"Use \['a'\]: features are always a dict"):
         an_input(feature_columns="a")
 
@@ -132,7 +132,7 @@ def test_a_column_cannot_be_label_and_feature() -> None:
 
 
 class TestDataset:
-    def test_itself_resolves_to_itself(self) -> None:
+    def test_resolves_to_itself(self) -> None:
         dataset = a_dataset()
 
         assert an_input(dataset=dataset).resolve() is dataset
@@ -141,7 +141,7 @@ class TestDataset:
         "dataset",
         [lambda: a_dataset(), functools.partial(lambda kind: kind(), a_dataset), lambda split="x": a_dataset()],
     )
-    def test_of_a_callable_is_made_when_resolved(self, dataset: Callable[[], Any]) -> None:
+    def test_of_a_callable_is_created_when_resolved(self, dataset: Callable[[], Any]) -> None:
         assert isinstance(an_input(dataset=dataset).resolve(), ray.data.Dataset)
 
     def test_callable_is_not_called_before(self) -> None:

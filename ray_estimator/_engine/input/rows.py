@@ -137,7 +137,7 @@ def _signature(column: ColumnSpec) -> Any:
 def _dataset_of_chunks(reader: RowReader, signature: Any) -> tf.data.Dataset:
     """Return the chunks of one pass per initialization of the iterator.
 
-    `from_generator` does the same with four functions instead of one, and takes three times as long to start.
+    `from_generator` does the same with several functions instead of one, which slows the start of the pipeline.
     """
     specs = tf.nest.flatten(signature)
 
