@@ -26,6 +26,9 @@ class ModeKeys:
     PREDICT = "infer"
 
 
+READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"})
+"""Types of operations that only read a variable: a copy of `_engine.graph.operations.READS`, which lies above."""
+
 _MODES = (ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT)
 
 
@@ -240,8 +243,7 @@ def _check_keras_metric(name: str, metric: Any) -> None:
 
 def _is_written(variable: Any) -> bool:
     """Whether an op of the graph, other than its initializer, takes the variable to write to it."""
-    reads = ("ReadVariableOp", "VarIsInitializedOp", "VariableShape", "ResourceGather", "ResourceGatherNd")
-    return any(op is not variable.initializer and op.type not in reads for op in variable.handle.consumers())
+    return any(op is not variable.initializer and op.type not in READS for op in variable.handle.consumers())
 
 
 def _checked_export_outputs(mode: str, outputs: Any, predictions: Any) -> dict[str, Any] | None:

@@ -15,10 +15,10 @@ from ray_estimator._engine import model_cache
 from ray_estimator._engine.checkpointing.local_copies import step_of
 from ray_estimator._engine.checkpointing.saver import BuildRestore
 from ray_estimator._engine.checkpointing.warm_start import starting_point
-from ray_estimator._engine.distribution.strategy import Alone
+from ray_estimator._engine.distribution.strategy import SingleWorker
 from ray_estimator._engine.events.eval_writer import write_results
 from ray_estimator._engine.graph.input_barrier import write_after_input
-from ray_estimator._engine.graph.mergeable_metrics import reason_against_adding
+from ray_estimator._engine.graph.mergeable_metrics import reason_not_mergeable
 from ray_estimator._engine.hooks.user_hooks import made, without_waiters
 from ray_estimator._engine.input.feed import Feed, open_feed
 from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
@@ -102,7 +102,7 @@ def build(job: EvaluateJob, code: UserCode, tables: Tables | None) -> Evaluation
     """Builds the EVAL graph in the default graph."""
     global_step = begin_graph(job)
     feed = open_feed(job, code, ModeKeys.EVAL, tables)
-    model = call_model_fn(job, code, feed.features, feed.labels, ModeKeys.EVAL, Alone())
+    model = call_model_fn(job, code, feed.features, feed.labels, ModeKeys.EVAL, SingleWorker())
     metrics = {**model.metrics, "loss": v1.metrics.mean(model.loss)}
     advance = [feed.advance] if feed.advance is not None else []
     update_op = tf.group(*advance, *(metrics[name][1] for name in sorted(metrics)))
@@ -167,7 +167,7 @@ class RangeEvaluator:
     def _reason_against_ranges(self) -> str | None:
         if self._evaluation.spec.evaluation_hooks:
             return "model_fn returned evaluation_hooks"
-        return reason_against_adding(self._evaluation.update_op, self._evaluation.values, self._state)
+        return reason_not_mergeable(self._evaluation.update_op, self._evaluation.values, self._state)
 
 
 def _scaffold(evaluation: Evaluation) -> v1.train.Scaffold:

@@ -14,8 +14,8 @@ import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine.checkpointing.saver import build_saver
 from ray_estimator._engine.checkpointing.warm_start import starting_point
-from ray_estimator._engine.distribution.strategy import Alone
-from ray_estimator._engine.model import as_tuples, begin_graph, call_model_fn, open_user_code, scaffold_of
+from ray_estimator._engine.distribution.strategy import SingleWorker
+from ray_estimator._engine.model import begin_graph, call_model_fn, metric_tuples, open_user_code, scaffold_of
 from ray_estimator._engine.tf_private import saved_model as saved_model_module
 from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.jobs import ExportJob, UserCode
@@ -94,10 +94,10 @@ def _write(job: ExportJob, code: UserCode, folder: str) -> None:
 def _build(job: ExportJob, code: UserCode, mode: str) -> Part:
     begin_graph(job)
     receiver = _received(code, mode)
-    model = call_model_fn(job, code, receiver.features, getattr(receiver, "labels", None), mode, Alone())
+    model = call_model_fn(job, code, receiver.features, getattr(receiver, "labels", None), mode, SingleWorker())
     metrics = model.metrics
     if mode == ModeKeys.TRAIN:
-        metrics = as_tuples(model.spec.eval_metric_ops or {}, model.keras_writes)
+        metrics = metric_tuples(model.spec.eval_metric_ops or {}, model.keras_writes)
         saved_model_module.keep_train_op(model.train_op)
     outputs = saved_model_module.export_outputs(
         mode,

@@ -17,8 +17,8 @@ from ray_estimator._engine import model_cache
 from ray_estimator._engine.checkpointing.local_copies import step_of
 from ray_estimator._engine.checkpointing.saver import BuildRestore
 from ray_estimator._engine.checkpointing.warm_start import starting_point
-from ray_estimator._engine.distribution.strategy import Alone
-from ray_estimator._engine.graph.input_barrier import written_by
+from ray_estimator._engine.distribution.strategy import SingleWorker
+from ray_estimator._engine.graph.operations import written_by
 from ray_estimator._engine.graph.traversal import ancestors
 from ray_estimator._engine.hooks.user_hooks import made, without_waiters
 from ray_estimator._engine.input.feed import Feed, open_feed
@@ -48,7 +48,7 @@ def build(job: PredictJob, code: UserCode, tables: Tables | None) -> Prediction:
     """Builds the PREDICT graph in the default graph."""
     begin_graph(job)
     feed = open_feed(job, code, ModeKeys.PREDICT, tables)
-    model = call_model_fn(job, code, feed.features, None, ModeKeys.PREDICT, Alone())
+    model = call_model_fn(job, code, feed.features, None, ModeKeys.PREDICT, SingleWorker())
     predictions = _selected(model.spec.predictions, job.predict_keys)
     return Prediction(feed, model.spec, (predictions, feed.advance or tf.no_op()))
 

@@ -495,9 +495,9 @@ def unadditive_fields(kind: str, features: Any, labels: Any) -> dict[str, Any]:
     ("kind", "reason"),
     [
         ("value of a batch", "the value of the metric 'odd' depends on tensors of a batch"),
-        ("maximum", "an update does not just add to the metric variable 'highest'"),
+        ("maximum", "an update does more than add to the metric variable 'highest'"),
         ("hooks", "model_fn returned evaluation_hooks"),
-        ("write elsewhere", "an update writes 'moving', which is no metric variable"),
+        ("write elsewhere", "an update writes 'moving', which is not a metric variable"),
     ],
 )
 def test_a5_7_what_does_not_add_up_is_named(tmp_path: Path, kind: str, reason: str) -> None:

@@ -99,7 +99,7 @@ PROOFS = {
         ),
         "`model_to_estimator`": ("test_a13_5_a13_6_a_missing_name_says_that_it_is_missing_and_what_to_use",),
         "`gradient_accumulation_steps`, `ema_overwrite_frequency`, `LossScaleOptimizer` of Keras 3": (
-            "test_keras_in_graph_refuses_updates_that_would_never_run",
+            "test_keras_in_graph_rejects_updates_that_would_never_run",
         ),
         "`InMemoryEvaluatorHook` on several workers": ("test_a13_2_several_workers_are_refused",),
         "`GlobalStepWaiterHook` for a step that is not there yet": (

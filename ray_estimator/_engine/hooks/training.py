@@ -21,6 +21,7 @@ from ray_estimator._engine.hooks.tracking import LogToTracker
 from ray_estimator._engine.hooks.user_hooks import made, made_listeners, without_waiters
 from ray_estimator._engine.input.feed import Feed
 from ray_estimator._engine.model import Model, scaffold_of
+from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.jobs import TrainJob, UserCode
 from ray_estimator._jobs.last_step import earliest, own_target
 from ray_estimator._jobs.worker import Worker
@@ -139,8 +140,7 @@ def _attach(listeners: Sequence[Any], savers: Sequence[Any]) -> None:
             "There should be a CheckpointSaverHook to use saving_listeners. Please set one of the "
             "RunConfig.save_checkpoints_steps or RunConfig.save_checkpoints_secs."
         )
-    attached = savers[0]._listeners
-    attached.extend(listener for listener in listeners if listener not in attached)
+    sessions.attach_listeners(savers[0], listeners)
 
 
 def _step_counter(every_steps: int | None, events_dir: str, is_chief: bool) -> list[v1.train.SessionRunHook]:

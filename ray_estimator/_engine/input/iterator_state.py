@@ -151,7 +151,7 @@ class KeepPlace(v1.train.SessionRunHook):
         try:
             place = self._place(session, input_ended).to_bytes()
         except (CannotSaveError, tf.errors.OpError) as error:
-            why_not = iterators.text_of(error) if isinstance(error, tf.errors.OpError) else str(error)
+            why_not = iterators.kernel_message(error) if isinstance(error, tf.errors.OpError) else str(error)
         saved = self._worker.exchange(f"place in the input at step {step}", (place, why_not))
         places = [place for place, _ in saved if place is not None]
         if len(places) == len(saved):
@@ -171,7 +171,7 @@ class KeepPlace(v1.train.SessionRunHook):
                     path.write_bytes(content)
                 session.run(self._restore_state, {self._prefix: os.path.join(folder, _NAME)})
         except tf.errors.OpError as error:
-            logger.warning("The iterator of input_fn could not be restored: %s", iterators.text_of(error))
+            logger.warning("The iterator of input_fn could not be restored: %s", iterators.kernel_message(error))
             return False
         return True
 

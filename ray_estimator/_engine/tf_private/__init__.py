@@ -1,1 +1,1 @@
-"""The private names of TensorFlow and Keras that the engine needs, each with a public meaning and a test."""
+"""Private names of TensorFlow and Keras, each behind a function with a public meaning and a test."""
