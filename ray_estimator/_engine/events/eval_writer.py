@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
+from ray_estimator._checkpoints.event_files import eval_dir_name
 from ray_estimator._engine.events.sync import local_events
 from ray_estimator._jobs.jobs import EvaluateJob
 from ray_estimator._storage.storage import Storage
@@ -24,7 +25,7 @@ def write_results(job: EvaluateJob, results: Mapping[str, Any]) -> dict[str, Any
     shown = ", ".join(f"{name} = {results[name]}" for name in sorted(results))
     logger.info("Saving dict for global step %d: %s", step, shown)
     storage = Storage(job.config.storage_options)
-    url = storage.join(job.model_dir, f"eval_{job.name}" if job.name else "eval")
+    url = storage.join(job.model_dir, eval_dir_name(job.name))
     # A FileWriter refuses to work where TensorFlow is eager.
     with local_events(storage, url) as folder, tf.Graph().as_default():
         # TensorFlow names the file by the second: without a suffix the next evaluation might take its place.
