@@ -135,7 +135,7 @@ def test_profiler_hook(run: Run, tmp_path: Path) -> None:
 def test_global_step_waiter_hook(run: Run) -> None:
     run([v1.train.GlobalStepWaiterHook(STEPS)])
 
-    with pytest.raises(ValueError, match=r"waits for step 4, but this run begins at step 3.*wait for ever"):
+    with pytest.raises(ValueError, match=r"waits for step 4, but this run starts at step 3.*would never return"):
         run([v1.train.GlobalStepWaiterHook(STEPS + 1)])
 
 

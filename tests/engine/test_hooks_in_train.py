@@ -228,7 +228,7 @@ def test_a4_5_global_step_waiter_hook_that_would_wait_for_ever_is_refused(in_pro
     estimator = in_process(slope_model_fn).train(counting_input_fn, steps=2)
     again = estimator if brought_by == "user" else in_process(model_fn)
 
-    with pytest.raises(ValueError, match=r"GlobalStepWaiterHook waits for step 5.*begins at step 2.*Leave it out"):
+    with pytest.raises(ValueError, match=r"GlobalStepWaiterHook waits for step 5.*starts at step 2.*Remove the hook"):
         again.train(counting_input_fn, steps=2, hooks=[waiter] if brought_by == "user" else [])
 
 
