@@ -1,4 +1,4 @@
-"""What feeds an exported model: receivers, and the builders of receiver functions."""
+"""Inputs of an exported model: receivers, and the builders of receiver functions."""
 
 from __future__ import annotations
 

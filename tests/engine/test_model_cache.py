@@ -1,4 +1,4 @@
-"""What stays in a task's process: graph and weights, by what they are, a bounded number of them."""
+"""Models cached in a task's process: which jobs share a graph or its weights, and how many are kept."""
 
 from __future__ import annotations
 

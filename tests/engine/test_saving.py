@@ -1,4 +1,4 @@
-"""Saving beside training: what steps wait for, what a run waits for, which trouble of a store reaches the user."""
+"""Saving in the background: what steps and runs wait for, and which errors of the store reach the user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEADLINE_SECS = 30.0
 
 
 class AtStep(v1.train.SessionRunHook):
-    """Calls a function after one step."""
+    """Calls a function after a given step."""
 
     def __init__(self, step: int, call: Callable[[], Any]) -> None:
         self._step = step
@@ -36,7 +36,7 @@ class AtStep(v1.train.SessionRunHook):
 
 @pytest.fixture
 def open_store(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """The store takes no checkpoint until this is set."""
+    """Blocks the store until this event is set."""
     opened, publish = threading.Event(), CheckpointStore.publish
 
     def publish_when_open(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -113,7 +113,7 @@ def remote_dir() -> Any:
 
 
 def losses_in(folder: Any) -> dict[int, float]:
-    """The scalar summaries called loss, by step, as TensorBoard's reader finds them in a copy of the remote events."""
+    """Return the scalar `loss` by step, as TensorBoard reads it from a copy of the remote event files."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for path, file in MemoryFileSystem.store.items():

@@ -1,4 +1,4 @@
-"""What trackers of experiments find: TensorBoard in model_dir, MLflow in its store."""
+"""Experiment trackers: what TensorBoard reads from model_dir, and what is logged to MLflow."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_tensorboard_finds_scalars_and_graph_of_training_and_a_run_for_each_eval
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.ActiveRun]:
-    """An active run in a local file store."""
+    """An active MLflow run in a local file store."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
     with mlflow.start_run() as active:

@@ -1,7 +1,4 @@
-"""What train promises of hooks, of losses that are not numbers, of logs and of summaries.
-
-Each test bears the number of its line.
-"""
+"""Estimator.train: hooks, NaN losses, logs and summaries."""
 
 from __future__ import annotations
 
