@@ -58,7 +58,7 @@ class Control:
 
     def __init__(self, model: Model, feed: Feed, distribution: Distribution) -> None:
         self._feed = feed
-        self._alone = distribution.num_replicas == 1
+        self._is_single_rank = distribution.num_replicas == 1
         self._scale = 1.0 if model.loss_is_summed else 1.0 / distribution.num_replicas
         self.step = 0
         self.num_runs = 0
@@ -69,7 +69,7 @@ class Control:
         self.stop = v1.placeholder_with_default(np.float32(0), [], name="control/stop")
         self.save = v1.placeholder_with_default(np.float32(0), [], name="control/save")
         loss: Any = model.loss
-        if self._alone:
+        if self._is_single_rank:
             vector = self.loss = tf.identity(loss, name="control/loss")
         else:
             missing = feed.next_missing if feed.next_missing is not None else tf.constant(0.0)
@@ -94,7 +94,7 @@ class Control:
         self.step = int(step_after)
         self.waited_secs += float(waited_secs)
         self.num_runs += 1
-        if self._alone:
+        if self._is_single_rank:
             self.decision = StepDecision(float(vector), stop=False, save=False)
             return
         loss, stop, save, missing = (float(value) for value in vector)

@@ -37,7 +37,7 @@ class CheckpointWriter:
         self._saves_graph = config.checkpoint_save_graph_def
         self._meta_graph: bytes | None = None
         self._scaffold = scaffold
-        self._has_collectives = False
+        self._runs_on_all_ranks = False
 
     def prepare(self, saver_def: Any) -> None:
         """Order the collectives of a save. Call once, when the saver is built and before the graph is finalized.
@@ -47,11 +47,11 @@ class CheckpointWriter:
         """
         if saver_def is None:
             # The user's own class of saver: its operations are unknown.
-            self._has_collectives = True
+            self._runs_on_all_ranks = True
             return
         self._retention = Retention(saver_def.max_to_keep, saver_def.keep_checkpoint_every_n_hours)
         save_op = v1.get_default_graph().as_graph_element(saver_def.save_tensor_name).op
-        self._has_collectives = bool(chain([save_op]))
+        self._runs_on_all_ranks = bool(chain([save_op]))
 
     def write_graph(self) -> None:
         """Publish graph.pbtxt. Does nothing on ranks other than the chief."""
@@ -78,7 +78,7 @@ class CheckpointWriter:
                     for rank, state in enumerate(iterator_states):
                         Path(prefix + position.suffix(rank)).write_bytes(state)
                 self._publisher.submit(Saved(prefix, step, self._retention, staging.pop_all(), position))
-        elif self._has_collectives:
+        elif self._runs_on_all_ranks:
             with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
                 self._run_saver(session, folder, step)
 
