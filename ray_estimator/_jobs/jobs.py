@@ -113,7 +113,6 @@ class PredictJob(ModelJob):
     checkpoint: Checkpoint | None = None
     fingerprint: str | None = None
     predict_keys: tuple[str, ...] | None = None
-    yield_single_examples: bool = True
 
 
 @dataclass(frozen=True)

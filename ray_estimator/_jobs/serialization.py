@@ -68,8 +68,6 @@ class InPlace(Generic[T]):
 class V2Switches:
     """Which of TensorFlow's v2 behaviours a process has switched on. None: TensorFlow did not say."""
 
-    tf2: bool | None
-    eager: bool | None
     resource_variables: bool | None
     control_flow: bool | None
     tensor_shape: bool | None
@@ -83,8 +81,6 @@ class V2Switches:
             return None
         v1 = tensorflow.compat.v1
         return V2Switches(
-            tf2=_asked(lambda: sys.modules["tensorflow.python.tf2"].enabled()),
-            eager=_asked(_is_eager_by_default),
             resource_variables=_asked(v1.resource_variables_enabled),
             control_flow=_asked(v1.control_flow_v2_enabled),
             tensor_shape=_asked(lambda: v1.TensorShape(None)._v2_behavior),
@@ -277,12 +273,6 @@ def _warn_of_size(parts: Mapping[str, Any], total: int) -> None:
         largest,
         sizes[largest] / 1e6,
     )
-
-
-def _is_eager_by_default() -> bool:
-    # v1.executing_eagerly_outside_functions() says False inside `with tf.Graph().as_default()`.
-    context: Any = sys.modules["tensorflow.python.eager.context"]
-    return bool(context.default_execution_mode == context.EAGER_MODE)
 
 
 def _asked(question: Callable[[], Any]) -> bool | None:

@@ -218,13 +218,13 @@ class TestV2Switches:
         with tf.Graph().as_default():
             switches = pack({"params": 1}).v2_switches
 
-        assert switches == V2Switches(True, True, True, True, True, True)
+        assert switches == V2Switches(True, True, True, True)
 
     def test_are_all_off_after_disable_v2_behavior(self) -> None:
         code = (
             "import tensorflow as tf; tf.compat.v1.disable_v2_behavior(); "
             "from ray_estimator._jobs.serialization import V2Switches; "
-            "print(V2Switches.of_this_process() == V2Switches(False, False, False, False, False, False))"
+            "print(V2Switches.of_this_process() == V2Switches(False, False, False, False))"
         )
 
         assert in_another_process(code) == "True"
