@@ -30,6 +30,7 @@ Private packages, from the top of the imports to the bottom:
     _data/             from blocks of a Ray Dataset to the arrays of a rank
     _compat/           the names of tf.estimator, put back by `install()`
     _process/          signals, process identity, heartbeat
+    _tf_private/       private names of TensorFlow and Keras
 
 Importing the package imports neither TensorFlow nor Ray.
 """

@@ -250,14 +250,14 @@ def _checked_export_outputs(mode: str, outputs: Any, predictions: Any) -> dict[s
     """Return the export outputs with a default among them; outside PREDICT they are not looked at."""
     if mode != ModeKeys.PREDICT:
         return outputs  # type: ignore[no-any-return]
-    from tensorflow.python.saved_model.model_utils import export_output
+    from ray_estimator._tf_private.saved_model import output_class
 
     if outputs is None:
-        return {_DEFAULT_SIGNATURE: export_output.PredictOutput(predictions)}
+        return {_DEFAULT_SIGNATURE: output_class("PredictOutput")(predictions)}
     if not isinstance(outputs, dict):
         raise TypeError(f"export_outputs must be a dict of name to ExportOutput, given: {outputs!r}.")
     for name, output in outputs.items():
-        if not isinstance(output, export_output.ExportOutput):
+        if not isinstance(output, output_class("ExportOutput")):
             raise TypeError(
                 f"Values in export_outputs must be ExportOutput objects, given: {output!r} for key {name!r}. "
                 "Wrap the tensors, for example in export.PredictOutput(...)."

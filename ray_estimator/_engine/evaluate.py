@@ -21,11 +21,11 @@ from ray_estimator._engine.graph.mergeable_metrics import reason_not_mergeable
 from ray_estimator._engine.hooks.user_hooks import create_hooks, without_step_waiters
 from ray_estimator._engine.input.feed import Feed, open_feed
 from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
-from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.jobs import EvaluateJob, UserCode
 from ray_estimator._jobs.metric_state import MetricState
 from ray_estimator._jobs.worker import Tables
 from ray_estimator._process.heartbeat import beat
+from ray_estimator._tf_private import sessions
 from ray_estimator.spec import ModeKeys
 
 

@@ -16,11 +16,11 @@ from ray_estimator._engine.checkpointing.saver import build_saver
 from ray_estimator._engine.checkpointing.warm_start import checkpoint_or_warm_start
 from ray_estimator._engine.distribution.strategy import SingleWorker
 from ray_estimator._engine.model import begin_graph, call_model_fn, metric_tuples, open_user_code, scaffold_of
-from ray_estimator._engine.tf_private import saved_model as saved_model_module
-from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.jobs import ExportJob, UserCode
 from ray_estimator._storage.saved_model import MODES, copy_assets, publish, staging_dir
 from ray_estimator._storage.storage import Storage
+from ray_estimator._tf_private import saved_model as saved_model_module
+from ray_estimator._tf_private import sessions
 from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)

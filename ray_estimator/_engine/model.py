@@ -22,10 +22,11 @@ from ray_estimator._engine.graph.operations import (
     replica_variables,
     variable_input_name,
 )
-from ray_estimator._engine.tf_private.graphs import losses_are_summed
-from ray_estimator._engine.tf_private.keras import apply_keras_settings, is_keras_variable, keras_3, seeding_keras
-from ray_estimator._engine.tf_private.sessions import replay_v2_switches
 from ray_estimator._jobs.jobs import ModelJob, UserCode
+from ray_estimator._tf_private.graphs import losses_are_summed
+from ray_estimator._tf_private.keras import is_keras_variable, keras_3, seeding_keras
+from ray_estimator._tf_private.keras_settings import apply_keras_settings
+from ray_estimator._tf_private.switches import replay_v2_switches
 from ray_estimator._validation import user_functions
 from ray_estimator.spec import ModeKeys
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import tensorflow as tf
 
-from ray_estimator._engine.tf_private.names import PRIVATE_PACKAGES, public_name_of
+from ray_estimator._tf_private.names import PRIVATE_PACKAGES, public_name_of
 
 _ABSENT = object()
 

@@ -25,11 +25,11 @@ from ray_estimator._engine.hooks.training import training_hooks
 from ray_estimator._engine.input.feed import Feed, open_feed
 from ray_estimator._engine.input.iterator_state import keep_place, place_in
 from ray_estimator._engine.model import Model, begin_graph, call_model_fn, open_user_code
-from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.jobs import TrainJob, UserCode
 from ray_estimator._jobs.results import TrainResult
 from ray_estimator._jobs.worker import Worker
 from ray_estimator._storage.storage import Storage
+from ray_estimator._tf_private import sessions
 from ray_estimator.errors import InputEndedError
 from ray_estimator.spec import ModeKeys
 

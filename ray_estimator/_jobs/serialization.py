@@ -79,12 +79,14 @@ class V2Switches:
         tensorflow = sys.modules.get("tensorflow")
         if tensorflow is None:
             return None
+        from ray_estimator._tf_private import switches
+
         v1 = tensorflow.compat.v1
         return V2Switches(
             resource_variables=_asked(v1.resource_variables_enabled),
             control_flow=_asked(v1.control_flow_v2_enabled),
-            tensor_shape=_asked(lambda: v1.TensorShape(None)._v2_behavior),
-            tensor_equality=_asked(lambda: tensorflow.Tensor._USE_EQUALITY),
+            tensor_shape=_asked(switches.tensor_shapes_are_v2),
+            tensor_equality=_asked(switches.tensor_equality_is_enabled),
         )
 
 
@@ -123,18 +125,6 @@ class Packed:
             if error.name is None:  # raised by the user's own code, which knows better
                 raise
             raise ModuleNotShippedError(self.what, error.name) from error
-
-
-def keras_settings_of_this_thread() -> dict[str, Any]:
-    """What the calling thread has set in Keras 3, by Keras's own names: dtype policy and seed. Runs on the driver.
-
-    Keras keeps its settings by thread and process, and model_fn runs in another. Imports nothing.
-    """
-    global_state = sys.modules.get("keras.src.backend.common.global_state")
-    if global_state is None:
-        return {}
-    settings = {name: global_state.get_global_attribute(name) for name in ("dtype_policy", "global_random_seed")}
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 def pack(parts: Mapping[str, Any]) -> Packed:
@@ -279,5 +269,5 @@ def _asked(question: Callable[[], Any]) -> bool | None:
     """Return the answer, or None where this release of TensorFlow has moved what it looks at."""
     try:
         return bool(question())
-    except (AttributeError, KeyError):
+    except AttributeError:
         return None

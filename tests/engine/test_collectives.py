@@ -17,7 +17,7 @@ from ray_estimator._engine.distribution.collectives import (
     slot_for,
 )
 from ray_estimator._engine.graph.traversal import ancestors
-from ray_estimator._engine.tf_private.distribute import AllReduceSlot
+from ray_estimator._tf_private.distribute import AllReduceSlot
 from ray_estimator.errors import RanksDisagreeError
 
 v1 = tf.compat.v1

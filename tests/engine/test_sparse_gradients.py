@@ -11,7 +11,7 @@ from tensorflow.python.distribute import cross_device_utils
 
 from ray_estimator._engine.distribution.collectives import collectives_of
 from ray_estimator._engine.distribution.sparse_gradients import NUM_SIZES, size_for, summed
-from ray_estimator._engine.tf_private import distribute
+from ray_estimator._tf_private import distribute
 
 v1 = tf.compat.v1
 

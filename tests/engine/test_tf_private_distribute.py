@@ -11,7 +11,7 @@ from tensorflow.python.distribute import cross_device_utils
 
 from ray_estimator._engine.distribution.collectives import collectives_of
 from ray_estimator._engine.graph.traversal import ancestors
-from ray_estimator._engine.tf_private import distribute
+from ray_estimator._tf_private import distribute
 
 v1 = tf.compat.v1
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from support.processes import in_a_process, session, two_replicas_here
 
-from ray_estimator._engine.tf_private import distribute, graphs
+from ray_estimator._tf_private import distribute, graphs
 
 v1 = tf.compat.v1
 

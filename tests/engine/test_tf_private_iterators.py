@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from support.processes import session
 
-from ray_estimator._engine.tf_private import iterators
+from ray_estimator._tf_private import iterators
 
 v1 = tf.compat.v1
 

@@ -13,9 +13,8 @@ import pytest
 import tensorflow as tf
 from support.processes import session, two_replicas_here
 
-from ray_estimator._engine.tf_private import distribute
-from ray_estimator._engine.tf_private import keras as private
-from ray_estimator._jobs.serialization import keras_settings_of_this_thread
+from ray_estimator._tf_private import distribute
+from ray_estimator._tf_private import keras as private
 
 v1 = tf.compat.v1
 
@@ -44,20 +43,6 @@ def in_another_thread(call: Callable[[], Any]) -> Any:
     thread.start()
     thread.join()
     return results[0]
-
-
-def test_apply_keras_settings_copies_the_settings_of_a_thread() -> None:
-    def set_on_driver() -> Any:
-        keras.config.set_dtype_policy("mixed_bfloat16")
-        return keras_settings_of_this_thread()
-
-    def applied_in_replica() -> str:
-        private.apply_keras_settings(settings)
-        return str(keras.layers.Dense(1).dtype_policy.name)
-
-    settings = in_another_thread(set_on_driver)
-    assert in_another_thread(applied_in_replica) == "mixed_bfloat16"
-    assert in_another_thread(lambda: keras.config.dtype_policy().name) == "float32"
 
 
 def test_seeding_keras_fixes_weights_and_seeds_and_restores_pythons_random() -> None:

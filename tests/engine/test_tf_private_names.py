@@ -5,7 +5,7 @@ from __future__ import annotations
 from tensorflow.python.ops import array_ops
 from tensorflow.python.training import training_util
 
-from ray_estimator._engine.tf_private import names
+from ray_estimator._tf_private import names
 
 
 def test_public_name_of_v1_symbols_other_symbols_and_private_symbols() -> None:

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from support.processes import session
 
-from ray_estimator._engine.tf_private import saved_model
+from ray_estimator._tf_private import saved_model
 from ray_estimator.export import PredictOutput, ServingInputReceiver
 
 v1 = tf.compat.v1
@@ -68,3 +68,9 @@ def test_saver_of_objects_restores_the_variables_of_the_checkpoint(tmp_path: Pat
         saver.restore(opened, path)
         assert opened.run(weight) == 3.0
     assert "w/.ATTRIBUTES/VARIABLE_VALUE" in dict(tf.train.list_variables(path))
+
+
+def test_output_class_is_the_one_of_tensorflows_loaders() -> None:
+    predicted = saved_model.output_class("PredictOutput")(tf.constant(1.0))
+    assert isinstance(predicted, saved_model.output_class("ExportOutput"))
+    assert list(predicted.outputs) == ["output"]

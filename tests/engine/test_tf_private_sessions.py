@@ -11,7 +11,7 @@ import tensorflow as tf
 from support.processes import in_a_process, session
 from tensorflow.python.util import deprecation
 
-from ray_estimator._engine.tf_private import sessions
+from ray_estimator._tf_private import sessions
 
 v1 = tf.compat.v1
 
@@ -176,10 +176,6 @@ def test_global_step_reads_are_fetched_by_hooks() -> None:
     assert len(sessions.global_step_reads()) == 1
 
 
-def test_replay_v2_switches_turns_off_behaviours() -> None:
-    in_a_process("switches")
-
-
 def test_a_task_has_as_many_threads_as_cpus() -> None:
     in_a_process("threads")
 
@@ -198,3 +194,8 @@ def test_attach_listeners_adds_each_listener_once(tmp_path: Path) -> None:
     with v1.train.SingularMonitoredSession(hooks=[hook]):
         pass
     assert (first.saves, second.saves) == (1, 1)
+
+
+def test_stop_step_is_absolute() -> None:
+    assert sessions.stop_step(v1.train.StopAtStepHook(num_steps=10), 100) == 110
+    assert sessions.stop_step(v1.train.StopAtStepHook(last_step=107), 100) == 107

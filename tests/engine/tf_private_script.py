@@ -16,21 +16,22 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import tensorflow as tf
 
 from ray_estimator._engine import entrypoints
-from ray_estimator._engine.tf_private import distribute, graphs, sessions
 from ray_estimator._jobs.serialization import V2Switches
+from ray_estimator._tf_private import distribute, graphs
+from ray_estimator._tf_private import switches as v2_switches
 
 v1 = tf.compat.v1
 
 
 def switches() -> None:
-    sessions.replay_v2_switches(None)
+    v2_switches.replay_v2_switches(None)
     on = V2Switches.of_this_process()
     assert on == V2Switches(True, True, True, True), on
-    sessions.replay_v2_switches(on)
+    v2_switches.replay_v2_switches(on)
     assert V2Switches.of_this_process() == on
 
     off = V2Switches(False, False, False, False)
-    sessions.replay_v2_switches(off)
+    v2_switches.replay_v2_switches(off)
     assert V2Switches.of_this_process() == off
     # Without eager execution, a strategy that exists already would hang.
     assert tf.executing_eagerly()

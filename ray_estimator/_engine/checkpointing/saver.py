@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine.graph.traversal import ancestors
-from ray_estimator._engine.tf_private import graphs
+from ray_estimator._tf_private import graphs
 
 
 def saver_of(scaffold: v1.train.Scaffold, **retention: Any) -> Any:

@@ -16,9 +16,9 @@ from ray_estimator._checkpoints.store import Checkpoint, CheckpointStore
 from ray_estimator._engine.checkpointing.local_copies import fetched
 from ray_estimator._engine.distribution.strategy import Distribution
 from ray_estimator._engine.graph.traversal import ancestors
-from ray_estimator._engine.tf_private import graphs
 from ray_estimator._jobs.jobs import ModelJob
 from ray_estimator._storage.storage import Storage
+from ray_estimator._tf_private import graphs
 from ray_estimator.warm_start import WarmStartSettings
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine.graph.traversal import ancestors
-from ray_estimator._engine.tf_private import graphs
-from ray_estimator._engine.tf_private.distribute import AllReduceSlot
+from ray_estimator._tf_private import graphs
+from ray_estimator._tf_private.distribute import AllReduceSlot
 from ray_estimator.errors import RanksDisagreeError
 
 

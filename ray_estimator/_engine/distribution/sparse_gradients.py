@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from ray_estimator._engine.tf_private.distribute import Gather
+from ray_estimator._tf_private.distribute import Gather
 
 NUM_SIZES = 256
 """Number of padded sizes, up to 2**31 rows."""

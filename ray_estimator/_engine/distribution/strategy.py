@@ -21,11 +21,11 @@ import tensorflow.compat.v1 as v1
 from ray_estimator._engine.distribution import sparse_gradients
 from ray_estimator._engine.distribution.collectives import slot_for
 from ray_estimator._engine.graph.input_barrier import depends_on_input
-from ray_estimator._engine.tf_private import distribute
-from ray_estimator._engine.tf_private.graphs import in_v1_control_flow
-from ray_estimator._engine.tf_private.keras import averaging_keras_gradients
-from ray_estimator._engine.tf_private.sessions import add_global_step_read
 from ray_estimator._jobs.worker import Worker
+from ray_estimator._tf_private import distribute
+from ray_estimator._tf_private.graphs import in_v1_control_flow
+from ray_estimator._tf_private.keras import averaging_keras_gradients
+from ray_estimator._tf_private.sessions import add_global_step_read
 
 CONTROL_SIZE = 4
 """Number of elements in the control vector of a step."""

@@ -12,8 +12,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._engine.tf_private import sessions
 from ray_estimator._storage.storage import Storage
+from ray_estimator._tf_private import sessions
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._checkpoints.event_files import EVENT_FILES
-from ray_estimator._engine.tf_private import sessions
 from ray_estimator._process.periodic import PeriodicThread
 from ray_estimator._storage.storage import Storage
+from ray_estimator._tf_private import sessions
 
 _PUBLISH_INTERVAL_SECS = 5.0
 _MAX_LOAD = 0.1  # each upload copies whole files: stores cannot append

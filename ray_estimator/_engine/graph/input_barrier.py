@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from ray_estimator._engine.graph.operations import takes_batch, written_by
 from ray_estimator._engine.graph.traversal import ancestors, descendants
-from ray_estimator._engine.tf_private import graphs
+from ray_estimator._tf_private import graphs
 
 
 def write_after_input(step: tf.Operation) -> None:

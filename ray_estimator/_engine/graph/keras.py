@@ -16,8 +16,8 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine.graph.operations import initializers_of, only_reads, replica_variables, writes_for_keras
-from ray_estimator._engine.tf_private import graphs
-from ray_estimator._engine.tf_private.keras import created_by_keras, keras_in_graph
+from ray_estimator._tf_private import graphs
+from ray_estimator._tf_private.keras import created_by_keras, keras_in_graph
 
 
 class KerasState:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from ray_estimator._engine.graph import operations
 from ray_estimator._engine.graph.traversal import ancestors, data_ancestors
-from ray_estimator._engine.tf_private import graphs
+from ray_estimator._tf_private import graphs
 
 
 def reason_not_mergeable(

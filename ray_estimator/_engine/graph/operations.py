@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from ray_estimator._engine.tf_private.graphs import function_definition
+from ray_estimator._tf_private.graphs import function_definition
 
 READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"})
 """Types that read a resource variable and never write it. `spec` has a copy, because it cannot import the engine."""

@@ -19,7 +19,7 @@ from ray_estimator._engine.distribution.collectives import chain
 from ray_estimator._engine.distribution.strategy import Distribution
 from ray_estimator._engine.input.feed import Feed
 from ray_estimator._engine.model import Model, writes_global_step
-from ray_estimator._engine.tf_private import graphs, sessions
+from ray_estimator._tf_private import graphs, sessions
 
 
 @dataclass(frozen=True)

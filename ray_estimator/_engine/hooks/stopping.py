@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine.hooks.control import Control
-from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.worker import Worker
+from ray_estimator._tf_private import sessions
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._engine.tf_private import sessions
+from ray_estimator._tf_private import sessions
 
 logger = logging.getLogger(__name__)
 

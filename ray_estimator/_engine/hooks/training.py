@@ -20,10 +20,10 @@ from ray_estimator._engine.hooks.tracking import LogToTracker
 from ray_estimator._engine.hooks.user_hooks import create_hooks, create_listeners, without_step_waiters
 from ray_estimator._engine.input.feed import Feed
 from ray_estimator._engine.model import Model, scaffold_of
-from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.jobs import TrainJob, UserCode
 from ray_estimator._jobs.last_step import earliest, own_target
 from ray_estimator._jobs.worker import Worker
+from ray_estimator._tf_private import sessions
 
 _NEVER_HOURS = 1e6
 

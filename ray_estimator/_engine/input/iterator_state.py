@@ -18,8 +18,8 @@ import tensorflow.compat.v1 as v1
 from ray_estimator._data.position import IteratorPosition
 from ray_estimator._engine.graph.traversal import ancestors
 from ray_estimator._engine.input.feed import Feed
-from ray_estimator._engine.tf_private import iterators
 from ray_estimator._jobs.worker import Worker
+from ray_estimator._tf_private import iterators
 
 _HEADER = struct.Struct("<Q?Q")
 _NAME = "iterator"

@@ -1,4 +1,4 @@
-"""Private names of Keras 3: settings, seeds, gradients, names in a graph, variables."""
+"""Private names of Keras 3: seeds, gradients, names in a graph, variables."""
 
 from __future__ import annotations
 
@@ -7,30 +7,20 @@ import functools
 import random
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._engine.tf_private.graphs import losses_are_summed
+from ray_estimator._tf_private.graphs import losses_are_summed
 
 
 def keras_3() -> Any:
     """Return the `keras` package if this process uses Keras 3; None with legacy Keras or without Keras."""
     keras = sys.modules.get("keras")
     return keras if keras is not None and hasattr(keras, "src") else None
-
-
-def apply_keras_settings(settings: Mapping[str, Any]) -> None:
-    """Apply Keras settings of the driver's thread to the calling thread."""
-    if keras_3() is None:
-        return
-    from keras.src.backend.common import global_state
-
-    for name, value in settings.items():
-        global_state.set_global_attribute(name, value)
 
 
 @contextlib.contextmanager

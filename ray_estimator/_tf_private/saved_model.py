@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 from tensorflow.python.checkpoint import graph_view
 from tensorflow.python.saved_model import constants
-from tensorflow.python.saved_model.model_utils import export_utils
+from tensorflow.python.saved_model.model_utils import export_output, export_utils
 
 
 def export_outputs(
@@ -20,6 +20,11 @@ def export_outputs(
         mode=mode, serving_export_outputs=served, predictions=predictions, loss=loss, metrics=metrics
     )
     return dict(outputs)
+
+
+def output_class(name: str) -> Any:
+    """Return the class of TensorFlow's ExportOutputs with this name, such as ``PredictOutput``."""
+    return getattr(export_output, name)
 
 
 def signature_defs(receiver: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Private names of TensorFlow for sessions: hooks, event writers, evaluation, the global step, v2 switches."""
+"""Private names of TensorFlow for sessions: hooks, event writers, evaluation, the global step."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def postpone_stop(run_context: v1.train.SessionRunContext) -> None:
 def awaited_step(hook: v1.train.SessionRunHook) -> int:
     """Return the global step that a `GlobalStepWaiterHook` waits for; 0 for other hooks."""
     return int(hook._wait_until_step) if isinstance(hook, v1.train.GlobalStepWaiterHook) else 0
+
+
+def stop_step(hook: v1.train.StopAtStepHook, start_step: int) -> int:
+    """Return the global step at which a `StopAtStepHook` stops a run that starts at `start_step`."""
+    return int(hook._last_step) if hook._last_step is not None else start_step + int(hook._num_steps)
 
 
 def attach_listeners(hook: v1.train.CheckpointSaverHook, listeners: Iterable[Any]) -> None:
@@ -108,23 +113,3 @@ def add_global_step_read(global_step: tf.Variable) -> None:
 def global_step_reads() -> list[tf.Operation]:
     """Return the operations with which hooks read the global step, in the default graph."""
     return [tensor.op for tensor in v1.get_collection(training_util.GLOBAL_STEP_READ_KEY)]
-
-
-def replay_v2_switches(switches: Any) -> None:
-    """Turn off the v2 behaviours in this process that the driver's script turned off.
-
-    Call after the strategy is created.
-
-    Args:
-        switches: The `V2Switches` of the driver, or None.
-    """
-    if switches is None:
-        return
-    if switches.resource_variables is False:
-        v1.disable_resource_variables()
-    if switches.control_flow is False:
-        v1.disable_control_flow_v2()
-    if switches.tensor_shape is False:
-        v1.disable_v2_tensorshape()
-    if switches.tensor_equality is False:
-        v1.disable_tensor_equality()
