@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def last_step_of(start_step: int, steps: int | None, max_steps: int | None, own_last_step: int | None) -> int | None:
+def last_step_of(start_step: int, steps: int | None, max_steps: int | None, hooks_last_step: int | None) -> int | None:
     """The absolute step at which the run ends; None if nothing but the input limits it."""
-    return earliest(max_steps, own_last_step, None if steps is None else start_step + steps)
+    return earliest(max_steps, hooks_last_step, None if steps is None else start_step + steps)
 
 
 def earliest(*steps: int | None) -> int | None:
@@ -17,7 +17,7 @@ def earliest(*steps: int | None) -> int | None:
     return min((step for step in steps if step is not None), default=None)
 
 
-def own_target(hooks: Sequence[Any], start_step: int) -> tuple[list[Any], int | None]:
+def split_stop_hooks(hooks: Sequence[Any], start_step: int) -> tuple[list[Any], int | None]:
     """Turns `StopAtStepHook`s into a last step; gives the other hooks and that step.
 
     As a hook, ``StopAtStepHook(num_steps=10)`` counts from wherever its process began: a run of 10 steps that is

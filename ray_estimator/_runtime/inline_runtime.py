@@ -19,7 +19,7 @@ from ray_estimator._jobs.results import TrainResult
 from ray_estimator._jobs.serialization import InPlace
 from ray_estimator._jobs.worker import GroupView, TrainingRows, WorkerStatus
 from ray_estimator._process.signals import Stop
-from ray_estimator._reporting.progress import Progress, shown
+from ray_estimator._reporting.progress import Progress, make_progress
 from ray_estimator._storage.preflight import Preflight
 from ray_estimator._storage.storage import Storage
 from ray_estimator.config import RunConfig
@@ -84,7 +84,7 @@ class InlineRuntime:
     def train(self, job: TrainJob, rows: RowSource | None, stop: Stop) -> TrainResult:
         """Trains here, where an exception ends it."""
         worker = OwnProcess(None if rows is None else self._rank_rows(rows), stop=stop)
-        with shown(self._config, job.last_step) as progress, _showing(progress, worker):
+        with make_progress(self._config, job.last_step) as progress, _showing(progress, worker):
             return entrypoints.train(job, worker)
 
     def _rank_rows(self, rows: RowSource) -> TrainingRows:

@@ -27,7 +27,7 @@ from ray_estimator._jobs.metric_state import MetricState, merged
 from ray_estimator._jobs.results import TrainResult
 from ray_estimator._jobs.serialization import Packed, pack
 from ray_estimator._process.signals import Stop
-from ray_estimator._reporting.progress import shown
+from ray_estimator._reporting.progress import make_progress
 from ray_estimator._runtime.data.predictions import predicted_dataset
 from ray_estimator._runtime.data.prefetch import Prefetcher
 from ray_estimator._runtime.data.ranges import least_rows, ranges
@@ -106,7 +106,7 @@ class RayRuntime:
             ),
         )
         try:
-            with shown(config, job.last_step) as progress:
+            with make_progress(config, job.last_step) as progress:
                 return Fit(trainer, monitor, config, progress, stop).result()
         finally:
             for actor in (monitor, feed):

@@ -205,7 +205,7 @@ def test_a13_1_another_directory_of_evaluations(in_process: Make, tmp_path: Path
 def test_a13_1_a_metric_that_no_evaluation_has_is_an_error(in_process: Make) -> None:
     estimator = estimator_in(in_process)
     write_evaluations(estimator.eval_dir(), RISING)
-    with pytest.raises(ValueError, match=r"expects a metric 'acuracy' .* they have \['accuracy', 'loss'\]"):
+    with pytest.raises(ValueError, match=r"got 'acuracy'. They have \['accuracy', 'loss'\]"):
         stops(estimator, stop_if_higher_hook, "acuracy", 0.9)
 
 

@@ -171,5 +171,5 @@ def test_a3_another_packages_spec_is_checked_as_ours_is(in_process: Make) -> Non
     def model_fn(features: Any, labels: Any, mode: str) -> Any:
         return as_another_package(linear_model_fn(features, labels, mode, {}), loss=tf.reduce_mean(features, axis=0))
 
-    with pytest.raises(ValueError, match="Loss must be scalar, given: "):
+    with pytest.raises(ValueError, match="Loss must be scalar, got "):
         in_process(model_fn).train(endless_input_fn, steps=1)

@@ -86,7 +86,7 @@ class Note(v1.train.SessionRunHook):
 
 @pytest.mark.parametrize("steps", [0, -1])
 def test_a5_1_steps_must_be_positive(in_process: MakeEstimator, steps: int) -> None:
-    with pytest.raises(ValueError, match=f"Must specify steps > 0, given: {steps}"):
+    with pytest.raises(ValueError, match=f"Must specify steps > 0, got {steps}"):
         in_process(linear_model_fn, params={}).evaluate(one_pass_input_fn, steps=steps)
 
 

@@ -90,5 +90,5 @@ def test_a_tracker_that_does_not_answer_does_not_end_training(
 
 
 def test_without_an_active_run_mlflow_hook_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"expects an active run of MLflow.*mlflow\.start_run"):
+    with pytest.raises(ValueError, match=r"There is no active MLflow run.*mlflow\.start_run"):
         mlflow_hook()

@@ -55,12 +55,12 @@ def of(calls: Calls, method: str) -> list[str]:
 
 @pytest.mark.parametrize("hooks", [[1], ["hook"], 1.5, [None]])
 def test_a4_5_what_is_no_hook_is_refused(in_process: Make, hooks: Any) -> None:
-    with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, given: "):
+    with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, got "):
         in_process(linear_model_fn).train(endless_input_fn, steps=1, hooks=hooks)
 
 
 def test_a4_5_one_hook_without_a_list_is_refused(in_process: Make) -> None:
-    with pytest.raises(TypeError, match=r"Hooks must be a SessionRunHook, given: .*Pass a list of them"):
+    with pytest.raises(TypeError, match=r"Hooks must be a SessionRunHook, got .*Pass a list of them"):
         in_process(linear_model_fn).train(endless_input_fn, steps=1, hooks=RecordingHook("user", []))
 
 

@@ -377,7 +377,7 @@ def test_a10_none_starts_what_has_a_vocabulary_alone(words: Any, tmp_path: Path)
 
 
 def test_a10_a_vocabulary_is_for_rows_or_for_columns() -> None:
-    with pytest.raises(ValueError, match="only supported values for the axis argument are 0 and 1, given: 2"):
+    with pytest.raises(ValueError, match="only supported values for the axis argument are 0 and 1, got 2"):
         VocabInfo("new", 3, 0, "old", axis=2)
 
 

@@ -78,7 +78,7 @@ def test_a_directory_that_is_another_one_on_a_second_node_is_refused(tmp_path: P
     )
 
     assert done.stdout.startswith(f"model_dir {model_dir} cannot be used from a worker on node ")
-    assert "a file that the driver wrote there is not to be seen" in done.stdout
+    assert "a file that the driver wrote there is not visible here" in done.stdout
     assert "all nodes share" in done.stdout
     assert list(model_dir.iterdir()) == []
 

@@ -91,7 +91,7 @@ def test_what_cannot_be_is_refused_at_once(
 ) -> None:
     input_fn = dataset_input_fn(cluster.data.from_arrow(pa.table({"x": X[:10]})), batch_size=BATCH)
     estimator = trained()
-    with pytest.raises(ValueError, match=r"keep_columns has \['ids'\], but the columns of the dataset are \['x'\]"):
+    with pytest.raises(ValueError, match=r"keep_columns must be columns of the dataset, got \['ids'\]. It has \['x'\]"):
         estimator.predict_dataset(input_fn, keep_columns=["x", "ids"])
     with pytest.raises(TypeError, match="dataset_input_fn"):
         estimator.predict_dataset(lambda: None)

@@ -51,7 +51,7 @@ def test_all_is_well_here() -> None:
 
     assert result.exit_code == 0, result.output
     assert re.search(r"^ok tensorflow: 2\.\d+\.\d+", result.stdout, flags=re.M)
-    assert "-- cluster: not asked for" in result.stdout
+    assert "-- cluster: not checked" in result.stdout
 
 
 def test_tested_versions_are_those_of_the_lock_and_oldest_ones_those_of_the_package() -> None:
@@ -85,7 +85,7 @@ def test_versions_are_compared(
 
     found = check("pyarrow")
     assert (found["status"], words in found["detail"]) == (status, True)
-    assert (found["cure"] == f"pip install 'pyarrow>={oldest}'") == (status == "problem")
+    assert (found["fix"] == f"pip install 'pyarrow>={oldest}'") == (status == "problem")
     assert result.exit_code == (status == "problem")
 
 
@@ -103,7 +103,7 @@ def test_gpus_that_tensorflow_does_not_see_are_a_problem(tmp_path: Path, monkeyp
     found = check("GPUs here")
 
     assert (found["status"], found["detail"]) == ("problem", "TensorFlow sees 0 of 2")
-    assert "tensorflow[and-cuda]" in found["cure"]
+    assert "tensorflow[and-cuda]" in found["fix"]
 
 
 # Stores and clusters
@@ -113,7 +113,7 @@ def test_a_model_dir_is_tried_from_here(tmp_path: Path) -> None:
     result = doctor("--model-dir", tmp_path)
 
     assert result.exit_code == 0
-    assert f"ok model_dir from here: {tmp_path}: written, read back" in result.stdout
+    assert f"ok model_dir from here: {tmp_path}: written, read" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,7 +134,7 @@ def test_a_store_without_its_package_says_which_extra_has_it(monkeypatch: pytest
     found = check("model_dir from here", "--model-dir", "abfs://box/run")
 
     assert found["status"] == "problem"
-    assert "pip install 'ray-estimator[azure]'" in found["cure"]
+    assert "pip install 'ray-estimator[azure]'" in found["fix"]
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://localhost:8265", "local"])
@@ -142,7 +142,7 @@ def test_addresses_that_no_driver_connects_to_are_explained(address: str) -> Non
     found = check("cluster", "--address", address)
 
     assert found["status"] == "problem"
-    assert "ray job submit" in found["cure"]
+    assert "ray job submit" in found["fix"]
 
 
 def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPa
     ("arguments", "words"),
     [
         (["no/such/path.py"], "Not found: no/such/path.py"),
-        (["--storage-options", "{"], "expected JSON"),
+        (["--storage-options", "{"], "must be JSON"),
         (["--storage-options", "[1]"], "expected a JSON object"),
         (["--timeout", "0"], "--timeout"),
         (["--no-such-option"], "--no-such-option"),
@@ -185,7 +185,7 @@ def test_the_installed_command_is_the_module() -> None:
 
     assert by_script.stdout == by_module.stdout
     assert "Usage: ray-estimator [OPTIONS] COMMAND" in by_module.stdout
-    for words in ("doctor", "inspect", "Exit codes:\n    0  all is well\n    1  "):
+    for words in ("doctor", "inspect", "Exit codes:\n    0  no problems\n    1  "):
         assert words in by_module.stdout
 
 
@@ -202,7 +202,7 @@ def test_what_breaks_is_found_with_its_lines_and_cure(case: dict[str, Any], tmp_
 
     assert found.finding.kind == case["kind"]
     assert case["what"] in found.finding.what
-    assert case["cure"] in found.finding.cure
+    assert case["fix"] in found.finding.fix
     assert [place.line for place in found.places] == case["lines"]
 
 
@@ -267,7 +267,7 @@ def test_what_is_no_notebook_is_said(tmp_path: Path) -> None:
 
     (found,) = scan([tmp_path]).found
 
-    assert "it is no notebook" in found.finding.what
+    assert "it is not a notebook" in found.finding.what
 
 
 def test_many_files_get_a_summary_and_environments_are_left_out(tmp_path: Path) -> None:
@@ -292,4 +292,4 @@ def test_json_has_all_places(tmp_path: Path) -> None:
     (finding,) = answer["findings"]
     assert answer["files"] == 1
     assert finding["places"] == [{"cell": 0, "line": 2}, {"cell": 0, "line": 3}]
-    assert set(finding) == {"file", "places", "kind", "what", "cure"}
+    assert set(finding) == {"file", "places", "kind", "what", "fix"}

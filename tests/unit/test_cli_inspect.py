@@ -51,10 +51,10 @@ def test_checkpoints_are_shown_with_step_size_age_and_health(place: Place) -> No
     assert result.exit_code == 0, result.output
     rows = [re.split(r"\s*│\s*", line)[1:-1] for line in result.stdout.splitlines() if "model.ckpt" in line]
     assert [(name, step, health) for name, step, _, _, health in rows] == [
-        ("model.ckpt-100", "100", "whole"),
-        ("model.ckpt-200", "200", "whole"),
+        ("model.ckpt-100", "100", "intact"),
+        ("model.ckpt-200", "200", "intact"),
     ]
-    assert "writer: nobody has trained here yet" in result.stdout
+    assert "writer: no training" in result.stdout
     newest = answer["checkpoints"][-1]
     files = [place.file(name) for name in place.names() if name.startswith("model.ckpt-200")]
     assert newest == {
@@ -150,7 +150,7 @@ def test_the_writer_is_named(tmp_path: Path) -> None:
 
     assert f"writer: process {process.pid} on {process.host}, since 2" in inspect(place.url).stdout
     lease.release()
-    assert f"writer: nobody now; the last was process {process.pid} on" in inspect(place.url).stdout
+    assert f"writer: none at present; last: process {process.pid} on" in inspect(place.url).stdout
     assert said(place.url)["writer"] == {
         "host": process.host,
         "pid": process.pid,
@@ -183,11 +183,11 @@ def test_looking_changes_nothing(place: Place) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["/no/such/dir"], "There is nothing in /no/such/dir"),
-        (["memory://no/such"], "There is nothing in memory://no/such"),
+        (["/no/such/dir"], "no files in /no/such/dir"),
+        (["memory://no/such"], "no files in memory://no/such"),
         (["nostore://bucket/run"], "nostore://bucket/run cannot be read: ValueError"),
         ([], "MODEL_DIR"),
-        (["/tmp", "--storage-options", "x"], "expected JSON"),
+        (["/tmp", "--storage-options", "x"], "must be JSON"),
     ],
 )
 def test_what_cannot_be_read_ends_with_2(arguments: list[str], words: str) -> None:

@@ -100,7 +100,7 @@ def test_a9_zero_and_none_turn_things_off() -> None:
     ],
 )
 def test_a9_a_value_out_of_range_is_refused(field: str, value: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"{message}.*, given: "):
+    with pytest.raises(ValueError, match=rf"{message}.*, got "):
         RunConfig(**{field: value})
     with pytest.raises(ValueError, match=message):
         RunConfig().replace(**{field: value})
@@ -127,7 +127,7 @@ def test_a9_a_value_out_of_range_is_refused(field: str, value: Any, message: str
     ],
 )
 def test_a9_a_wrong_type_is_refused(field: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=rf"{field}.* must .*, given: "):
+    with pytest.raises(TypeError, match=rf"{field}.* must .*, got "):
         RunConfig(**{field: value})
 
 
@@ -265,7 +265,7 @@ class TestScaling:
     def test_several_gpus_a_worker_are_refused_with_the_cure(self) -> None:
         config = ScalingConfig(num_workers=2, use_gpu=True, resources_per_worker={"GPU": 4})
 
-        with pytest.raises(ValueError, match=r"at most one GPU, given: 4 .* Raise num_workers .*\(num_workers=8"):
+        with pytest.raises(ValueError, match=r"at most one GPU, got 4 .* Raise num_workers .*\(num_workers=8"):
             RunConfig(scaling_config=config)
 
     def test_one_gpu_a_worker_is_accepted(self) -> None:
@@ -321,7 +321,7 @@ class TestPlace:
 
     @pytest.mark.parametrize(("rank", "addresses"), [(1, []), (2, ["a:1", "b:1"]), (-1, ["a:1"])])
     def test_a9_outside_the_cluster_is_refused(self, rank: int, addresses: list[str]) -> None:
-        with pytest.raises(ValueError, match=f"given: {rank}"):
+        with pytest.raises(ValueError, match=f"got {rank}"):
             RunConfig().for_worker(rank, addresses)
 
 

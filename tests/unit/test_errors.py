@@ -97,7 +97,10 @@ def test_an_error_survives_pickle_with_its_message_and_attributes(error: RayEsti
         ),
         (
             TaskTimeoutError("The prediction of rows 0 to 99", 2, 1200.0),
-            ["The prediction of rows 0 to 99 went on for 1200 s without a batch, 2 times", "step_timeout_secs"],
+            [
+                "The prediction of rows 0 to 99 made no progress for 1200 s and was killed (2 attempts)",
+                "step_timeout_secs",
+            ],
         ),
         (
             ModelDirInUseError("s3://b/run", "host-3", 4711, 1_700_000_000),
@@ -110,14 +113,14 @@ def test_an_error_survives_pickle_with_its_message_and_attributes(error: RayEsti
         ),
         (
             ModelDirAccessError.not_shared("/mnt/run", "a worker on node 10.0.0.2"),
-            ["/mnt/run cannot be used from a worker on node 10.0.0.2", "not to be seen", "all nodes share"],
+            ["/mnt/run cannot be used from a worker on node 10.0.0.2", "not visible here", "all nodes share"],
         ),
         (WriterFencedError("s3://b/run", "process 12 on host-4"), ["s3://b/run", "taken over by process 12 on host-4"]),
         (
             StepTimeoutError(12, 60.0, {2: "in a step", 0: "saving"}, {1: 61.5}),
-            ["step_timeout_secs=60 after global step 12", "rank 0: saving; rank 2: in a step", "rank 1: for 62 s"],
+            ["step_timeout_secs=60 after global step 12", "rank 0: saving; rank 2: in a step", "rank 1 for 62 s"],
         ),
-        (InputTimeoutError("Ray Data", 45.0), ["Ray Data gave no data within input_timeout_secs=45"]),
+        (InputTimeoutError("Ray Data", 45.0), ["Ray Data returned no data within input_timeout_secs=45"]),
         (
             InputChangedError(1200, {"files": ("3 files, ab", "4 files, cd")}),
             ["1,200 rows", "files: was 3 files, ab, is 4 files, cd", "resume='restart'", "resume='rows'"],
@@ -134,9 +137,7 @@ def test_a_message_says_what_was_found_and_what_to_do(error: RayEstimatorError, 
 
 
 def test_a_silent_group_is_told_from_one_that_waits() -> None:
-    assert "Ranks that wait: none. Ranks that do not answer: rank 0: for 5 s." in str(
-        StepTimeoutError(1, 5, {}, {0: 5})
-    )
+    assert "Waiting ranks: none. Ranks that do not respond: rank 0 for 5 s." in str(StepTimeoutError(1, 5, {}, {0: 5}))
 
 
 @pytest.mark.parametrize(

@@ -164,8 +164,8 @@ import importlib, ray_estimator
 ray_estimator.install()
 from ray_estimator._compat import names
 lost, found = [], 0
-modules = [*names._ROOTS, *(f"{root}.{group}" for root in names._ROOTS for group in names._GROUPS)]
-for module in [*modules, *(f"tensorflow.python.estimator.{below}" for below in names._STAND_INS)]:
+modules = [*names._ROOTS, *(f"{root}.{group}" for root in names._ROOTS for group in names.GROUPS)]
+for module in [*modules, *(f"tensorflow.python.estimator.{below}" for below in names._REPLACED)]:
     imported = importlib.import_module(module)
     assert isinstance(imported, names.Names), module
     for name in imported._table:
@@ -228,10 +228,10 @@ def test_a13_5_a13_6_a_missing_name_says_that_it_is_missing_and_what_to_use() ->
         "tf.estimator.model_to_estimator": "Build the Keras model inside a model_fn.",
         "tf.estimator.experimental.model_to_estimator": "Build the Keras model inside a model_fn.",
         "tf.estimator.BoostedTreesClassifier": "ray.train.xgboost",
-        "tf.estimator.NoSuchName": "ray_estimator does not have it",
+        "tf.estimator.NoSuchName": "ray_estimator does not support it",
         "tf.compat.v1.estimator.tpu.TPUEstimator": "TPUs are not supported",
         "tf.compat.v1.estimator.tpu.RunConfig": "scaling_config",
-        "tf.estimator.inputs.no_such_input_fn": "ray_estimator does not have it",
+        "tf.estimator.inputs.no_such_input_fn": "ray_estimator does not support it",
     }
     for name, text in errors(tuple(cures)).items():
         assert f"has no attribute '{name.rpartition('.')[2]}'" in text

@@ -14,7 +14,7 @@ from ray_estimator._checkpoints.store import Checkpoint
 from ray_estimator._jobs.results import TrainResult
 from ray_estimator._jobs.worker import GroupView, StatusSnapshot
 from ray_estimator._reporting import progress as progress_module
-from ray_estimator._reporting.progress import LiveLine, NotebookLine, PlainLines, Progress, face_for, shown
+from ray_estimator._reporting.progress import LiveLine, NotebookLine, PlainLines, Progress, display_for, make_progress
 from ray_estimator._reporting.summary import Summary
 
 
@@ -27,8 +27,8 @@ class Clock:
 
 def plain(last_step: int | None, views: list[tuple[float, GroupView]]) -> str:
     out, clock = io.StringIO(), Clock()
-    face = PlainLines(Console(file=out, width=200), clock)
-    play(Progress(last_step, face, clock), clock, views)
+    display = PlainLines(Console(file=out, width=200), clock)
+    play(Progress(last_step, display, clock), clock, views)
     return out.getvalue()
 
 
@@ -102,11 +102,11 @@ def test_before_the_first_step_it_tells_what_the_chief_does() -> None:
 
 def test_on_a_terminal_there_is_a_bar_and_the_line_stands_at_the_end() -> None:
     out, clock = io.StringIO(), Clock()
-    face = face_for(Console(file=out, width=200, force_terminal=True))
-    assert isinstance(face, LiveLine)
-    play(Progress(10, face, clock), clock, [(0, view(1, 1.0)), (5, view(5, 0.5)), (9, view(10, 0.5))])
+    display = display_for(Console(file=out, width=200, force_terminal=True, color_system=None))
+    assert isinstance(display, LiveLine)
+    play(Progress(10, display, clock), clock, [(0, view(1, 1.0)), (5, view(5, 0.5)), (9, view(10, 0.5))])
     text = out.getvalue()
-    assert "━╌" in text
+    assert f"training {'━' * 12}{' ' * 12} step 5/10  loss 0.5" in text
     assert text.rstrip().splitlines()[-1].endswith("training: step 10/10  loss 0.5  ETA 0:00")
 
 
@@ -136,7 +136,7 @@ def test_progress_false_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     def said(config: RunConfig) -> str:
         out = io.StringIO()
         monkeypatch.setattr(progress_module, "_console", lambda: Console(file=out))
-        play(shown(config, 10), Clock(), [(0, view(10, 1.0))])
+        play(make_progress(config, 10), Clock(), [(0, view(10, 1.0))])
         Summary(config).predicted(3, "row", None)
         return out.getvalue()
 
@@ -169,7 +169,7 @@ def test_each_verb_ends_with_one_line(lines: Any) -> None:
     summary.predicted(1, "batch", None)
     summary.exported("s3://bucket/export/1", checkpoint)
     assert lines() == [
-        "trained to step 400: 300 steps in 0.0 s, 10,187 examples/s once it ran, loss 0.1204, "
+        "trained to step 400: 300 steps in 0.0 s, 10,187 examples/s after startup, loss 0.1204, "
         "checkpoint s3://bucket/[run]/model.ckpt-400",
         "evaluated step 400 (test) in 0.0 s: accuracy 0.98, loss 0.5",
         "predicted 1,360 rows with step 400 in 0.0 s",

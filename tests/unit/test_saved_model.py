@@ -274,7 +274,7 @@ def test_a7_9_an_unknown_mode_beside_a_valid_one_is_an_error_too() -> None:
 
 
 def test_a7_9_receiver_functions_must_be_callable() -> None:
-    with pytest.raises(TypeError, match="input_receiver_fn for mode 'eval' must be callable, given: 3"):
+    with pytest.raises(TypeError, match="input_receiver_fn for mode 'eval' must be callable, got 3"):
         checked_receiver_fns({ModeKeys.EVAL: 3})
     with pytest.raises(TypeError, match="must be a dict of mode to function"):
         checked_receiver_fns(receiver_fn)

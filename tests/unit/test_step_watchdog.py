@@ -39,7 +39,7 @@ def test_the_error_tells_who_waits_and_who_is_silent() -> None:
     assert error.step == 5
     assert error.waiting == {0: "in a step for 11 s"}
     assert error.silent == {1: 11.0}
-    assert "rank 1: for 11 s" in str(error)
+    assert "rank 1 for 11 s" in str(error)
 
 
 def test_no_deadline_means_no_error() -> None:

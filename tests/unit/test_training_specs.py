@@ -65,33 +65,33 @@ def test_a11_1_an_input_must_be_callable(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", [TrainSpec, EvalSpec])
 def test_a11_1_hooks_must_be_hooks(kind: Any) -> None:
-    with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, given: 'hook'"):
+    with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, got 'hook'"):
         kind(input_fn, hooks=["hook"])
 
 
 def test_a11_1_listeners_must_be_listeners() -> None:
-    with pytest.raises(TypeError, match="must be a list of CheckpointSaverListener, given: 1"):
+    with pytest.raises(TypeError, match="must be a list of CheckpointSaverListener, got 1"):
         TrainSpec(input_fn, saving_listeners=[1])
 
 
 @pytest.mark.parametrize(("kind", "name"), [(TrainSpec, "max_steps"), (EvalSpec, "steps")])
 @pytest.mark.parametrize("steps", [0, -1])
 def test_a11_1_steps_must_be_positive(kind: Any, name: str, steps: int) -> None:
-    with pytest.raises(ValueError, match=f"Must specify {name} > 0, given: {steps}"):
+    with pytest.raises(ValueError, match=f"Must specify {name} > 0, got {steps}"):
         kind(input_fn, **{name: steps})
 
 
 @pytest.mark.parametrize("name", ["start_delay_secs", "throttle_secs"])
 def test_a11_1_seconds_must_not_be_negative(name: str) -> None:
-    with pytest.raises(ValueError, match=f"Must specify {name} >= 0, given: -1"):
+    with pytest.raises(ValueError, match=f"Must specify {name} >= 0, got -1"):
         EvalSpec(input_fn, **{name: -1})
-    with pytest.raises(TypeError, match=f"{name} must be a number of seconds, given: '1'"):
+    with pytest.raises(TypeError, match=f"{name} must be a number, got '1'"):
         EvalSpec(input_fn, **{name: "1"})
     assert getattr(EvalSpec(input_fn, **{name: 0}), name) == 0
 
 
 def test_a11_1_the_name_of_an_evaluation_must_be_a_string() -> None:
-    with pytest.raises(TypeError, match="`name` must be string, given: 3"):
+    with pytest.raises(TypeError, match="`name` must be string, got 3"):
         EvalSpec(input_fn, name=3)  # type: ignore[arg-type]
 
 

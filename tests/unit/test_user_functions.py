@@ -127,5 +127,5 @@ def test_a_bare_ray_dataset_is_refused_with_the_cure() -> None:
 
 
 def test_an_input_fn_that_needs_more_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"needs the arguments \['path'\]"):
+    with pytest.raises(TypeError, match=r"requires the arguments \['path'\]"):
         check_input_fn(lambda path, mode: None, ModeKeys.TRAIN)

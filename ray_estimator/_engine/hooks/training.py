@@ -21,7 +21,7 @@ from ray_estimator._engine.hooks.user_hooks import create_hooks, create_listener
 from ray_estimator._engine.input.feed import Feed
 from ray_estimator._engine.model import Model, scaffold_of
 from ray_estimator._jobs.jobs import TrainJob, UserCode
-from ray_estimator._jobs.last_step import earliest, own_target
+from ray_estimator._jobs.last_step import earliest, split_stop_hooks
 from ray_estimator._jobs.worker import Worker
 from ray_estimator._tf_private import sessions
 
@@ -58,7 +58,7 @@ def training_hooks(
     scaffold = scaffold_of(model.spec)
     config, is_chief, in_group = job.config, worker.rank == 0, distribution.num_replicas > 1
     (user_hooks, user_target), (spec_hooks, spec_target), (chief_hooks, chief_target) = (
-        own_target(without_step_waiters(hooks, job.first_step, in_group=in_group), job.first_step)
+        split_stop_hooks(without_step_waiters(hooks, job.first_step, in_group=in_group), job.first_step)
         for hooks in (create_hooks(code.hooks), model.spec.training_hooks, model.spec.training_chief_hooks)
     )
     last_step = earliest(job.last_step, user_target, spec_target, chief_target)
