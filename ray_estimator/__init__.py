@@ -32,6 +32,7 @@ Private packages and modules, from the top of the imports to the bottom:
     _compat/           the names of tf.estimator, restored by `install()`
     _process/          signals, process identity, heartbeat
     _numbers.py        the check of positive numbers
+    _tf_private/       private names of TensorFlow and Keras
 
 Importing the package imports neither TensorFlow nor Ray.
 """

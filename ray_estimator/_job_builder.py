@@ -11,8 +11,8 @@ from ray_estimator._checkpoints.store import Checkpoint, CheckpointStore, checkp
 from ray_estimator._data.columns import column_specs, select_columns
 from ray_estimator._data.position import beginning
 from ray_estimator._jobs.jobs import EvaluateJob, ExportJob, PredictJob, RowSpec, TrainJob
-from ray_estimator._jobs.serialization import keras_settings_of_this_thread
 from ray_estimator._storage.storage import Storage
+from ray_estimator._tf_private.keras_settings import keras_settings
 from ray_estimator.config import RunConfig
 from ray_estimator.inputs import DatasetInput, InputFn
 from ray_estimator.spec import ModeKeys
@@ -87,7 +87,7 @@ class JobBuilder:
         hooks: Sequence[Any],
         saving_listeners: Sequence[Any],
     ) -> tuple[Callable[..., TrainJob], RowSource | None]:
-        """Return a function that makes the job from its steps and its lease, and the rows."""
+        """Serialize user code; return a function that makes the job from its steps and lease, and the rows."""
         rows, parts = self._parts(
             runtime, ModeKeys.TRAIN, input_fn, start, hooks=hooks, saving_listeners=saving_listeners
         )
@@ -153,7 +153,7 @@ class JobBuilder:
         return rows, {**fields, "rows": row_spec, "warm_start": warm_start}
 
     def _own_code(self, input_fn: InputFn | None) -> dict[str, Any]:
-        own = {"model_fn": self.model_fn, "params": self.params, "keras_settings": keras_settings_of_this_thread()}
+        own = {"model_fn": self.model_fn, "params": self.params, "keras_settings": keras_settings()}
         if isinstance(input_fn, DatasetInput):
             return {**own, "map_fn": input_fn.map_fn}
         return {**own, "input_fn": input_fn}

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from ray_estimator._checkpoints.event_files import eval_dir_name
 from ray_estimator._checkpoints.store import Checkpoint
 from ray_estimator._data.batches import num_rows_of, rows_of
 from ray_estimator._engine import entrypoints
@@ -121,7 +122,7 @@ class Estimator:
 
     def eval_dir(self, name: str | None = None) -> str:
         """Return the directory of event files for evaluations with this `name`."""
-        return self._job_builder.storage.join(self.model_dir, f"eval_{name}" if name else "eval")
+        return self._job_builder.storage.join(self.model_dir, eval_dir_name(name))
 
     def latest_checkpoint(self) -> str | None:
         """Return the path of the newest intact checkpoint, without suffix; None if there is none."""

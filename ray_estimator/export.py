@@ -251,9 +251,9 @@ def build_supervised_input_receiver_fn_from_input_fn(
 
 def __getattr__(name: str) -> Any:
     if name in _OUTPUTS:
-        from tensorflow.python.saved_model.model_utils import export_output
+        from ray_estimator._tf_private.saved_model import output_class
 
-        return getattr(export_output, name)
+        return output_class(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

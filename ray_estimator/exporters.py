@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ray_estimator._checkpoints.event_files import EVENT_FILES, eval_dir_name
 from ray_estimator._engine import entrypoints
 from ray_estimator._numbers import check_number
 from ray_estimator._storage.saved_model import remove as remove_saved_model
@@ -177,7 +178,7 @@ class BestExporter(Exporter):
         self,
         name: str = "best_exporter",
         serving_input_receiver_fn: Callable[[], Any] | None = None,
-        event_file_pattern: str | None = "eval/*.tfevents.*",
+        event_file_pattern: str | None = f"{eval_dir_name()}/{EVENT_FILES}",
         compare_fn: CompareFn = _loss_smaller,
         assets_extra: Mapping[str, str] | None = None,
         as_text: bool = False,

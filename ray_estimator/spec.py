@@ -26,6 +26,9 @@ class ModeKeys:
     PREDICT = "infer"
 
 
+READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"})
+"""Types of operations that only read a variable: a copy of `_engine.graph.operations.READS`, which lies above."""
+
 MODES = (ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT)
 """All modes, in the order of an export: the first one saves the variables, and TRAIN has all of them."""
 
@@ -239,22 +242,21 @@ def _check_keras_metric(name: str, metric: Any) -> None:
 
 def _is_updated(variable: Any) -> bool:
     """Whether an op of the graph, other than its initializer, writes to the variable."""
-    reads = ("ReadVariableOp", "VarIsInitializedOp", "VariableShape", "ResourceGather", "ResourceGatherNd")
-    return any(op is not variable.initializer and op.type not in reads for op in variable.handle.consumers())
+    return any(op is not variable.initializer and op.type not in READS for op in variable.handle.consumers())
 
 
 def _checked_export_outputs(mode: str, outputs: Any, predictions: Any) -> dict[str, Any] | None:
     """Return the export outputs with a default signature. In other modes than PREDICT they are ignored."""
     if mode != ModeKeys.PREDICT:
         return outputs  # type: ignore[no-any-return]
-    from tensorflow.python.saved_model.model_utils import export_output
+    from ray_estimator._tf_private.saved_model import output_class
 
     if outputs is None:
-        return {_DEFAULT_SIGNATURE: export_output.PredictOutput(predictions)}
+        return {_DEFAULT_SIGNATURE: output_class("PredictOutput")(predictions)}
     if not isinstance(outputs, dict):
         raise TypeError(f"export_outputs must be a dict of name to ExportOutput, got {outputs!r}.")
     for name, output in outputs.items():
-        if not isinstance(output, export_output.ExportOutput):
+        if not isinstance(output, output_class("ExportOutput")):
             raise TypeError(
                 f"Values in export_outputs must be ExportOutput objects, got {output!r} for key {name!r}. "
                 "Wrap the tensors, for example in export.PredictOutput(...)."

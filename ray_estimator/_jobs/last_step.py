@@ -26,13 +26,9 @@ def split_stop_hooks(hooks: Sequence[Any], start_step: int) -> tuple[list[Any], 
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:
         return list(hooks), None
+    from ray_estimator._tf_private.sessions import stop_step
+
     stop_hook = tensorflow.compat.v1.train.StopAtStepHook
     others = [hook for hook in hooks if type(hook) is not stop_hook]
-    steps = [_absolute(hook, start_step) for hook in hooks if type(hook) is stop_hook]
+    steps = [stop_step(hook, start_step) for hook in hooks if type(hook) is stop_hook]
     return others, min(steps, default=None)
-
-
-def _absolute(hook: Any, start_step: int) -> int:
-    if hook._last_step is not None:
-        return int(hook._last_step)
-    return start_step + int(hook._num_steps)

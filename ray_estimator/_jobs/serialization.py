@@ -73,12 +73,14 @@ class V2Switches:
         tensorflow = sys.modules.get("tensorflow")
         if tensorflow is None:
             return None
+        from ray_estimator._tf_private import switches
+
         v1 = tensorflow.compat.v1
         return V2Switches(
             resource_variables=_is_on(v1.resource_variables_enabled),
             control_flow=_is_on(v1.control_flow_v2_enabled),
-            tensor_shape=_is_on(lambda: v1.TensorShape(None)._v2_behavior),
-            tensor_equality=_is_on(lambda: tensorflow.Tensor._USE_EQUALITY),
+            tensor_shape=_is_on(switches.tensor_shapes_are_v2),
+            tensor_equality=_is_on(switches.tensor_equality_is_enabled),
         )
 
 
@@ -117,18 +119,6 @@ class Packed:
             if error.name is None:  # Raised by user code, with a message of its own.
                 raise
             raise ModuleNotShippedError(self.what, error.name) from error
-
-
-def keras_settings_of_this_thread() -> dict[str, Any]:
-    """Return the dtype policy and the seed that the calling thread has set in Keras 3, by Keras's names for them.
-
-    Keras keeps them per thread, and model_fn runs in another thread or process. On the driver; imports nothing.
-    """
-    global_state = sys.modules.get("keras.src.backend.common.global_state")
-    if global_state is None:
-        return {}
-    settings = {name: global_state.get_global_attribute(name) for name in ("dtype_policy", "global_random_seed")}
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 def pack(parts: Mapping[str, Any]) -> Packed:
@@ -273,5 +263,5 @@ def _is_on(read: Callable[[], Any]) -> bool | None:
     """Return a switch; None if this release of TensorFlow lacks a name that is needed to read it."""
     try:
         return bool(read())
-    except (AttributeError, KeyError):
+    except AttributeError:
         return None

@@ -127,7 +127,7 @@ def _gpus(folder: Path) -> Check:
     if there == 0:
         return Check("GPUs here", OK, "none")
     with quiet_tensorflow():
-        from ray_estimator._engine.devices import visible_gpus
+        from ray_estimator._engine.symbols import visible_gpus
     seen = visible_gpus()
     if seen == there:
         return Check("GPUs here", OK, f"{there}, and TensorFlow sees them")

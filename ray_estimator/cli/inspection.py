@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ray_estimator._checkpoints.event_files import EVENT_FILES, is_eval_dir_name
 from ray_estimator._checkpoints.files import CheckpointFiles
 from ray_estimator._checkpoints.retention import Checkpoint, Published
 from ray_estimator._checkpoints.state_file import StateFile
@@ -22,7 +23,6 @@ from ray_estimator._storage.storage import Storage
 from ray_estimator.errors import CheckpointDamagedError
 
 TRAINING = "training"
-_EVENTS = "*.tfevents.*"
 
 
 @dataclass(frozen=True)
@@ -183,13 +183,13 @@ def _position(published: tuple[Published, ...], files: CheckpointFiles) -> Mappi
 
 def _metrics(model_dir: str, storage: Storage, last: int) -> Iterator[tuple[str, dict[int, dict[str, float]]]]:
     """Yield the scalars of training and of each evaluation, as in TensorBoard."""
-    names = [name for name in storage.list_dir(model_dir) if name == "eval" or name.startswith("eval_")]
+    names = [name for name in storage.list_dir(model_dir) if is_eval_dir_name(name)]
     for name, folder in [(TRAINING, model_dir), *((name, storage.join(model_dir, name)) for name in names)]:
-        if not storage.glob(folder, _EVENTS):
+        if not storage.glob(folder, EVENT_FILES):
             continue
         with quiet_tensorflow():
             from ray_estimator._engine.events.reader import scalars
-        steps = scalars(storage, folder, _EVENTS)
+        steps = scalars(storage, folder, EVENT_FILES)
         if steps:
             yield name, dict(list(steps.items())[-last:])
 

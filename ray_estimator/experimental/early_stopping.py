@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_estimator import hooks
+from ray_estimator._checkpoints.event_files import EVENT_FILES
 from ray_estimator._engine import entrypoints
 from ray_estimator._storage.storage import Storage
 from ray_estimator.estimator import Estimator, check_estimator
-
-_EVENT_FILES = "*.tfevents.*"
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +189,7 @@ def read_eval_metrics(eval_dir: str, storage_options: Mapping[str, Any] | None =
         eval_dir: Directory of the evaluations' event files, path or URL.
         storage_options: fsspec options for `eval_dir`.
     """
-    return entrypoints.event_scalars(Storage(storage_options), eval_dir, _EVENT_FILES)
+    return entrypoints.event_scalars(Storage(storage_options), eval_dir, EVENT_FILES)
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ class _Metric:
         Raises:
             ValueError: There are evaluations, but none has the metric.
         """
-        found = entrypoints.event_scalars(self.storage, self.eval_dir, _EVENT_FILES)
+        found = entrypoints.event_scalars(self.storage, self.eval_dir, EVENT_FILES)
         if found and not any(self.name in metrics for metrics in found.values()):
             known = sorted({name for metrics in found.values() for name in metrics})
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Every verb falls back from a damaged checkpoint to the newest that is whole, unless the caller named it."""
+"""Every method falls back from a damaged checkpoint to the newest intact one, unless the caller named it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def estimator(in_process: Make, model_dir: str) -> Any:
-    """Has checkpoints of the steps 0, 2 and 4; in the newest a byte of the data is wrong, and no size tells it."""
+    """Checkpoints of the steps 0, 2 and 4. The newest has a wrong byte in its data, and the right size."""
     trained = in_process(linear_model_fn, params={}, model_dir=model_dir, save_checkpoints_steps=2)
     trained.train(endless_input_fn, steps=4, saving_listeners=EACH_SAVE_ARRIVES)
     flip_a_byte(f"{model_dir}/model.ckpt-4.data-00000-of-00001")

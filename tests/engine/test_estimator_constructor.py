@@ -1,4 +1,4 @@
-"""The constructor: what it takes, what it refuses, what it gives back."""
+"""The constructor: accepted and rejected arguments, and properties."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_a1_7_the_model_fn_property_has_the_params_bound(in_process: Make) -> No
 
 
 def test_a1_7_the_model_fn_property_makes_another_estimators_model(in_process: Make, tmp_path: Path) -> None:
-    """The way of add_metrics and of every wrapper."""
+    """As add_metrics and other wrappers do."""
     inner = in_process(linear_model_fn, params={"learning_rate": 0.01})
 
     def outer_model_fn(features: Any, labels: Any, mode: str, config: RunConfig) -> EstimatorSpec:
@@ -251,7 +251,7 @@ def test_a1_7_the_model_fn_property_checks_what_the_engine_checks(in_process: Ma
 
 
 class Regressor(Estimator):
-    """A canned estimator, in the manner of tf.estimator's."""
+    """A canned estimator, like those of tf.estimator."""
 
     def __init__(self, rate: float, model_dir: Any = None, config: Any = None, warm_start_from: Any = None) -> None:
         self.rate = rate
@@ -263,7 +263,7 @@ class Regressor(Estimator):
         )
 
     def bias(self) -> float:
-        """A method of its own."""
+        """An additional method."""
         return float(self.get_variable_value("dense/bias")[0])
 
 

@@ -1,4 +1,4 @@
-"""export_savedmodel: what is written, where, and that it serves what predict gives."""
+"""export_saved_model: files, names, and that serving gives the results of predict."""
 
 from __future__ import annotations
 
@@ -574,7 +574,7 @@ def test_a7_10_saved_model_cli_runs_an_export(trained: Any, tmp_path: Path) -> N
 
 
 def test_a7_10_a_keras_model_serves_what_predict_gives(in_process: MakeEstimator, tmp_path: Path) -> None:
-    """Its dropouts are off, and its batch normalization goes by its moving averages."""
+    """Dropout is off, and batch normalization uses its moving averages."""
     estimator = in_process(worlds.keras_model_fn, params={}).train(worlds.endless_input_fn, steps=20)
 
     def input_fn() -> tf.data.Dataset:

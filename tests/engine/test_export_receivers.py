@@ -1,4 +1,4 @@
-"""What feeds an exported model: receivers, and the builders of receiver functions."""
+"""Inputs of an exported model: receivers, and the builders of receiver functions."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a7_4_features_may_have_ints_as_keys(in_process: MakeEstimator, tmp_path
 
 
 def test_a7_4_what_is_no_receiver_is_an_error_that_says_what_is(trained: Any, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"for mode 'infer' must return a ServingInputReceiver.*It returned {}"):
+    with pytest.raises(TypeError, match=r"for mode 'infer' must return a ServingInputReceiver.*got {}"):
         trained.export_savedmodel(tmp_path, dict)
 
 

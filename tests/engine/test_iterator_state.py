@@ -131,7 +131,7 @@ def test_a_run_after_one_that_ended_starts_at_the_first_batch(run: Run, caplog: 
     assert run(finite, steps=2) == once[:2]
     with caplog.at_level(logging.INFO):
         assert run(finite, cut_after=3) == once[:3]
-    assert "What input_fn gives begins anew." in caplog.text
+    assert "The input of input_fn restarts from its beginning." in caplog.text
     assert run(finite) == once[2:]
 
 

@@ -1,4 +1,4 @@
-"""What stays in a task's process: graph and weights, by what they are, a bounded number of them."""
+"""Models cached in a task's process: which jobs share a graph or its weights, and how many are kept."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_bounded_number_of_models_stays_and_the_others_are_freed(tmp_path: Pat
     for number in range(4):
         job = a_job(PredictJob, model_fn, tmp_path, None, builds=str(tmp_path / "builds"), number=number)
         predict.predict_range(job, tables)
-        sessions.append(next(reversed(model_cache._models.values())).session.plain)
+        sessions.append(next(reversed(model_cache._models.values())).session.raw_session)
 
     assert len(model_cache._models) == 2
     for session in sessions[:2]:

@@ -1,4 +1,4 @@
-"""A model_dir that tf.estimator wrote goes on here: one of its own, and some of TensorFlow's parts with variations."""
+"""Training continues in a model_dir of tf.estimator: a real one, and variations of its parts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def steps_by_file(model_dir: str) -> dict[str, set[int]]:
 
 @pytest.fixture
 def archived(tmp_path: Path) -> Path:
-    """The archive, unpacked: a model_dir of tf.estimator 2.15 after 12 steps, and what came of it there."""
+    """The unpacked archive: a model_dir of tf.estimator 2.15 after 12 steps, and the results there."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path / "archived", filter="data")
     return tmp_path / "archived"
@@ -132,7 +132,7 @@ def test_it_is_exported(old: Any, expected: Any, tmp_path: Path) -> None:
 
 
 def test_tensorflows_own_parts_write_the_same_variables(archived: Path, tmp_path: Path) -> None:
-    """What the tests below lean on."""
+    """The facts that the tests below rely on."""
     train_as_before(str(tmp_path / "written"), model_fn, last_step=12)
 
     ours, theirs = variables_in(str(tmp_path / "written")), variables_in(str(archived / "model_dir"))
@@ -151,7 +151,7 @@ without_averages = old_runs.model_of(EstimatorSpec, averages=False)
 
 
 def with_references(features: Any, labels: Any, mode: str) -> EstimatorSpec:
-    """The model with variables as TensorFlow 1 made them."""
+    """The model with reference variables, as in TensorFlow 1."""
     with v1.variable_scope(v1.get_variable_scope(), use_resource=False):
         return without_averages(features, labels, mode)
 

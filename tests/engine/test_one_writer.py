@@ -1,4 +1,4 @@
-"""One driver trains in a model_dir at a time: real drivers, and what becomes of the one that was taken over."""
+"""One driver at a time trains in a model_dir: concurrent drivers, and a driver whose lease was taken over."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ START_SECS = 200.0
 
 
 class EachStep(v1.train.SessionRunHook):
-    """Calls a function after each step."""
+    """Calls a function after every step."""
 
     def __init__(self, call: Callable[[int], None]) -> None:
         self._call = call
@@ -45,7 +45,7 @@ def writers_of(estimator: Any) -> list[str]:
 
 
 def wait_for_a_checkpoint(estimator: Any, step: int) -> None:
-    """Returns when this or a later step is published."""
+    """Return when this or a later step is published."""
     deadline = time.monotonic() + START_SECS
     while (newest := estimator.latest_checkpoint()) is None or int(newest.rpartition("-")[2]) < step:
         assert time.monotonic() < deadline
@@ -53,7 +53,7 @@ def wait_for_a_checkpoint(estimator: Any, step: int) -> None:
 
 
 def be_taken_over(model_dir: str) -> None:
-    """Another driver takes the lease, as it may when this one showed no life for long."""
+    """Take the lease as another driver, as if this one had missed its heartbeats."""
     other = Record.begin(Process("elsewhere", 77, "another boot", 5))
     Storage().create_bytes(f"{model_dir}/.writers/{Token(9).file_name}", other.to_bytes())
 
@@ -135,7 +135,7 @@ def test_a_training_that_was_taken_over_publishes_no_more(in_process: Callable[.
 
 @pytest.fixture
 def driver(tmp_path: Path) -> Any:
-    """Another driver, in a process of its own, which trains for ever in `tmp_path / "model"`."""
+    """Another driver, in its own process, which trains endlessly in `tmp_path / "model"`."""
     path = os.pathsep.join([str(SCRIPT.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, str(SCRIPT), str(tmp_path / "model")]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL) as process:

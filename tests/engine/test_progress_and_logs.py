@@ -1,4 +1,4 @@
-"""What a person sees of verbs that run in this process."""
+"""Progress display and logs of runs in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saving beside training: what steps wait for, what a run waits for, which trouble of a store reaches the user."""
+"""Saving in the background: what steps and runs wait for, and which errors of the store reach the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from support.models import endless_input_fn, linear_model_fn
 from support.recording import EACH_SAVE_ARRIVES, published_steps, saved_steps
 
 from ray_estimator._checkpoints.store import CheckpointStore
-from ray_estimator._engine.checkpointing import local_copies
 from ray_estimator._engine.events import sync
 
 Make = Callable[..., Any]
@@ -24,7 +23,7 @@ DEADLINE_SECS = 30.0
 
 
 class AtStep(v1.train.SessionRunHook):
-    """Calls a function after one step."""
+    """Calls a function after a given step."""
 
     def __init__(self, step: int, call: Callable[[], Any]) -> None:
         self._step = step
@@ -37,7 +36,7 @@ class AtStep(v1.train.SessionRunHook):
 
 @pytest.fixture
 def open_store(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """The store takes no checkpoint until this is set."""
+    """Blocks the store until this event is set."""
     opened, publish = threading.Event(), CheckpointStore.publish
 
     def publish_when_open(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -114,7 +113,7 @@ def remote_dir() -> Any:
 
 
 def losses_in(folder: Any) -> dict[int, float]:
-    """The scalar summaries called loss, by step, as TensorBoard's reader finds them in a copy of the remote events."""
+    """Return the scalar `loss` by step, as TensorBoard reads it from a copy of the remote event files."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for path, file in MemoryFileSystem.store.items():
@@ -129,7 +128,7 @@ def losses_in(folder: Any) -> dict[int, float]:
 def test_events_are_read_while_training_goes_on(
     in_process: Make, remote_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_copies, "_EVENTS_EVERY_SECS", 0.05)
+    monkeypatch.setattr(sync, "_PUBLISH_INTERVAL_SECS", 0.05)
     found: list[dict[int, float]] = []
     step_5_is_there = threading.Event()
 
@@ -160,10 +159,10 @@ def test_events_of_a_run_that_goes_on_continue_and_are_not_doubled(
     assert len(event_files) == 2
 
 
-def test_events_that_cannot_be_published_meanwhile_are_published_at_the_end(
+def test_events_that_could_not_be_published_during_training_are_published_at_the_end(
     in_process: Make, remote_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(local_copies, "_EVENTS_EVERY_SECS", 0.01)
+    monkeypatch.setattr(sync, "_PUBLISH_INTERVAL_SECS", 0.01)
     publish, failed = sync.EventFiles.publish, threading.Event()
 
     def fail_once(self: Any) -> None:
@@ -176,5 +175,5 @@ def test_events_that_cannot_be_published_meanwhile_are_published_at_the_end(
     estimator = in_process(linear_model_fn, params={}, model_dir=remote_dir, save_summary_steps=1)
     estimator.train(endless_input_fn, steps=4, hooks=[AtStep(2, lambda: failed.wait(DEADLINE_SECS))])
 
-    assert "another try follows: not now" in caplog.text
+    assert "failed and is retried: not now" in caplog.text
     assert sorted(losses_in(tmp_path)) == [1, 2, 3, 4]

@@ -1,7 +1,6 @@
-"""What train promises: its arguments, its steps, its end, and this process as its runtime.
+"""Estimator.train in this process: arguments, steps, the end of a run.
 
-Hooks, logs and summaries are in test_train_hooks.py, checkpoints and warm start in
-test_train_checkpoints.py. Each test bears the number of its line.
+Hooks, logs and summaries are in test_train_hooks.py, checkpoints and warm start in test_train_checkpoints.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`train_and_evaluate` in this process, and the rules by which it evaluates beside a training on workers."""
+"""train_and_evaluate in this process, and when it evaluates while training runs on workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS_OF_ONE_PASS = NUM_ROWS // 32
 
 
 class Noting(Exporter):
-    """Notes what it is called with, and returns the step."""
+    """Records its arguments, and returns the step."""
 
     def __init__(self, name: str = "noting") -> None:
         self._name = name
@@ -44,7 +44,7 @@ class Noting(Exporter):
 
 
 class Raising(Exporter):
-    """Raises at each call."""
+    """Raises on every call."""
 
     name = "raising"
 
@@ -247,7 +247,7 @@ def test_a11_5_an_input_that_ends_before_max_steps_gives_no_final_export(in_proc
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -257,7 +257,7 @@ class Clock:
 
 
 class Room:
-    """A cluster with or without room for a task."""
+    """A cluster with or without free resources for a task."""
 
     def __init__(self, *, free: bool = True) -> None:
         self.free = free
@@ -267,7 +267,7 @@ class Room:
 
 
 class Beside:
-    """The driver's view of a training that somebody else makes: `train` stands for the workers' progress."""
+    """The driver's view of a training on workers; `train` simulates their progress."""
 
     def __init__(self, in_process: Make, noting: Noting, **spec: Any) -> None:
         self.estimator = estimator_saving(in_process, keep_checkpoint_max=2)

@@ -1,7 +1,4 @@
-"""What train promises of hooks, of losses that are not numbers, of logs and of summaries.
-
-Each test bears the number of its line.
-"""
+"""Estimator.train: hooks, NaN losses, logs and summaries."""
 
 from __future__ import annotations
 
@@ -68,7 +65,7 @@ def test_a4_5_one_hook_without_a_list_is_refused(in_process: Make) -> None:
 
 
 def test_a4_5_what_a_factory_makes_must_be_a_hook(in_process: Make) -> None:
-    with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, given: 'no hook'"):
+    with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, got 'no hook'"):
         in_process(linear_model_fn, params={}).train(endless_input_fn, steps=1, hooks=[lambda: "no hook"])
 
 

@@ -97,7 +97,7 @@ PROOFS = {
         "`BoostedTreesClassifier` and similar": ("test_an_unsupported_name_raises_an_error_that_says_what_to_use",),
         "`model_to_estimator`": ("test_an_unsupported_name_raises_an_error_that_says_what_to_use",),
         "`gradient_accumulation_steps`, `ema_overwrite_frequency`, `LossScaleOptimizer` of Keras 3": (
-            "test_keras_in_graph_refuses_updates_that_would_never_run",
+            "test_keras_in_graph_rejects_updates_that_would_never_run",
         ),
         "`InMemoryEvaluatorHook` on several workers": ("test_a13_2_several_workers_are_refused",),
         "`GlobalStepWaiterHook` for a step that has not been reached": (

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._data.position import Position
+from ray_estimator._engine.graph.operations import takes_from_iterator
 from ray_estimator._engine.input.rows import PREFETCH_BATCHES, RowReader, dataset_of_rows
 from ray_estimator._jobs.jobs import ModelJob, UserCode
 from ray_estimator._jobs.worker import Tables
@@ -171,7 +172,7 @@ def _looking_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _reads_an_iterator() -> bool:
-    return any(op.type.startswith("IteratorGetNext") for op in v1.get_default_graph().get_operations())
+    return any(takes_from_iterator(op) for op in v1.get_default_graph().get_operations())
 
 
 class _IteratorStarter(v1.train.SessionRunHook):

@@ -18,8 +18,8 @@ import tensorflow.compat.v1 as v1
 from ray_estimator._data.position import IteratorPosition
 from ray_estimator._engine.graph.traversal import ancestors
 from ray_estimator._engine.input.feed import Feed
-from ray_estimator._engine.tf_private import iterators
 from ray_estimator._jobs.worker import Worker
+from ray_estimator._tf_private import iterators
 
 _HEADER = struct.Struct("<Q?Q")
 _NAME = "iterator"
@@ -154,7 +154,7 @@ class IteratorHook(v1.train.SessionRunHook):
         try:
             state = self._state(session, input_ended).to_bytes()
         except (CannotSaveError, tf.errors.OpError) as error:
-            reason = iterators.text_of(error) if isinstance(error, tf.errors.OpError) else str(error)
+            reason = iterators.kernel_message(error) if isinstance(error, tf.errors.OpError) else str(error)
         saved = self._worker.exchange(f"iterator state at step {step}", (state, reason))
         states = [state for state, _ in saved if state is not None]
         if len(states) == len(saved):
@@ -177,7 +177,7 @@ class IteratorHook(v1.train.SessionRunHook):
                     path.write_bytes(content)
                 session.run(self._restore_state, {self._prefix: os.path.join(folder, _NAME)})
         except tf.errors.OpError as error:
-            logger.warning("The iterator of input_fn could not be restored: %s", iterators.text_of(error))
+            logger.warning("The iterator of input_fn could not be restored: %s", iterators.kernel_message(error))
             return False
         return True
 

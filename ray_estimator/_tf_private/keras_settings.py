@@ -1,0 +1,27 @@
+"""Private names of Keras 3 for the settings of a thread. Imports neither TensorFlow nor Keras."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+_NAMES = ("dtype_policy", "global_random_seed")
+
+
+def keras_settings() -> dict[str, Any]:
+    """Return the settings of the calling thread in Keras 3, by Keras's names. Empty if Keras is not imported."""
+    state = sys.modules.get("keras.src.backend.common.global_state")
+    if state is None:
+        return {}
+    settings = {name: state.get_global_attribute(name) for name in _NAMES}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def apply_keras_settings(settings: Mapping[str, Any]) -> None:
+    """Apply settings of another thread or process to the calling thread. No effect if Keras 3 is not imported."""
+    state = sys.modules.get("keras.src.backend.common.global_state")
+    if state is None:
+        return
+    for name, value in settings.items():
+        state.set_global_attribute(name, value)
