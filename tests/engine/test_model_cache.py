@@ -80,7 +80,7 @@ def test_a_new_checkpoint_reloads_weights_and_builds_nothing(tmp_path: Path) -> 
     assert builds.read_text() == "xx"  # once for each mode
 
 
-def test_weights_whose_loading_failed_are_not_taken_for_loaded(tmp_path: Path) -> None:
+def test_weights_whose_restore_failed_are_restored_again(tmp_path: Path) -> None:
     first, second = saved(tmp_path, 2.0, 1), saved(tmp_path, 3.0, 2)
     jobs = [a_job(PredictJob, model_fn, tmp_path, each, builds=str(tmp_path / "builds")) for each in (first, second)]
     predict.predict_range(jobs[0], tables)
@@ -105,7 +105,7 @@ def test_initial_weights_and_a_checkpoint_are_two_models(tmp_path: Path) -> None
     assert seen == [[0, 0], [4, 6], [0, 0]]
 
 
-def test_a_bounded_number_of_models_stays_and_the_others_are_freed(tmp_path: Path) -> None:
+def test_a_bounded_number_of_models_is_kept_and_the_others_are_closed(tmp_path: Path) -> None:
     sessions = []
     for number in range(4):
         job = a_job(PredictJob, model_fn, tmp_path, None, builds=str(tmp_path / "builds"), number=number)

@@ -58,7 +58,7 @@ def be_taken_over(model_dir: str) -> None:
     Storage().create_bytes(f"{model_dir}/.writers/{Token(9).file_name}", other.to_bytes())
 
 
-def test_a_second_training_in_this_process_is_refused_and_the_first_goes_on(in_process: Callable[..., Any]) -> None:
+def test_a_second_training_in_this_process_is_refused_and_the_first_continues(in_process: Callable[..., Any]) -> None:
     first, second = (in_process(linear_model_fn, params={}) for _ in range(2))
     refused: list[ModelDirInUseError] = []
 
@@ -97,7 +97,7 @@ def test_reading_needs_no_lease(in_process: Callable[..., Any]) -> None:
         assert len(list(estimator.predict(one_pass_input_fn))) > 0
 
 
-def test_steps_count_from_where_the_driver_before_has_ended(
+def test_steps_count_from_the_end_of_the_previous_run(
     in_process: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, estimator = (in_process(linear_model_fn, params={}) for _ in range(2))
@@ -145,7 +145,7 @@ def driver(tmp_path: Path) -> Any:
             process.kill()
 
 
-def test_a_second_driver_is_refused_until_the_first_is_killed_and_then_goes_on_at_once(
+def test_a_second_driver_is_refused_until_the_first_is_killed_and_then_continues_at_once(
     in_process: Callable[..., Any], driver: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     estimator = in_process(linear_model_fn, params={})

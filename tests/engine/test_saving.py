@@ -16,6 +16,7 @@ from support.recording import EACH_SAVE_ARRIVES, published_steps, saved_steps
 
 from ray_estimator._checkpoints.store import CheckpointStore
 from ray_estimator._engine.events import sync
+from ray_estimator._storage.storage import Storage
 
 Make = Callable[..., Any]
 
@@ -125,7 +126,7 @@ def losses_in(folder: Any) -> dict[int, float]:
     return {event.step: event.value for event in accumulator.Scalars("loss")} if is_there else {}
 
 
-def test_events_are_read_while_training_goes_on(
+def test_events_are_readable_during_training(
     in_process: Make, remote_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sync, "_PUBLISH_INTERVAL_SECS", 0.05)
@@ -148,7 +149,7 @@ def test_events_are_read_while_training_goes_on(
     assert sorted(losses_in(tmp_path)) == list(range(1, 9))
 
 
-def test_events_of_a_run_that_goes_on_continue_and_are_not_doubled(
+def test_events_of_a_resumed_run_continue_and_are_not_duplicated(
     in_process: Make, remote_dir: str, tmp_path: Path
 ) -> None:
     estimator = in_process(linear_model_fn, params={}, model_dir=remote_dir, save_summary_steps=1)
@@ -177,3 +178,16 @@ def test_events_that_could_not_be_published_during_training_are_published_at_the
 
     assert "failed and is retried: not now" in caplog.text
     assert sorted(losses_in(tmp_path)) == [1, 2, 3, 4]
+
+
+def test_an_upload_that_fails_after_an_error_is_logged_and_does_not_replace_it(
+    remote_dir: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: sync.EventFiles) -> None:
+        raise PermissionError("no access")
+
+    monkeypatch.setattr(sync.EventFiles, "publish", fail)
+    with pytest.raises(KeyError, match="of training"), sync.local_events(Storage(), remote_dir):
+        raise KeyError("of training")
+    assert "were not published: no access" in caplog.text
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("Publishing event files")]

@@ -43,7 +43,7 @@ PROOFS = {
             "test_a13_3_added_metrics_join_those_of_the_model_and_win",
         ),
         "model_dir": (
-            "test_it_trains_on_to_the_weights_that_tf_estimator_went_on_to",
+            "test_training_continues_to_the_same_weights_as_tf_estimator",
             "test_it_is_evaluated",
             "test_it_predicts",
             "test_it_is_exported",
@@ -71,7 +71,7 @@ PROOFS = {
         ),
         "`export_saved_model(...).decode()`": ("test_a0_an_export_is_a_str",),
         "`tf.compat.v1.layers`, tf_keras": (
-            "test_tf_layers_go_on_with_legacy_keras",
+            "test_tf_layers_continue_with_legacy_keras",
             "test_legacy_keras_in_a_process_with_keras_3_is_refused",
             "test_a_world_trains_evaluates_predicts_and_serves",
         ),

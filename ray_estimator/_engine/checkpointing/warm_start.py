@@ -23,7 +23,7 @@ from ray_estimator.warm_start import WarmStartSettings
 
 logger = logging.getLogger(__name__)
 
-_KEYS = (v1.GraphKeys.GLOBAL_VARIABLES, v1.GraphKeys.TRAINABLE_VARIABLES)
+_VARIABLE_COLLECTIONS = (v1.GraphKeys.GLOBAL_VARIABLES, v1.GraphKeys.TRAINABLE_VARIABLES)
 
 
 @contextlib.contextmanager
@@ -79,13 +79,13 @@ def _warm_start_group(settings: WarmStartSettings, distribution: Distribution) -
 @contextlib.contextmanager
 def _local_variables(distribution: Distribution) -> Iterator[None]:
     """Within the context, put this process's copies into the collections: TensorFlow remaps rows only of those."""
-    original = {key: list(v1.get_collection_ref(key)) for key in _KEYS}
-    for key in _KEYS:
+    original = {key: list(v1.get_collection_ref(key)) for key in _VARIABLE_COLLECTIONS}
+    for key in _VARIABLE_COLLECTIONS:
         v1.get_collection_ref(key)[:] = [distribution.localize(variable) for variable in original[key]]
     try:
         yield
     finally:
-        for key in _KEYS:
+        for key in _VARIABLE_COLLECTIONS:
             v1.get_collection_ref(key)[:] = original[key]
 
 
