@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 import tensorflow as tf
 from support import worlds
 from support.probes import NoteLosses, note, notes
+from support.two_processes import results_of, use_two_processes
 
-from ray_estimator import export
+from ray_estimator import Estimator, RunConfig, export
 
 v1 = tf.compat.v1
 
@@ -79,3 +81,39 @@ def test_a_world_trains_evaluates_predicts_and_serves(on_ranks: Callable[..., An
     served = tf.saved_model.load(estimator.export_saved_model(tmp_path / "export", RECEIVER_FN))
     answer = served.signatures["serving_default"](x=tf.constant(worlds.X), ids=tf.constant(worlds.IDS))
     np.testing.assert_allclose(answer["probability"], before, rtol=1e-5 if world != "keras_bfloat16" else 0.05)
+
+
+def test_a_user_module_that_disables_v2_behavior_trains_on_two_workers(tmp_path: Path) -> None:
+    (tmp_path / "v1_model.py").write_text(
+        """
+import tensorflow.compat.v1 as tf
+tf.disable_v2_behavior()
+from ray_estimator import EstimatorSpec
+
+def model_fn(features, labels, mode):
+    # Only without v2 behaviour is the last dimension a Dimension.
+    width = features.shape[1].value
+    weights = tf.get_variable("weights", [width, 1], initializer=tf.zeros_initializer())
+    loss = tf.reduce_mean(tf.square(tf.matmul(features, weights) - labels))
+    train_op = tf.train.GradientDescentOptimizer(0.1).minimize(loss, tf.train.get_global_step())
+    return EstimatorSpec(mode, loss=loss, train_op=train_op)
+
+def input_fn():
+    return tf.data.Dataset.from_tensors((tf.ones([4, 3]), tf.ones([4, 1]))).repeat()
+"""
+    )
+    (latest,) = results_of([(train_the_v1_model, str(tmp_path))])
+    assert latest.endswith("model.ckpt-5")
+
+
+def train_the_v1_model(folder: str) -> str | None:
+    """A program; its ranks import the module, too."""
+    from ray.train import ScalingConfig
+
+    use_two_processes(pytest.MonkeyPatch())
+    sys.path.insert(0, folder)
+    import v1_model
+
+    config = RunConfig(scaling_config=ScalingConfig(num_workers=2))
+    estimator = Estimator(v1_model.model_fn, f"{folder}/model", config)
+    return estimator.train(v1_model.input_fn, steps=5).latest_checkpoint()

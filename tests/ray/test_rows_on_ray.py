@@ -1,9 +1,7 @@
-"""Which rows of a Ray Dataset training sees, and a module that switches TensorFlow's v2 behaviour off."""
+"""Which rows of a Ray Dataset training sees."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -55,42 +53,3 @@ def test_each_row_once_an_epoch_and_the_last_batch_shared(
     assert rows[:50] != rows[50:]
     assert [len(batch) for batch in batches] == [12] * 8 + [4]
     assert estimator.latest_checkpoint().endswith("-9")
-
-
-def test_a_user_module_that_disables_v2_behavior_trains_on_two_workers(cluster: Any, tmp_path: Path) -> None:
-    (tmp_path / "old_model.py").write_text(
-        """
-import tensorflow.compat.v1 as tf
-tf.disable_v2_behavior()
-from ray_estimator import EstimatorSpec
-
-def model_fn(features, labels, mode):
-    # Only without v2 behaviour is the last dimension a Dimension.
-    width = features.shape[1].value
-    weights = tf.get_variable("weights", [width, 1], initializer=tf.zeros_initializer())
-    loss = tf.reduce_mean(tf.square(tf.matmul(features, weights) - labels))
-    train_op = tf.train.GradientDescentOptimizer(0.1).minimize(loss, tf.train.get_global_step())
-    return EstimatorSpec(mode, loss=loss, train_op=train_op)
-
-def input_fn():
-    return tf.data.Dataset.from_tensors((tf.ones([4, 3]), tf.ones([4, 1]))).repeat()
-"""
-    )
-    (tmp_path / "program.py").write_text(
-        f"""
-import ray
-from ray.train import ScalingConfig
-import old_model
-from ray_estimator import Estimator, RunConfig
-
-ray.init(address={cluster.get_runtime_context().gcs_address!r}, runtime_env={{"working_dir": {str(tmp_path)!r}}})
-config = RunConfig(scaling_config=ScalingConfig(num_workers=2), step_timeout_secs=60, start_timeout_secs=60)
-estimator = Estimator(old_model.model_fn, {str(tmp_path / "model")!r}, config)
-estimator.train(old_model.input_fn, steps=5)
-print("trained to", estimator.latest_checkpoint())
-"""
-    )
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True, timeout=200, check=False
-    )
-    assert "model.ckpt-5" in done.stdout, done.stderr[-3000:]

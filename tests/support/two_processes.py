@@ -6,10 +6,13 @@ is a runtime as the one on Ray is: user code is serialized, and opened in anothe
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable, Generator, Mapping
+import sys
+import types
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -29,8 +32,9 @@ from ray_estimator.config import RunConfig
 T = TypeVar("T")
 
 TIMEOUT_SECS = 150.0
+GRACE_SECS = 20.0
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["ray.cloudpickle", "tensorflow", "keras", "ray_estimator._engine.train"])
+SERVER.set_forkserver_preload(["ray.train", "tensorflow", "keras", "ray_estimator._engine.train"])
 
 
 @dataclass
@@ -106,13 +110,14 @@ class TwoProcesses:
 
 
 def results_of(calls: list[tuple[Any, ...]], given_away: tuple[Connection, ...] = ()) -> list[Any]:
-    """Calls each function in a fork of its own, all at once. The first error ends all, and is raised here."""
+    """Calls each function in a fork of its own, all at once. An error of one ends all, and is raised here."""
     processes, outcomes = [], []
     for rank, (fn, *args) in enumerate(calls):
         outcome, sender = SERVER.Pipe(duplex=False)
         # Not daemonic: a program that runs in such a process has ranks of its own.
         process = SERVER.Process(target=_run, args=(sender, dict(os.environ), f"rank {rank}", fn, args))
-        process.start()
+        with main_module_hidden():
+            process.start()
         sender.close()
         processes.append(process)
         outcomes.append(outcome)
@@ -128,13 +133,27 @@ def results_of(calls: list[tuple[Any, ...]], given_away: tuple[Connection, ...] 
             outcome.close()
 
 
+@contextlib.contextmanager
+def main_module_hidden() -> Iterator[None]:
+    """Within it, a process that starts imports no main module: that of a program is not meant to be imported."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _received(outcomes: list[Connection]) -> list[Any]:
     results: dict[int, Any] = {}
-    lost: list[RemoteFailure] = []
+    failures: list[RemoteFailure] = []
     while len(results) < len(outcomes):
         waiting = [outcome for rank, outcome in enumerate(outcomes) if rank not in results]
-        ready = wait(waiting, TIMEOUT_SECS)
-        assert ready, f"Only {sorted(results)} have ended."
+        # After an error of its own, the other rank may raise the same, and publish what it has saved.
+        ready = wait(waiting, GRACE_SECS if failures else TIMEOUT_SECS)
+        if not ready:
+            assert failures, f"Only {sorted(results)} have ended."
+            break
         for outcome in ready:
             assert isinstance(outcome, Connection)
             rank = outcomes.index(outcome)
@@ -143,11 +162,9 @@ def _received(outcomes: list[Connection]) -> list[Any]:
             except EOFError:
                 raise AssertionError(f"Process {rank} died.") from None
             if isinstance(results[rank], RemoteFailure):
-                if not results[rank].peers_lost:
-                    raise results[rank].error()
-                lost.append(results[rank])
-    if lost:
-        raise lost[0].error()
+                failures.append(results[rank])
+    if failures:
+        raise min(failures, key=lambda failure: failure.peers_lost).error()
     return [results[rank] for rank in range(len(outcomes))]
 
 
