@@ -2,11 +2,12 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TEST_PROCESSES := 2
 
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format benchmarks clean
+.PHONY: help demo test soak lint format benchmarks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -16,8 +17,12 @@ demo: $(READY) ## Train, evaluate and predict on a local Ray
 	$(BIN)/python examples/digits.py
 
 test: lint ## Lint, then run every test and every notebook
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests/programs tests/ranks tests/engine tests/stores tests/unit -m "not ray and not soak" --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests -m "ray and not soak"
 	$(BIN)/python -m pytest --nbmake examples/notebooks
+
+soak: $(READY) ## What takes too long for each change: twenty kills of each kind, more data than memory
+	$(BIN)/python -m pytest tests -m "soak or kills" --kills=20
 
 lint: $(READY) ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

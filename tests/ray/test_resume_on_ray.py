@@ -181,6 +181,7 @@ def deterministic_model_fn(features: Any, mode: str) -> EstimatorSpec:
     return EstimatorSpec(mode, loss=loss, train_op=train_op)
 
 
+@pytest.mark.kills
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_workers_killed_at_random_steps_end_with_the_weights_of_workers_that_nobody_killed(

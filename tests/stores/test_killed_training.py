@@ -49,6 +49,7 @@ def readable_step(store: CheckpointStore, folder: Path) -> int:
     return newest.step
 
 
+@pytest.mark.kills
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_at_random_moments_training_goes_on_from_a_whole_checkpoint(
