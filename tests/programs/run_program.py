@@ -1,6 +1,6 @@
-"""Runs a program for tf.estimator as it is, after `install()` alone: `run_program.py PROGRAM WORK_DIR NUM_WORKERS`.
+"""Run an unchanged tf.estimator program after `install()`: `run_program.py PROGRAM WORK_DIR NUM_WORKERS`.
 
-What the program's `main` returned is left in WORK_DIR for the tests.
+Writes the result of the program's `main` to WORK_DIR for the tests.
 """
 
 import pickle
