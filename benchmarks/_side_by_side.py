@@ -1,7 +1,7 @@
-"""Two programs side by side in one run: rounds, medians, a ratio, and the row of a table.
+"""Run programs side by side in rounds and report medians and the median of the ratios as a table.
 
-Other work on the machine changes every time that is measured. The two measures of a round see nearly the same machine,
-so it is their ratio that counts; the figure is the median of these ratios.
+The load of the machine changes over time. Both measurements of a round see nearly the same load, so their ratio is more
+stable than the absolute figures.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 
 import tensorflow.compat.v1 as v1
 
-# Programs that are short: one whole run after the other
+# Short programs: whole runs alternate
 
 
-def alternated(rounds: int, *programs: Callable[[], Any]) -> list[list[float]]:
-    """Seconds of each program in each round. Every second round runs them in the opposite order."""
+def alternate(rounds: int, *programs: Callable[[], Any]) -> list[list[float]]:
+    """Return the seconds of each program in each round. Every second round runs them in reverse order."""
     seconds: list[list[float]] = [[] for _ in programs]
     for number in range(rounds):
         order = range(len(programs))
@@ -35,21 +35,21 @@ def alternated(rounds: int, *programs: Callable[[], Any]) -> list[list[float]]:
     return seconds
 
 
-# Programs that make steps: a stretch of one after a stretch of the other
+# Programs that run steps: blocks of steps alternate
 
 
 @dataclass
 class Turn:
-    """A program's turn among programs of one machine that go on one at a time, for a stretch of steps each.
+    """The turn of one of several programs on a machine, of which one runs at a time, for a block of steps.
 
-    They may be threads, processes or groups of processes: a file says whose turn it is. Every process of a group waits
-    for the group's turn; the one that leads passes it on and notes how long the stretch took.
+    Programs are threads, processes or groups of processes. A file holds the number of the current turn. All processes
+    of a group wait for the group's turn; its leader passes the turn on and records how long the block took.
 
     Attributes:
-        folder: Where the files are; the same for all programs.
-        place: Number of this program, from 0.
-        programs: How many programs there are.
-        rounds: How many stretches each one makes.
+        folder: Directory of the files, shared by all programs.
+        place: Index of this program, from 0.
+        programs: Number of programs.
+        rounds: Number of blocks of each program.
         leads: Whether this process passes the turn on.
     """
 
@@ -62,7 +62,7 @@ class Turn:
     _began: float = 0.0
 
     def lap(self) -> None:
-        """Ends a stretch, and returns when the next may begin. What came before the first call was set-up."""
+        """End a block and wait for the turn of the next one. The time before the first call is set-up."""
         if self._round >= 0 and self.leads:
             self._pass_on(time.perf_counter() - self._began)
         self._round += 1
@@ -81,12 +81,12 @@ class Turn:
         deadline = time.monotonic() + timeout_secs
         while _whose_turn(self.folder) < self._number:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"JobBuilder {self.place} waited {timeout_secs:.0f} s for its turn.")
+                raise TimeoutError(f"Program {self.place} waited {timeout_secs:.0f} s for its turn.")
             time.sleep(0.005)
 
     @property
     def _number(self) -> int:
-        # Who has just stopped still works behind the scenes: each program follows each other one equally often.
+        # A paused program still does background work, so each program follows each other one equally often.
         orders = list(itertools.permutations(range(self.programs)))
         return self._round * self.programs + orders[self._round % len(orders)].index(self.place)
 
@@ -101,12 +101,12 @@ def _seconds_file(folder: str, place: int) -> Path:
 
 
 def seconds_of(folder: str, place: int, *, warm_up: int) -> list[float]:
-    """The seconds of a program's stretches, without those in which somebody still warmed up."""
+    """Return the seconds of a program's blocks, without the first `warm_up` ones."""
     return [float(line) for line in _seconds_file(folder, place).read_text().split()][warm_up:]
 
 
-class LapEveryStretch(v1.train.SessionRunHook):
-    """Ends a stretch after so many steps."""
+class LapEveryBlock(v1.train.SessionRunHook):
+    """Ends a block every `steps` steps."""
 
     def __init__(self, turn: Turn, steps: int) -> None:
         self._turn = turn
@@ -119,8 +119,8 @@ class LapEveryStretch(v1.train.SessionRunHook):
             self._turn.lap()
 
 
-def together(*programs: Callable[[], Any]) -> None:
-    """Runs programs in a thread each; raises what the first of them raises."""
+def run_concurrently(*programs: Callable[[], Any]) -> None:
+    """Run each program in a thread; raise the first error."""
     with ThreadPoolExecutor(len(programs)) as threads:
         for running in [threads.submit(program) for program in programs]:
             running.result()
@@ -131,14 +131,14 @@ def together(*programs: Callable[[], Any]) -> None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One line of the table: ours over the peer's, round by round, and the goal.
+    """One row of the table: ours against the peer's in each round, and the goal.
 
     Attributes:
-        what: What is compared.
-        ours: Our measure in each round.
-        peer: The peer's measure in each round.
-        unit: The unit of both.
-        goal: What the median ratio shall be: at most this, or at least if `at_least`.
+        what: Description of the comparison.
+        ours: Our measurement in each round.
+        peer: The peer's measurement in each round.
+        unit: Unit of both.
+        goal: Upper limit of the median ratio, or lower limit if `at_least`.
     """
 
     what: str
@@ -161,7 +161,7 @@ class Comparison:
         return self.ratio >= self.goal if self.at_least else self.ratio <= self.goal
 
     def row(self) -> str:
-        """A row of a Markdown table."""
+        """Return the row as Markdown."""
         cells = [
             self.what,
             f"{_span(self.ours)} {self.unit}",
@@ -180,8 +180,8 @@ def _span(values: Sequence[float]) -> str:
 
 
 def report(comparisons: Sequence[Comparison], *, check: bool) -> int:
-    """Prints the table; gives the exit status, which is not 0 if goals are checked and one is missed."""
-    print(f"\n{len(comparisons[0].ours)} rounds; load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
+    """Print the table; return the exit status, which is 1 if `check` is set and a goal is missed."""
+    print(f"\n{len(comparisons[0].ours)} rounds; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
     print("\n| median (min to max) | ours | peer | ours / peer | goal | |\n|---|---|---|---|---|---|")
     for comparison in comparisons:
         print(comparison.row())
@@ -189,9 +189,9 @@ def report(comparisons: Sequence[Comparison], *, check: bool) -> int:
 
 
 def arguments(description: str | None, *, rounds: int) -> argparse.Namespace:
-    """The command line of a benchmark; `rounds` is the default."""
+    """Parse the command line of a benchmark; `rounds` is the default number of rounds."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=rounds, help="rounds that count (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=rounds, help="number of measured rounds (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="exit with status 1 if a goal is missed")
     options: argparse.Namespace = parser.parse_args()
     return options

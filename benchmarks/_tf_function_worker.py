@@ -1,8 +1,8 @@
-"""A worker of the peer in `two_workers.py`: MultiWorkerMirroredStrategy in a tf.function, one step a call.
+"""A worker of the peer in `two_workers.py`: MultiWorkerMirroredStrategy in a tf.function, one step per call.
 
-A plain process of a pair, started with TF_CONFIG; takes turns with the other program.
+One of two plain processes started with TF_CONFIG; they take turns with the other program.
 
-    TF_CONFIG=... python _tf_function_worker.py FOLDER PLACE PROGRAMS ROUNDS STRETCH
+    TF_CONFIG=... python _tf_function_worker.py FOLDER PLACE PROGRAMS ROUNDS BLOCK_STEPS
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import tensorflow as tf
 from _side_by_side import Turn
 
 
-def main(folder: str, place: int, programs: int, rounds: int, stretch: int) -> None:
-    # As many threads as Ray's one CPU gives to our workers.
+def main(folder: str, place: int, programs: int, rounds: int, block_steps: int) -> None:
+    # The same number of threads as our workers get from one Ray CPU.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(2)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
@@ -40,7 +40,7 @@ def main(folder: str, place: int, programs: int, rounds: int, stretch: int) -> N
     leads = strategy.cluster_resolver.task_id == 0
     turn = Turn(folder, place, programs, rounds, leads=leads)
     for _ in range(1 + rounds):
-        for _ in range(stretch):
+        for _ in range(block_steps):
             float(step())
         turn.lap()
 

@@ -1,8 +1,8 @@
-"""From a call to its return: `Estimator.train` for one step on two workers, and `TensorflowTrainer.fit`.
+"""Total time of `Estimator.train` for one step on two workers, against `TensorflowTrainer.fit`.
 
-Ray runs already, and each has run once before. Both build the same v1 graph under MultiWorkerMirroredStrategy, open a
-MonitoredSession, save before and after the one step, and end. Below the table: from the call of `train` to the first
-batch of a Ray Dataset.
+Ray is already running, and each has run once. Both build the same v1 graph under MultiWorkerMirroredStrategy, open a
+MonitoredSession, save before and after the step, and exit. Printed below the table: the time from the call of `train`
+to the first batch of a Ray Dataset.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import ray
 import ray.train
-from _side_by_side import Comparison, alternated, arguments, report
+from _side_by_side import Comparison, alternate, arguments, report
 from ray.train import ScalingConfig
 
 from ray_estimator import Estimator, EstimatorSpec, RunConfig, dataset_input_fn
@@ -61,7 +61,7 @@ def ours() -> None:
 
 
 class NoteFirstBatch(SessionRunHook):
-    """Notes the time when the chief has its first batch."""
+    """Records the time when the chief has its first batch."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -96,7 +96,7 @@ def secs_to_first_batch(dataset: Any, num_workers: int) -> float:
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """What a user of TensorflowTrainer writes to train a v1 graph under the strategy."""
+    """Train a v1 graph under the strategy, as a user of TensorflowTrainer would."""
     import json
 
     import tensorflow as tf
@@ -145,7 +145,7 @@ def main() -> int:
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     ours()
     tensorflow_trainer()
-    mine, theirs = alternated(options.rounds, ours, tensorflow_trainer)
+    mine, theirs = alternate(options.rounds, ours, tensorflow_trainer)
     rows = np.random.default_rng(1).normal(size=(512, NUM_FEATURES)).astype(np.float32)
     dataset = ray.data.from_numpy(rows).map_batches(lambda batch: {"x": batch["data"], "y": batch["data"][:, :1]})
     secs = {

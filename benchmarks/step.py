@@ -1,7 +1,7 @@
 """Time of a training step in process: `train`, a bare MonitoredSession with the same hooks, and Keras `fit`.
 
-A 3-layer MLP, 20-64-64-1, at batch 128 with Adam. All three train in this process at the same time, in turns of 200
-steps; the clock runs between two steps, so that building, opening and saving do not count.
+A 3-layer MLP, 20-64-64-1, at batch 128 with Adam. All three train in this process, taking turns of 200 steps. Time is
+measured between steps, so building graphs, opening sessions and saving are excluded.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
-from _side_by_side import Comparison, LapEveryStretch, Turn, arguments, report, seconds_of, together
+from _side_by_side import Comparison, LapEveryBlock, Turn, arguments, report, run_concurrently, seconds_of
 from ray.train import ScalingConfig
 
 from ray_estimator import Estimator, EstimatorSpec, RunConfig
 
-STRETCH = 200
+BLOCK_STEPS = 200
 WARM_UP = 3
 BATCH_SIZE = 128
 UNITS = [20, 64, 64, 1]
@@ -60,14 +60,14 @@ def model_fn(features: tf.Tensor, labels: tf.Tensor, mode: str) -> EstimatorSpec
 
 
 def train(turn: Turn) -> None:
-    """`Estimator.train` as it is."""
+    """Run `Estimator.train` with its defaults."""
     with tempfile.TemporaryDirectory() as folder:
         estimator = Estimator(model_fn, folder, RunConfig(scaling_config=ScalingConfig(num_workers=0)))
-        estimator.train(input_fn, steps=STRETCH * turn.rounds, hooks=[LapEveryStretch(turn, STRETCH)])
+        estimator.train(input_fn, steps=BLOCK_STEPS * turn.rounds, hooks=[LapEveryBlock(turn, BLOCK_STEPS)])
 
 
 def bare_session(turn: Turn) -> None:
-    """A MonitoredSession with the hooks that `train` has by default."""
+    """Run a MonitoredSession with the default hooks of `train`."""
     with tempfile.TemporaryDirectory() as folder, tf.Graph().as_default():
         iterator = v1.data.make_initializable_iterator(input_fn())
         v1.add_to_collection(v1.GraphKeys.TABLE_INITIALIZERS, iterator.initializer)
@@ -77,8 +77,8 @@ def bare_session(turn: Turn) -> None:
             v1.train.CheckpointSaverHook(folder, save_secs=600),
             v1.train.StepCounterHook(every_n_steps=100, output_dir=folder),
             v1.train.SummarySaverHook(save_steps=100, output_dir=folder, summary_op=v1.summary.merge_all()),
-            LapEveryStretch(turn, STRETCH),
-            v1.train.StopAtStepHook(last_step=STRETCH * turn.rounds),
+            LapEveryBlock(turn, BLOCK_STEPS),
+            v1.train.StopAtStepHook(last_step=BLOCK_STEPS * turn.rounds),
             v1.train.NanTensorHook(loss),
             v1.train.LoggingTensorHook({"loss": loss, "step": v1.train.get_global_step()}, every_n_iter=100),
         ]
@@ -88,7 +88,7 @@ def bare_session(turn: Turn) -> None:
 
 
 class LapEveryEpoch(keras.callbacks.Callback):
-    """Ends a stretch after each epoch."""
+    """Ends a block after each epoch."""
 
     def __init__(self, turn: Turn) -> None:
         super().__init__()
@@ -99,11 +99,11 @@ class LapEveryEpoch(keras.callbacks.Callback):
 
 
 def keras_fit(turn: Turn) -> None:
-    """Keras `fit`; an epoch is a stretch."""
+    """Run Keras `fit`; an epoch is a block."""
     layers = [keras.layers.Dense(units, activation="relu" if units > 1 else None) for units in UNITS[1:]]
     model = keras.Sequential([keras.Input([UNITS[0]]), *layers])
     model.compile("adam", "mse")
-    model.fit(input_fn(), steps_per_epoch=STRETCH, epochs=turn.rounds, callbacks=[LapEveryEpoch(turn)])
+    model.fit(input_fn(), steps_per_epoch=BLOCK_STEPS, epochs=turn.rounds, callbacks=[LapEveryEpoch(turn)])
 
 
 def main() -> int:
@@ -121,9 +121,9 @@ def main() -> int:
             turn.lap()
             programs[place](turn)
 
-        together(*(functools.partial(run, place) for place in range(len(programs))))
+        run_concurrently(*(functools.partial(run, place) for place in range(len(programs))))
         seconds = [seconds_of(folder, place, warm_up=WARM_UP) for place in range(len(programs))]
-    ours, bare, fit = ([1e6 * each / STRETCH for each in stretches] for stretches in seconds)
+    ours, bare, fit = ([1e6 * each / BLOCK_STEPS for each in blocks] for blocks in seconds)
     comparisons = [
         Comparison("a step, against a bare MonitoredSession with the same hooks", ours, bare, unit="µs", goal=1.05),
         Comparison("a step, against Keras `fit`", ours, fit, unit="µs", goal=0.45),

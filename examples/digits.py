@@ -1,7 +1,7 @@
-"""Handwritten digits, from a Ray Dataset to a SavedModel: the whole way in one file.
+"""Handwritten digits, from a Ray Dataset to a served SavedModel.
 
-Trains a small network on the scans that come with scikit-learn, on a Ray started here, with two workers; evaluates,
-predicts, exports, and serves the export. Run it as ``python examples/digits.py [model_dir]``.
+Trains a small network on scikit-learn's digits with two workers on a local Ray, evaluates, predicts, exports, and
+serves the export: ``python examples/digits.py [model_dir]``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NUM_TEST = 360
 
 
 def model_fn(features: dict[str, tf.Tensor], labels: tf.Tensor | None, mode: str, params: dict[str, Any]) -> Any:
-    """Two dense layers on the 64 pixels of a scan."""
+    """Build two dense layers on the 64 pixels of a scan."""
     network = keras.Sequential(
         [
             keras.layers.Dense(params["hidden_units"], activation="relu"),
@@ -60,13 +60,13 @@ def model_fn(features: dict[str, tf.Tensor], labels: tf.Tensor | None, mode: str
 
 
 def serving_input_receiver_fn() -> ServingInputReceiver:
-    """What a served model takes: scans as rows of 64 floats."""
+    """Return the inputs of the served model: scans as rows of 64 floats."""
     pixels = tf.compat.v1.placeholder(tf.float32, [None, 64], name="pixels")
     return ServingInputReceiver({"pixels": pixels}, {"pixels": pixels})
 
 
 def load_scans() -> tuple[ray.data.Dataset, ray.data.Dataset]:
-    """The scans as two Ray Datasets, for training and for testing."""
+    """Return the scans as two Ray Datasets, for training and for testing."""
     digits = load_digits()
     pixels = (digits.data / 16.0).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(pixels))
@@ -80,7 +80,7 @@ def load_scans() -> tuple[ray.data.Dataset, ray.data.Dataset]:
 
 
 def main(model_dir: str) -> None:
-    """Trains, evaluates, predicts, exports and serves."""
+    """Train, evaluate, predict, export and serve."""
     ray.init(num_cpus=4, logging_level="error")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     train, test = load_scans()
@@ -101,7 +101,7 @@ def main(model_dir: str) -> None:
     predicted = list(estimator.predict(scans))
     truth = test.take(5)
     for row, scan in zip(predicted[:5], truth, strict=True):
-        print(f"predicted {row['digit']} ({row['probabilities'].max():.2f}), is {scan['label']}")
+        print(f"predicted {row['digit']} ({row['probabilities'].max():.2f}), label {scan['label']}")
 
     export_dir = estimator.export_savedmodel(f"{model_dir}/export", serving_input_receiver_fn)
     served = tf.saved_model.load(export_dir).signatures["serving_default"]
@@ -109,7 +109,7 @@ def main(model_dir: str) -> None:
     difference = np.abs(answer["probabilities"] - np.stack([row["probabilities"] for row in predicted[:5]])).max()
     if difference > 1e-5:
         raise SystemExit(f"The export differs from predict by {difference}.")
-    print(f"exported to {export_dir}; it answers as predict does (difference {difference:.1e})")
+    print(f"exported to {export_dir}; it gives the same results as predict (difference {difference:.1e})")
 
     for name in estimator.get_variable_names():
         print(f"variable {name} {estimator.get_variable_value(name).shape}")

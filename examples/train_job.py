@@ -1,15 +1,14 @@
-"""A training job to start from: Parquet in, checkpoints and a SavedModel on any store out.
+"""A training job to start from: reads Parquet, writes checkpoints and a SavedModel to any store.
 
-On a cluster, from the directory above this one:
+On a cluster, from the root of the repository:
 
     ray job submit --working-dir . -- python examples/train_job.py --data s3://bucket/rows --model-dir s3://bucket/run
 
-Here, on a Ray of its own: ``python examples/train_job.py --model-dir /tmp/run``. Without ``--data`` it trains on the
-handwritten digits of scikit-learn, which it writes as Parquet first.
+On a local Ray: ``python examples/train_job.py --model-dir /tmp/run``. Without ``--data`` it trains on scikit-learn's
+handwritten digits, which it writes as Parquet first.
 
-Submit it again after it was stopped, by whatever: it goes on from the newest checkpoint, with the very next row. Once
-``--max-steps`` is reached it only evaluates and exports. For data of your own change `model_fn`,
-`serving_input_receiver_fn` and LABEL.
+If the job is stopped, submit it again: it resumes from the newest checkpoint with the next row. Once ``--max-steps`` is
+reached, it only evaluates and exports. For your own data, change `model_fn`, `serving_input_receiver_fn` and LABEL.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ LABEL = "label"
 
 
 def model_fn(features: dict[str, tf.Tensor], labels: tf.Tensor | None, mode: str, params: dict[str, Any]) -> Any:
-    """Two dense layers on the 64 pixels of a scan."""
+    """Build two dense layers on the 64 pixels of a scan."""
     network = keras.Sequential([keras.layers.Dense(params["hidden_units"], activation="relu"), keras.layers.Dense(10)])
     logits = network(features["pixels"])
     digit = tf.argmax(logits, axis=1)
@@ -60,13 +59,13 @@ def model_fn(features: dict[str, tf.Tensor], labels: tf.Tensor | None, mode: str
 
 
 def serving_input_receiver_fn() -> ServingInputReceiver:
-    """What a served model takes: scans as rows of 64 floats."""
+    """Return the inputs of the served model: scans as rows of 64 floats."""
     pixels = tf.compat.v1.placeholder(tf.float32, [None, 64], name="pixels")
     return ServingInputReceiver({"pixels": pixels}, {"pixels": pixels})
 
 
 def write_digits(folder: str, storage_options: dict[str, Any]) -> tuple[str, str]:
-    """Writes scikit-learn's digits as two Parquet files, unless they are there; gives where, to train and to test."""
+    """Write scikit-learn's digits as Parquet files if they do not exist; return the URLs for training and testing."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -92,19 +91,19 @@ def write_digits(folder: str, storage_options: dict[str, Any]) -> tuple[str, str
 
 
 def read(url: str, storage_options: dict[str, Any], *, in_memory: bool) -> ray.data.Dataset:
-    """The rows of a Parquet file, or of all Parquet files in a directory: as a stream in each epoch, or in memory."""
+    """Return the rows of a Parquet file or directory, read in each epoch, or once into memory."""
     store, path = fsspec.core.url_to_fs(url, **storage_options)
     rows = ray.data.read_parquet(path, filesystem=store)
     return rows.materialize() if in_memory else rows
 
 
 def batches(dataset: ray.data.Dataset, batch_size: int, *, shuffle: bool = False) -> DatasetInput:
-    """An input_fn."""
+    """Return an input_fn."""
     return dataset_input_fn(dataset, batch_size=batch_size, label_columns=LABEL, shuffle=shuffle, seed=1)
 
 
 def main() -> None:
-    """Trains with an evaluation every so many steps, and exports at the end."""
+    """Train, evaluate every `--eval-every` steps, and export at the end."""
     given = arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options, model_dir = given.storage_options, given.model_dir.rstrip("/")
@@ -124,7 +123,7 @@ def main() -> None:
     )
     train = read(given.data, options, in_memory=given.in_memory)
     test = train if given.eval_data is None else read(given.eval_data, options, in_memory=given.in_memory)
-    # What was saved last is evaluated as soon as the cluster has room for it beside training.
+    # Evaluates the newest checkpoint as soon as the cluster has free resources.
     metrics, _ = train_and_evaluate(
         estimator,
         TrainSpec(batches(train, given.batch_size, shuffle=True), max_steps=given.max_steps),
@@ -136,26 +135,26 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description="Trains, evaluates and exports a model over Ray.",
+        description="Train, evaluate and export a model on Ray.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--data", help="Parquet file or directory, path or URL; digits if left out")
-    parser.add_argument("--eval-data", help="the same to evaluate on; --data if left out")
-    parser.add_argument("--in-memory", action="store_true", help="read data once, into memory, as digits are")
-    parser.add_argument("--model-dir", required=True, help="where checkpoints go: on several nodes a URL, or shared")
-    parser.add_argument("--max-steps", type=int, default=1000, help="the global step to end at")
+    parser.add_argument("--data", help="Parquet file or directory, path or URL; if omitted, digits")
+    parser.add_argument("--eval-data", help="the same for evaluation; if omitted, --data")
+    parser.add_argument("--in-memory", action="store_true", help="read the data into memory once; always on for digits")
+    parser.add_argument("--model-dir", required=True, help="for checkpoints; with several nodes a URL or a shared path")
+    parser.add_argument("--max-steps", type=int, default=1000, help="global step at which to stop")
     parser.add_argument("--num-workers", type=int, default=1, help="training workers; 0 trains in this process")
     parser.add_argument("--use-gpu", action="store_true", help="give each worker a GPU")
-    parser.add_argument("--batch-size", type=int, default=64, help="rows of a batch, for each worker")
-    parser.add_argument("--eval-every", type=int, default=200, help="steps between checkpoints, which are evaluated")
-    parser.add_argument("--export-dir", help="where the SavedModel goes; MODEL_DIR/export if left out")
+    parser.add_argument("--batch-size", type=int, default=64, help="rows per batch on each worker")
+    parser.add_argument("--eval-every", type=int, default=200, help="steps between checkpoints and evaluations")
+    parser.add_argument("--export-dir", help="directory for the SavedModel; if omitted, MODEL_DIR/export")
     parser.add_argument(
         "--storage-options",
         type=json.loads,
         default={},
-        help="fsspec's options as JSON, for example an endpoint; credentials belong in the environment",
+        help="fsspec options as JSON, for example an endpoint; keep credentials in the environment",
     )
     return parser.parse_args()
 

@@ -1,8 +1,8 @@
-"""Hyperparameters by Ray Tune: ASHA tries `params` of an Estimator and ends the trials that fall behind.
+"""Tune `params` of an Estimator with Ray Tune: ASHA stops the trials that fall behind.
 
-Each trial trains in its own Tune worker (`num_workers=0`: no Ray Train beneath Tune), in rounds; after each it
-evaluates and reports. A trial that is stopped, or whose worker dies, has its checkpoints in its own model_dir.
-Run it as ``python examples/tune.py [directory]``.
+Each trial trains in its own Tune worker (`num_workers=0`: no Ray Train below Tune), in rounds. After each round it
+evaluates and reports. A trial that is stopped, or whose worker dies, keeps its checkpoints in its own
+model_dir. Run it as ``python examples/tune.py [directory]``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STEPS_PER_ROUND = 25
 
 
 def model_fn(features: Any, labels: Any, mode: str, params: dict[str, Any]) -> EstimatorSpec:
-    """A line through points, fitted by gradient descent."""
+    """Fit a line to points by gradient descent."""
     import tensorflow as tf
 
     v1 = tf.compat.v1
@@ -38,7 +38,7 @@ def model_fn(features: Any, labels: Any, mode: str, params: dict[str, Any]) -> E
 
 
 def points() -> Any:
-    """Batches of 64 points, for ever."""
+    """Return an endless stream of batches of 64 points."""
     import tensorflow as tf
 
     x = np.linspace(-1, 1, 1024, dtype=np.float32)
@@ -46,20 +46,20 @@ def points() -> Any:
 
 
 def trial(params: dict[str, Any]) -> None:
-    """Trains with `params` and reports after each round. Runs in a Tune worker, again and again after it was lost."""
+    """Train with `params` and report after each round. Runs in a Tune worker, again if that worker is lost."""
     context = tune.get_context()
     config = RunConfig(scaling_config=ScalingConfig(num_workers=0), tf_random_seed=1, progress=False)
     model_dir = os.path.join(params["directory"], context.get_trial_id())
     estimator = Estimator(model_fn, model_dir, config, params)
     for number in range(1, ROUNDS + 1):
-        # An absolute step: a trial that begins anew passes over the rounds that are behind it.
+        # An absolute step: a restarted trial skips the rounds that it has finished.
         estimator.train(points, max_steps=number * STEPS_PER_ROUND)
         results = estimator.evaluate(points, steps=16)
         tune.report({"loss": float(results["loss"]), "global_step": int(results["global_step"])})
 
 
 def main(directory: str) -> tune.ResultGrid:
-    """Tries eight learning rates and says which is best."""
+    """Try eight learning rates and print the best one."""
     ray.init(num_cpus=2, logging_level="error")
     space = {
         "learning_rate": tune.grid_search([3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5]),

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes .venv and installs the project into it, with nothing but a Python to start from.
-# PYTHON names the interpreter; without it a usable .venv is kept, or the first fitting interpreter is taken.
+# Creates .venv and installs the project into it. Needs only a Python interpreter.
+# PYTHON selects the interpreter. By default a usable .venv is kept, or the first suitable interpreter is used.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USER=0
 say() { printf 'bootstrap: %s\n' "$*" >&2; }
 die() { say "$@"; exit 1; }
 
-# True if the interpreter really runs (a pyenv shim may not) and its version is in range.
+# True if the interpreter runs (a pyenv shim may not) and its version is in range.
 fits() {
     "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1
 }
@@ -26,13 +26,13 @@ find_python() {
             return
         fi
     done
-    die "found no Python 3.11, 3.12 or 3.13. Install one (Debian, Ubuntu: apt-get install python3 python3-venv)" \
-        "or name one: make PYTHON=/path/to/python3.12"
+    die "no Python 3.11, 3.12 or 3.13 found. Install one (Debian, Ubuntu: apt-get install python3 python3-venv)" \
+        "or specify one: make PYTHON=/path/to/python3.12"
 }
 
 with_venv() { "$python" -m venv --clear "$venv" >"$scratch/venv.log" 2>&1; }
 
-# For a Python without ensurepip or venv: virtualenv brings its own pip, and any pip can fetch it.
+# For a Python without ensurepip or venv: virtualenv has its own pip, and any pip can download it.
 with_virtualenv() {
     for owner in "$python" python3 /usr/bin/python3; do
         if has_pip "$owner"; then
@@ -53,7 +53,7 @@ with_apt() {
 make_environment() {
     with_venv || with_virtualenv || with_apt && return
     cat "$scratch/venv.log" >&2
-    die "$python cannot make an environment. Install its venv package" \
+    die "$python cannot create a virtual environment. Install its venv package" \
         "(Debian, Ubuntu: apt-get install python$(short_version "$python")-venv) and try again"
 }
 
@@ -69,5 +69,5 @@ elif ! fits "$venv/bin/python" || ! has_pip "$venv/bin/python"; then
     make_environment
 fi
 
-say "installing the project into $venv ($("$venv/bin/python" --version)); the first time takes some minutes"
+say "installing the project into $venv ($("$venv/bin/python" --version)); the first time takes a few minutes"
 "$venv/bin/python" -m pip install -qq --editable '.[dev]'

@@ -17,8 +17,8 @@
 # %% [markdown]
 # # Evaluate and predict on a cluster
 #
-# Evaluation and prediction fan out as Ray tasks over ranges of rows. The numbers are those of a single pass, and rows
-# come back in the order of the input.
+# Evaluation and prediction run as parallel Ray tasks over ranges of rows. Metrics equal those of a single pass, and
+# rows are returned in input order.
 
 # %%
 import tempfile
@@ -38,7 +38,7 @@ ray.init(num_cpus=4, logging_level="error")
 # %% [markdown]
 # ## A classifier
 #
-# Points in a circle, or outside. It is trained in this process: `num_workers=0`.
+# It separates points inside a circle from points outside, and is trained in this process: `num_workers=0`.
 
 # %%
 rng = np.random.default_rng(0)
@@ -75,8 +75,8 @@ here.train(train, max_steps=600)
 # %% [markdown]
 # ## Evaluate in tasks
 #
-# An Estimator with workers reads the same model_dir. Each task sends back the state of its metrics, not their values:
-# merged, they give what one pass gives, for AUC too.
+# An Estimator with workers reads the same model_dir. Each task returns the state of its metrics rather than their
+# values. The merged states give the same results as one pass, also for AUC.
 
 # %%
 rows = ray.data.from_arrow([table.slice(start, 25_000) for start in range(0, 200_000, 25_000)])
@@ -92,7 +92,8 @@ for metric in ("auc", "accuracy", "loss"):
 # %% [markdown]
 # ## Predict as a stream
 #
-# A generator, in the order of the rows, a bounded number of tasks ahead. Leave it early, and the rest is cancelled.
+# `predict` returns a generator in row order, which prefetches a bounded number of tasks. Closing it early schedules no
+# further work.
 
 # %%
 stream = cluster.predict(everything)
@@ -103,7 +104,8 @@ np.round(first, 3), inside[:5]
 # %% [markdown]
 # ## Predict to files
 #
-# `predict_dataset` is lazy, keeps the columns that you name, and writes from the tasks: no row passes through here.
+# `predict_dataset` is lazy and keeps the columns that you name. The tasks write the files, so no row passes through the
+# driver.
 
 # %%
 folder = tempfile.mkdtemp(prefix="predicted-")

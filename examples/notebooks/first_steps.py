@@ -17,8 +17,8 @@
 # %% [markdown]
 # # First steps
 #
-# Train a model on Ray, evaluate it, predict with it, export it. This notebook starts a Ray of its own; on a cluster
-# `ray.init()` finds the one that is there.
+# Train a model on Ray, evaluate it, predict with it, export it. This notebook starts a local Ray. On a cluster,
+# `ray.init()` connects to it.
 
 # %%
 import tempfile
@@ -46,8 +46,8 @@ ray.init(num_cpus=4, logging_level="error")
 # %% [markdown]
 # ## The data
 #
-# A Ray Dataset: here a table in memory, most often Parquet on an object store. A house's price depends on its rooms and
-# its age.
+# The data is a Ray Dataset: here a table in memory, usually Parquet on an object store. The price of a house depends on
+# its rooms and its age.
 
 # %%
 rng = np.random.default_rng(0)
@@ -60,8 +60,8 @@ others = ray.data.from_arrow(table.slice(3000))
 # %% [markdown]
 # ## The model
 #
-# A model_fn builds the model, in a graph, for each of three modes. It runs on the workers, and travels there as it is
-# in this notebook.
+# A model_fn builds a graph for each of three modes. It is serialized and runs on the workers, so it can be defined in
+# this notebook.
 
 
 # %%
@@ -82,7 +82,8 @@ def model_fn(features, labels, mode, params):
 # %% [markdown]
 # ## Train
 #
-# On two workers, in step. Interrupt the cell, and training stops with a checkpoint; run it again, and it goes on.
+# Train on two synchronous workers. If you interrupt the cell, training saves a checkpoint and stops; run the cell again
+# to continue.
 
 # %%
 estimator = Estimator(
@@ -97,7 +98,7 @@ estimator.train(input_fn, max_steps=600)
 # %% [markdown]
 # ## Evaluate and predict
 #
-# On houses that it has not seen. Predictions come in the order of the dataset.
+# Use houses that the model has not seen. Predictions are in dataset order.
 
 # %%
 unseen = dataset_input_fn(others, batch_size=100, label_columns="price")
@@ -114,7 +115,7 @@ predicted[:5], table["price"].to_numpy()[3000:3005]
 # %% [markdown]
 # ## Export
 #
-# A SavedModel, which TensorFlow Serving and `tf.saved_model.load` take.
+# The export is a SavedModel for TensorFlow Serving and `tf.saved_model.load`.
 
 
 # %%

@@ -17,8 +17,8 @@
 # %% [markdown]
 # # Migrating from tf.estimator
 #
-# A program that was written for tf.estimator runs as it is once `install()` has put the names back. This notebook takes
-# one through three steps: run it unchanged in this process, train it on workers, and feed it from a Ray Dataset.
+# A program written for tf.estimator runs unchanged after `install()`, which restores the names. This notebook has three
+# steps: run the program in this process, train it on workers, and feed it from a Ray Dataset.
 
 # %%
 import tempfile
@@ -35,7 +35,7 @@ import numpy as np
 # %% [markdown]
 # ## The old program
 #
-# Feature columns, TF1 layers by hand, `tf.estimator` names: nothing here knows of Ray.
+# It uses feature columns, TF1 variables and `tf.estimator` names. Nothing in it depends on Ray.
 
 # %%
 rng = np.random.default_rng(0)
@@ -72,7 +72,8 @@ once = tf.compat.v1.estimator.inputs.numpy_input_fn(X, y, batch_size=64, num_epo
 # %% [markdown]
 # ## 1. In this process
 #
-# `num_workers=0` runs the same engine here, without Ray: the way to look at a model_fn, with closures and breakpoints.
+# `num_workers=0` runs the same engine in this process, without Ray. Use it to debug a model_fn, with closures and
+# breakpoints.
 
 # %%
 from ray.train import ScalingConfig
@@ -87,7 +88,7 @@ before
 # %% [markdown]
 # ## 2. On workers
 #
-# One line changes. Training goes on from the checkpoint of step 200: model_dir has the layout that it always had.
+# One line changes. Training continues from the checkpoint of step 200, because the layout of model_dir is the same.
 
 # %%
 import ray
@@ -101,8 +102,9 @@ estimator.train(inputs, max_steps=400)
 # %% [markdown]
 # ## 3. From a Ray Dataset
 #
-# An input_fn runs on every worker, and each sees all of it, as in tf.estimator. A Ray Dataset is shared among the
-# workers: each row is seen once in an epoch. Evaluation then fans out over tasks; its numbers are those of one pass.
+# An input_fn runs on every worker, and each worker reads all of its data, as in tf.estimator. A Ray Dataset is sharded
+# among the workers: each row is read once per epoch. Evaluation runs in parallel tasks and gives the same results as
+# one pass.
 
 # %%
 import pyarrow as pa

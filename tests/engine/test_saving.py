@@ -15,7 +15,6 @@ from support.models import endless_input_fn, linear_model_fn
 from support.recording import EACH_SAVE_ARRIVES, published_steps, saved_steps
 
 from ray_estimator._checkpoints.store import CheckpointStore
-from ray_estimator._engine.checkpointing import local_copies
 from ray_estimator._engine.events import sync
 
 Make = Callable[..., Any]
@@ -129,7 +128,7 @@ def losses_in(folder: Any) -> dict[int, float]:
 def test_events_are_read_while_training_goes_on(
     in_process: Make, remote_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_copies, "_EVENTS_EVERY_SECS", 0.05)
+    monkeypatch.setattr(sync, "_EVENTS_EVERY_SECS", 0.05)
     found: list[dict[int, float]] = []
     step_5_is_there = threading.Event()
 
@@ -163,7 +162,7 @@ def test_events_of_a_run_that_goes_on_continue_and_are_not_doubled(
 def test_events_that_cannot_be_published_meanwhile_are_published_at_the_end(
     in_process: Make, remote_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(local_copies, "_EVENTS_EVERY_SECS", 0.01)
+    monkeypatch.setattr(sync, "_EVENTS_EVERY_SECS", 0.01)
     publish, failed = sync.EventFiles.publish, threading.Event()
 
     def fail_once(self: Any) -> None:

@@ -1,4 +1,4 @@
-"""DeepFM: the click of a user on an advertisement, from libsvm files of feature ids and values.
+"""DeepFM: predicts clicks on advertisements from libsvm files of feature ids and values.
 
 A factorization machine and a network share the embeddings of the features.
 """
@@ -15,7 +15,7 @@ VALUES_PER_FIELD = 10
 
 
 def write_libsvm(path, num_rows, seed):
-    """Clicks that depend on how the values of two fields go together, not on the single ones."""
+    """Generate clicks that depend on combinations of two fields, not on single fields."""
     rng = np.random.RandomState(seed)
     taste = np.random.RandomState(3).normal(size=(FIELD_SIZE, VALUES_PER_FIELD, 2))
     ids = rng.randint(VALUES_PER_FIELD, size=(num_rows, FIELD_SIZE))

@@ -1,6 +1,6 @@
-"""ESMM: the click of a user on an item, and the purchase after it, learned from all that was shown.
+"""ESMM: predicts clicks on items and purchases after a click, trained on all impressions.
 
-An Estimator of its own, with two towers over shared embeddings, from TFRecord files.
+A custom Estimator with two towers over shared embeddings, from TFRecord files.
 """
 
 import functools
@@ -68,7 +68,7 @@ def records_input_fn(pattern, batch_size, training, input_context=None):
 
 
 class ESMM(estimator.Estimator):
-    """P(buy) = P(click) * P(buy | click), each a network over the same embeddings."""
+    """Model P(buy) = P(click) * P(buy | click), each a network over the same embeddings."""
 
     def __init__(self, feature_columns, hidden_units, learning_rate, model_dir, config):
         def tower(net, name):

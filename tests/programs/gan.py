@@ -1,6 +1,6 @@
 """A GAN that learns points on a ring: two networks and two optimizers.
 
-As GAN libraries did it for Estimators, a hook trains the discriminator before each step of the generator.
+As in GAN libraries for Estimators, a hook trains the discriminator before each step of the generator.
 """
 
 import os
@@ -40,7 +40,7 @@ def discriminator(points, reuse=False):
 
 
 class RunTrainOpsHook(tf.train.SessionRunHook):
-    """Runs a train op some times before each step."""
+    """Runs a train op several times before each step."""
 
     def __init__(self, train_op, train_steps):
         self.train_op = train_op

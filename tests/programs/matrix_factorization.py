@@ -1,6 +1,6 @@
-"""Matrix factorization: how users rate films, from a pandas DataFrame.
+"""Matrix factorization: predicts film ratings from a pandas DataFrame.
 
-Embeddings with sparse gradients, of which the average over the steps is evaluated, served and saved.
+The embeddings have sparse gradients. Their average over the steps is evaluated, served and saved.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""Runs a program for tf.estimator as it is, after `install()` alone: `run_program.py PROGRAM WORK_DIR NUM_WORKERS`.
+"""Run an unchanged tf.estimator program after `install()`: `run_program.py PROGRAM WORK_DIR NUM_WORKERS`.
 
-What the program's `main` returned is left in WORK_DIR for the tests.
+Writes the result of the program's `main` to WORK_DIR for the tests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ray_estimator
 
 
 def run(program: str, work_dir: str, num_workers: str) -> None:
-    """Runs it in this process."""
+    """Run it in this process."""
     ray_estimator.install()
     sys.argv = [program, work_dir, num_workers]
     result = runpy.run_path(program, run_name="__main__")["result"]
@@ -22,7 +22,7 @@ def run(program: str, work_dir: str, num_workers: str) -> None:
 
 
 def run_with_two_processes(program: str, work_dir: str) -> None:
-    """Runs it in this process, its two ranks in two others."""
+    """Run it in this process, its two ranks in two others."""
     import pytest
     from support.two_processes import use_two_processes
 

@@ -1,6 +1,6 @@
-"""A sequence tagger: persons, places and companies in sentences, by a bidirectional LSTM.
+"""A sequence tagger: finds persons, places and companies in sentences with a bidirectional LSTM.
 
-Sentences come from a generator and are padded to the longest of their batch; words and tags from vocabulary files.
+Sentences come from a generator and are padded to the longest in the batch; words and tags come from vocabulary files.
 """
 
 import functools
@@ -21,7 +21,7 @@ PHRASES = [
 
 
 def write_sentences(path, num_sentences, seed):
-    """Names whose tag only the word before, or the one after, can tell."""
+    """Generate names whose tag depends only on the previous or the next word."""
     rng = np.random.RandomState(seed)
     with open(f"{path}.words.txt", "w") as words, open(f"{path}.tags.txt", "w") as tags:
         for _ in range(num_sentences):
@@ -54,7 +54,7 @@ def table_of(path, key_dtype=tf.string):
 
 
 def streaming_f1(labels, predictions, mask):
-    """F1 over all tags but the first, from a confusion matrix that every batch adds to."""
+    """Return the F1 score of all tags except the first, from a confusion matrix accumulated over batches."""
     metric_variables = [tf.GraphKeys.LOCAL_VARIABLES, tf.GraphKeys.METRIC_VARIABLES]
     shape = [len(TAGS), len(TAGS)]
     matrix = tf.Variable(tf.zeros(shape), trainable=False, collections=metric_variables, name="confusion")

@@ -1,8 +1,7 @@
-"""Ten programs as users of tf.estimator wrote them run with `install()` alone, in process and on two workers.
+"""Ten tf.estimator programs run unchanged after `install()`, in process and on two workers.
 
-Workers are two plain processes, or, where a program needs legacy Keras or evaluates beside training, those of Ray. The
-programs know nothing of tests. Each of their models has to beat a simple one that was fitted to the very answers
-that are asked for.
+Workers are two plain processes. Programs that need legacy Keras, or evaluate while they train, use Ray's workers.
+The programs do not depend on the tests. Each model must beat a simple baseline that was fitted to the test labels.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ Run = Callable[..., "Result"]
 
 
 class Result:
-    """What a program's `main` returned.
+    """The result of a program's `main`.
 
     Attributes:
-        metrics: Of the last evaluation.
-        predicted: By name, the predictions of all rows.
-        labels: What was to be predicted.
-        export_dir: The exported model.
-        request: The rows, by name, as the exported model takes them.
+        metrics: Metrics of the last evaluation.
+        predicted: Predictions of all rows, by name.
+        labels: Expected predictions.
+        export_dir: Directory of the exported model.
+        request: Inputs of the exported model for the same rows, by name.
     """
 
     def __init__(self, returned: dict[str, Any]) -> None:
@@ -59,7 +58,7 @@ class Result:
 
 @pytest.fixture
 def run(request: pytest.FixtureRequest, where: str, tmp_path: Path) -> Run:
-    """Runs a program; looks at what holds for all of them."""
+    """Return a function that runs a program and checks what holds for all of them."""
 
     def run_and_check(name: str, steps: int, signature: str = "serving_default") -> Result:
         program, work_dir = str(HERE / f"{name}.py"), str(tmp_path)
@@ -81,7 +80,7 @@ def run(request: pytest.FixtureRequest, where: str, tmp_path: Path) -> Run:
 
 
 def run_apart(*arguments: str, **environment: str) -> None:
-    """Runs a program in a process that imports TensorFlow itself."""
+    """Run a program in a process that imports TensorFlow itself."""
     command = [sys.executable, HERE / "run_program.py", *arguments]
     environment = {**os.environ, **environment}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
@@ -89,7 +88,7 @@ def run_apart(*arguments: str, **environment: str) -> None:
 
 
 def served(export_dir: str | Path, request: dict[str, Any], signature: str) -> dict[str, np.ndarray]:
-    """What an exported model answers."""
+    """Return the outputs of an exported model."""
     model = tf.saved_model.load(str(export_dir))
     answers = model.signatures[signature](**{name: tf.constant(values) for name, values in request.items()})
     return {name: answer.numpy() for name, answer in answers.items()}
@@ -240,7 +239,7 @@ def test_resnet(run: Run) -> None:
 
 
 def examples(result: Result, **dtypes: tf.DType) -> dict[str, np.ndarray]:
-    """The single values of the serialized tf.Examples that were sent."""
+    """Parse the serialized tf.Examples of the request into scalars."""
     spec = {name: tf.io.FixedLenFeature([], dtype) for name, dtype in dtypes.items()}
     return {name: values.numpy() for name, values in tf.io.parse_example(result.request["examples"], spec).items()}
 
@@ -250,7 +249,7 @@ def one_hot(*columns: np.ndarray) -> np.ndarray:
 
 
 def auc_of_logistic_regression(inputs: np.ndarray, labels: np.ndarray) -> float:
-    """Of one fitted to these very labels."""
+    """Return the AUC of a logistic regression fitted to the same labels."""
     labels = np.ravel(labels)
     fitted = LogisticRegression(max_iter=1000).fit(inputs, labels)
     return float(roc_auc_score(labels, fitted.decision_function(inputs)))

@@ -1,6 +1,6 @@
-"""A text CNN: whether a review likes a film, from words in a vocabulary file.
+"""A text CNN: classifies film reviews as positive or negative, with words from a vocabulary file.
 
-Tables look words up in the graph, so that the exported model takes the text as it is.
+Tables look up words in the graph, so that the exported model takes raw text.
 """
 
 import os
@@ -18,7 +18,7 @@ NUM_OOV_BUCKETS = 1
 
 
 def write_reviews(num_reviews, seed):
-    """Reviews where only "not" before a word of praise or blame tells what is meant."""
+    """Generate reviews in which "not" before a word of praise or blame reverses its meaning."""
     rng = np.random.RandomState(seed)
     texts, labels = [], []
     for _ in range(num_reviews):
@@ -27,7 +27,7 @@ def write_reviews(num_reviews, seed):
         words = list(rng.choice([*FILLERS, f"zeugma{rng.randint(50)}"], size=rng.randint(3, 10)))
         at = rng.randint(len(words) + 1)
         words[at:at] = ["not", word] if negated else [word]
-        if not negated:  # it may stand elsewhere
+        if not negated:  # "not" may be elsewhere
             words.insert(0 if at > 0 else len(words), "not")
         texts.append(" ".join(words))
         labels.append(CLASSES[label])

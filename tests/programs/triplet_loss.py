@@ -1,4 +1,4 @@
-"""Embeddings of handwritten digits, by the triplet loss over all triplets of a batch."""
+"""Embeddings of handwritten digits with the triplet loss over all triplets of a batch."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 
 def pairwise_distances(embeddings):
-    """Squared distances between all embeddings, of shape (batch_size, batch_size)."""
+    """Return the squared distances between all embeddings, of shape (batch_size, batch_size)."""
     dot_product = tf.matmul(embeddings, embeddings, transpose_b=True)
     square_norm = tf.diag_part(dot_product)
     distances = tf.expand_dims(square_norm, 1) - 2.0 * dot_product + tf.expand_dims(square_norm, 0)
@@ -19,7 +19,7 @@ def pairwise_distances(embeddings):
 
 
 def triplet_mask(labels):
-    """Whether (anchor, positive, negative) is a triplet, of shape (batch_size, batch_size, batch_size)."""
+    """Return whether (anchor, positive, negative) is a triplet, of shape (batch_size, batch_size, batch_size)."""
     same = tf.equal(tf.expand_dims(labels, 0), tf.expand_dims(labels, 1))
     other_place = tf.logical_not(tf.cast(tf.eye(tf.shape(labels)[0]), tf.bool))
     positive = tf.expand_dims(tf.logical_and(same, other_place), 2)

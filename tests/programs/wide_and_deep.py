@@ -1,4 +1,4 @@
-"""Wide and deep: whether somebody earns more than 50,000, from CSV files of a census.
+"""Wide and deep: predicts whether a person earns more than 50,000, from CSV census files.
 
 Linear weights of crossed columns and a network over embeddings, each with its own optimizer.
 """
@@ -18,7 +18,7 @@ OCCUPATION = ["Farming", "Sales", "Tech", "Exec", "Craft", "Other"]
 
 def write_census(path, num_rows, seed):
     rng = np.random.RandomState(seed)
-    # Some educations pay in some occupations only.
+    # Some education levels raise income only in some occupations.
     pays = np.random.RandomState(5).choice([-1.6, 1.6], size=(len(EDUCATION), len(OCCUPATION)))
     with open(path, "w") as census:
         for _ in range(num_rows):

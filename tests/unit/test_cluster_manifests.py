@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: the schemas, the rules that only KubeRay's operator would tell, and what we want beyond."""
+"""The Kubernetes manifests: schemas, the rules that only KubeRay's operator checks, and our own requirements."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def each_of(manifests: dict[str, Manifest]) -> pytest.MarkDecorator:
 
 
 def broken(manifest: Manifest, change: Callable[[Manifest], Any]) -> Manifest:
-    changed: Manifest = json.loads(json.dumps(manifest))  # A copy without YAML's anchors.
+    changed: Manifest = json.loads(json.dumps(manifest))  # A copy without YAML anchors.
     change(changed["spec"])
     return changed
 
@@ -58,7 +58,7 @@ def broken(manifest: Manifest, change: Callable[[Manifest], Any]) -> Manifest:
 # The schemas
 
 
-def test_there_are_the_manifests_that_the_readme_names() -> None:
+def test_the_readme_names_every_manifest() -> None:
     names = {path.name for path in PATHS} | {"Dockerfile", "requirements.txt", "requirements.in", RUNTIME_ENV.name}
     readme = (ROOT / "cluster" / "README.md").read_text()
 
@@ -75,7 +75,7 @@ def test_ray_cluster_yaml_is_one_ray_cluster() -> None:
 
 @needs_crds
 @each_of(OF_KUBERAY)
-def test_resources_fit_kuberays_schema(manifest: Manifest) -> None:
+def test_resources_match_kuberays_schema(manifest: Manifest) -> None:
     assert schema_errors(manifest) == []
 
 
@@ -94,24 +94,24 @@ def test_resources_fit_kuberays_schema(manifest: Manifest) -> None:
     ],
     ids=["misspelt", "no such choice", "missing", "wrong type", "misspelt deep inside", "no quantity"],
 )
-def test_the_schema_refuses_what_is_broken(change: Callable[[Manifest], Any]) -> None:
+def test_the_schema_rejects_invalid_manifests(change: Callable[[Manifest], Any]) -> None:
     assert len(schema_errors(broken(CLUSTER, change))) == 1
 
 
 @each_of(OF_KUBERNETES)
-def test_resources_fit_kubernetes_own_schema(manifest: Manifest) -> None:
+def test_resources_match_the_kubernetes_schema(manifest: Manifest) -> None:
     for version in ("1.30", kubernetes_validate.latest_version()):
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_kubernetes_own_schema_refuses_what_is_broken() -> None:
+def test_the_kubernetes_schema_rejects_invalid_manifests() -> None:
     changed = broken(ALL["notebook.yaml:Deployment"], lambda spec: spec["template"]["spec"].update(container=[]))
 
     with pytest.raises(kubernetes_validate.ValidationError, match="container"):
         kubernetes_validate.validate(changed, kubernetes_validate.latest_version(), strict=True)
 
 
-# What only the operator checks
+# Rules that only the operator checks
 
 
 @each_of(OF_KUBERAY)
@@ -175,7 +175,7 @@ def delete_workers_beside_the_autoscaler(spec: Manifest) -> None:
         (JOB_THERE, lambda spec: spec.update(clusterSelector={"name": "ray-estimator"}), "under ray.io/cluster"),
     ],
 )
-def test_what_the_operator_would_refuse_is_found(
+def test_what_the_operator_rejects_is_found(
     manifest: Manifest, change: Callable[[Manifest], Any], complaint: str
 ) -> None:
     (found,) = complaints(broken(manifest, change))
@@ -187,7 +187,7 @@ def test_what_the_operator_would_refuse_is_found(
     ("manifest", "length", "complaint"),
     [(CLUSTER, 54, "at most 53"), (JOB, 48, "at most 47"), (JOB, 0, "no DNS label")],
 )
-def test_names_have_room_for_what_the_operator_appends(manifest: Manifest, length: int, complaint: str) -> None:
+def test_names_leave_room_for_the_suffixes_of_the_operator(manifest: Manifest, length: int, complaint: str) -> None:
     renamed = manifest | {"metadata": {"name": "a" * length or "1st"}}
 
     (found,) = complaints(renamed)
@@ -195,7 +195,7 @@ def test_names_have_room_for_what_the_operator_appends(manifest: Manifest, lengt
     assert complaint in found
 
 
-def test_fault_tolerance_is_asked_for_in_one_way() -> None:
+def test_fault_tolerance_is_configured_in_one_way() -> None:
     changed = broken(CLUSTER, lambda spec: spec.update(gcsFaultToleranceOptions={"redisAddress": "redis:6379"}))
     changed["metadata"] = changed["metadata"] | {"annotations": {"ray.io/ft-enabled": "true"}}
 
@@ -218,7 +218,7 @@ def test_images_ray_version_and_the_tested_pin_are_one_version() -> None:
     assert set(re.findall(r"\b2\.\d+\.\d+-py\d+\b", DOCKERFILE + (ROOT / "cluster/README.md").read_text())) == tags
 
 
-def test_the_lock_pins_what_the_package_asks_for() -> None:
+def test_the_lock_file_pins_the_dependencies_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = re.findall(r"--extra (\S+)", LOCK)
     wanted = project["dependencies"] + [each for extra in extras for each in project["optional-dependencies"][extra]]
@@ -230,12 +230,12 @@ def test_the_lock_pins_what_the_package_asks_for() -> None:
         assert package in PINS
 
 
-def test_the_image_is_not_for_root() -> None:
+def test_the_image_does_not_run_as_root() -> None:
     assert set(re.findall(r"^USER (\w+)", DOCKERFILE, flags=re.M)) == {"ray"}
     assert DOCKERFILE.rstrip().endswith("FROM train")
 
 
-def test_the_runtime_env_brings_what_the_package_needs_beside_ray() -> None:
+def test_the_runtime_env_installs_the_dependencies_except_ray() -> None:
     from ray.runtime_env import RuntimeEnv, RuntimeEnvConfig
 
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
@@ -244,7 +244,7 @@ def test_the_runtime_env_brings_what_the_package_needs_beside_ray() -> None:
     environment = RuntimeEnv(**yaml.safe_load(RUNTIME_ENV.read_text()))
 
     packages = dict(each.split("==") for each in environment.pip_config()["packages"])
-    assert environment["config"]["setup_timeout_seconds"] > 600  # Ray's own, which pip needs more than.
+    assert environment["config"]["setup_timeout_seconds"] > 600  # Ray's default, which is too short for pip.
     assert set(environment["config"]) <= RuntimeEnvConfig.known_fields
     assert packages == {name: PINS[name] for name in packages}
     assert set(packages) - {"s3fs"} == names - {"ray"}
@@ -257,7 +257,7 @@ def test_commented_versions_are_the_pinned_ones() -> None:
             assert version.rstrip(".") == PINS["tensorflow"], path
 
 
-# What we want of every cluster
+# Our requirements for every cluster
 
 
 def test_the_cluster_has_a_cpu_and_a_gpu_group_that_scale_from_zero() -> None:
@@ -271,17 +271,17 @@ def test_the_cluster_has_a_cpu_and_a_gpu_group_that_scale_from_zero() -> None:
 
 
 @each_of(CLUSTERS)
-def test_the_head_takes_no_work(manifest: Manifest) -> None:
+def test_the_head_runs_no_tasks(manifest: Manifest) -> None:
     assert groups(manifest)[0]["rayStartParams"]["num-cpus"] == "0"
 
 
 @each_of(CLUSTERS)
-def test_the_cluster_asks_for_a_token(manifest: Manifest) -> None:
+def test_the_cluster_requires_a_token(manifest: Manifest) -> None:
     assert cluster_spec(manifest)["authOptions"]["mode"] == "token"
 
 
 @each_of(WITH_PODS)
-def test_containers_request_what_they_are_limited_to(manifest: Manifest) -> None:
+def test_requests_of_containers_equal_their_limits(manifest: Manifest) -> None:
     options = (cluster_spec(manifest) or {}).get("autoscalerOptions") if manifest in OF_KUBERAY.values() else None
     for container in [*([options] if options else []), *containers(manifest)]:
         assert {"cpu", "memory"} <= set(container["resources"]["limits"])
@@ -305,7 +305,7 @@ def test_the_autoscaler_runs_without_privileges() -> None:
 
 
 @each_of(CLUSTERS)
-def test_pods_with_a_gpu_and_no_others_go_to_gpu_nodes(manifest: Manifest) -> None:
+def test_only_pods_with_a_gpu_run_on_gpu_nodes(manifest: Manifest) -> None:
     for group in groups(manifest):
         pod = group["template"]["spec"]
         has_gpu = any("nvidia.com/gpu" in container["resources"]["limits"] for container in pod["containers"])
@@ -315,7 +315,7 @@ def test_pods_with_a_gpu_and_no_others_go_to_gpu_nodes(manifest: Manifest) -> No
 
 
 @each_of(WITH_PODS)
-def test_every_pod_that_works_may_use_the_object_store(manifest: Manifest) -> None:
+def test_every_pod_except_the_submitter_can_use_the_object_store(manifest: Manifest) -> None:
     working = [each for each in containers(manifest) if each["name"] != "ray-job-submitter"]
 
     for container in working:
@@ -324,7 +324,7 @@ def test_every_pod_that_works_may_use_the_object_store(manifest: Manifest) -> No
 
 
 @each_of(CLUSTERS)
-def test_pods_outlive_the_grace_that_a_stopped_driver_has(manifest: Manifest) -> None:
+def test_pods_outlive_the_grace_period_of_a_stopped_driver(manifest: Manifest) -> None:
     head, *_ = groups(manifest)
     (container,) = head["template"]["spec"]["containers"]
     (wait,) = (int(each["value"]) for each in container["env"] if each["name"] == "RAY_JOB_STOP_WAIT_TIME_S")
@@ -334,14 +334,14 @@ def test_pods_outlive_the_grace_that_a_stopped_driver_has(manifest: Manifest) ->
 
 
 @each_of(CLUSTERS)
-def test_the_ports_that_the_monitor_reads_are_named(manifest: Manifest) -> None:
+def test_the_ports_that_the_monitor_scrapes_are_named(manifest: Manifest) -> None:
     read = [endpoint["port"] for endpoint in MONITOR["spec"]["podMetricsEndpoints"]]
     head, *workers = groups(manifest)
     ports = [
         {port["name"] for port in group["template"]["spec"]["containers"][0]["ports"]} for group in (head, *workers)
     ]
 
-    assert {*read, "gcs-server", "client", "dashboard"} == ports[0]  # Named ports replace the operator's own.
+    assert {*read, "gcs-server", "client", "dashboard"} == ports[0]  # Named ports replace the operator's defaults.
     assert all(each == {"metrics"} for each in ports[1:])
 
 
@@ -360,9 +360,7 @@ def test_the_notebook_joins_the_cluster_with_its_token() -> None:
 
 
 @each_of(JOBS)
-def test_jobs_start_the_example_with_arguments_that_it_has_and_a_model_dir_that_outlives_them(
-    manifest: Manifest,
-) -> None:
+def test_jobs_run_the_example_with_valid_arguments_and_a_model_dir_on_a_store(manifest: Manifest) -> None:
     _, program, *arguments = manifest["spec"]["entrypoint"].split()
     example = ROOT / "examples" / program.rpartition("/")[2]
     folder = re.search(r"^COPY \S+ examples (\S+)$", DOCKERFILE, flags=re.M).group(1)  # type: ignore[union-attr]
@@ -372,7 +370,7 @@ def test_jobs_start_the_example_with_arguments_that_it_has_and_a_model_dir_that_
     assert arguments[arguments.index("--model-dir") + 1].startswith("s3://")
 
 
-def test_a_job_with_a_cluster_of_its_own_is_retried_and_ends() -> None:
+def test_a_job_with_its_own_cluster_is_retried_and_ends() -> None:
     spec = JOB["spec"]
 
     assert spec["backoffLimit"] > 0
@@ -381,7 +379,7 @@ def test_a_job_with_a_cluster_of_its_own_is_retried_and_ends() -> None:
     assert 0 < spec["preRunningDeadlineSeconds"] < spec["activeDeadlineSeconds"]
 
 
-def test_the_workers_of_a_job_with_a_cluster_of_its_own_have_room() -> None:
+def test_a_job_with_its_own_cluster_has_enough_cpus_for_its_workers() -> None:
     _, *workers = groups(JOB)
     limits = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in workers]
     cpus = sum(group["replicas"] * int(limit["cpu"]) for group, limit in zip(workers, limits, strict=True))
@@ -390,5 +388,5 @@ def test_the_workers_of_a_job_with_a_cluster_of_its_own_have_room() -> None:
     assert num_workers + 1 <= cpus  # Ray Data needs one.
 
 
-def test_a_job_on_a_cluster_that_is_there_names_it() -> None:
+def test_a_job_on_an_existing_cluster_names_it() -> None:
     assert JOB_THERE["spec"]["clusterSelector"] == {"ray.io/cluster": CLUSTER["metadata"]["name"]}

@@ -1,4 +1,4 @@
-"""What the package and its repository promise before any feature is used."""
+"""The repository: imports, make targets, bootstrap, CI, changelog, map of the code."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def test_importing_the_package_imports_neither_tensorflow_nor_keras_nor_ray() ->
 @pytest.mark.parametrize(
     ("target", "command"), [("demo", "python examples/digits.py"), ("test", "python -m pytest tests")]
 )
-def test_make_sets_up_the_environment_and_then_runs(target: str, command: str) -> None:
+def test_make_sets_up_the_environment_before_it_runs_the_command(target: str, command: str) -> None:
     done = run("make", "--dry-run", "--always-make", target)
 
     assert done.returncode == 0, done.stderr
     assert 0 <= done.stdout.find("tools/bootstrap.sh") < done.stdout.find(command)
 
 
-def test_bootstrap_takes_the_pythons_that_the_package_takes() -> None:
+def test_bootstrap_accepts_the_python_versions_of_the_package() -> None:
     requires = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     low, high = re.findall(r"3\.(\d+)", requires)
 
@@ -50,7 +50,7 @@ def test_bootstrap_takes_the_pythons_that_the_package_takes() -> None:
     assert set(re.findall(r"python3\.(\d+) ", script)) == {str(minor) for minor in range(int(low), int(high))}
 
 
-def test_bootstrap_refuses_an_interpreter_that_does_not_run(tmp_path: Path) -> None:
+def test_bootstrap_rejects_an_interpreter_that_does_not_run(tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
     shutil.copy(ROOT / "tools" / "bootstrap.sh", tmp_path / "tools")
 
@@ -68,5 +68,15 @@ def test_ci_runs_make_test() -> None:
     assert script.read_text().endswith("exec make test\n")
 
 
-def test_changelog_has_a_place_for_what_is_not_released() -> None:
+def test_the_changelog_has_an_unreleased_section() -> None:
     assert "\n## [Unreleased]\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_map_in_contributing_lists_every_package_and_private_root_module() -> None:
+    package = ROOT / "ray_estimator"
+    folders = {f"{path.parent.relative_to(package)}/" for path in package.rglob("__init__.py")} - {"./"}
+    modules = {path.name for path in package.glob("_*.py") if not path.name.startswith("__")}
+
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Map of the code")[2].partition("\n## ")[0]
+
+    assert sorted(re.findall(r"^\| `(.*?)` \|", section, flags=re.M)) == sorted(folders | modules)

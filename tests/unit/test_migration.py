@@ -1,4 +1,4 @@
-"""What the README says to those who come from tf.estimator: each row of its tables has tests, named here."""
+"""Each row of the tables in docs/migration.md has tests, named here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROOFS = {
             "test_all_parts_after_disable_v2_behavior",
             "test_a_user_module_that_disables_v2_behavior_trains_on_two_workers",
         ),
-        "what a graph does": (
+        "graph": (
             "test_each_part_trains_evaluates_predicts_and_exports",
             "test_the_parts_train_on_two_workers_as_on_one",
         ),
@@ -28,7 +28,7 @@ PROOFS = {
             "test_a_model_trains_evaluates_and_predicts_on_it",
             "test_an_old_program_runs_with_install_alone",
         ),
-        "what goes with training": (
+        "training": (
             "test_a4_5_every_hook_works_on_two_workers",
             "test_a4_5_the_order_of_hooks",
             "test_a4_7_summaries_come_at_their_interval",
@@ -37,7 +37,7 @@ PROOFS = {
             "test_a9_a10_two_workers_start_warm_and_know_their_place",
             "test_a13_1_an_early_stop_ends_both_workers_and_the_loop",
         ),
-        "what goes around it": (
+        "train and evaluate": (
             "test_a11_2_every_checkpoint_but_the_first_is_evaluated",
             "test_a11_2_evaluations_and_exports_happen_while_two_workers_train_once",
             "test_a13_3_added_metrics_join_those_of_the_model_and_win",
@@ -59,7 +59,7 @@ PROOFS = {
             "test_an_export_runs_as_a_task_and_loads",
         ),
     },
-    "What needs a line": {
+    "What needs a change": {
         "`train(input_fn, hooks)` by position": ("test_a0_hooks_in_the_place_of_steps_are_refused",),
         "`train_distribute=...`, TF_CONFIG and a program on each machine": (
             "test_a9_placement_by_tf_estimator_names_scaling_config",
@@ -88,13 +88,13 @@ PROOFS = {
         ),
         "tensors or a queue that come to an end": ("test_a2_4_tensors_feed_two_workers_and_their_end_is_an_error",),
     },
-    "What is not supported": {
+    "Not supported": {
         "`train_distribute`, `eval_distribute`, `experimental_distribute`, `device_fn`": (
             "test_a9_placement_by_tf_estimator_names_scaling_config",
         ),
         "parameter servers, jobs of type ps or evaluator": ("test_a4_13_tf_config_of_the_driver_is_ignored",),
         "`tf.estimator.tpu`": ("test_a13_5_every_public_name_of_tf_estimator_is_here_but_those_of_tpus",),
-        "`BoostedTreesClassifier` and its like": (
+        "`BoostedTreesClassifier` and similar": (
             "test_a13_5_a13_6_a_missing_name_says_that_it_is_missing_and_what_to_use",
         ),
         "`model_to_estimator`": ("test_a13_5_a13_6_a_missing_name_says_that_it_is_missing_and_what_to_use",),
@@ -102,7 +102,7 @@ PROOFS = {
             "test_keras_in_graph_refuses_updates_that_would_never_run",
         ),
         "`InMemoryEvaluatorHook` on several workers": ("test_a13_2_several_workers_are_refused",),
-        "`GlobalStepWaiterHook` for a step that is not there yet": (
+        "`GlobalStepWaiterHook` for a step that has not been reached": (
             "test_a4_5_global_step_waiter_hook_that_would_wait_for_ever_is_refused",
         ),
         "`protocol`, `session_creation_timeout_secs`, `experimental_max_worker_delay_secs`": (
@@ -113,18 +113,19 @@ PROOFS = {
 
 
 def rows_below(heading: str) -> list[str]:
-    """The first column of the tables below a heading of the README."""
-    (part,) = re.findall(rf"^### {heading}\n(.*?)^##", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    """Return the first column of the tables below a heading of docs/migration.md."""
+    page = (ROOT / "docs" / "migration.md").read_text()
+    (part,) = re.findall(rf"^## {heading}\n(.*?)^##", page, flags=re.M | re.S)
     cells = re.findall(r"^\| (.*?) \|", part, flags=re.M)
     return [cell for cell in cells if cell not in ("what", "before", "---")]
 
 
 @pytest.mark.parametrize("heading", PROOFS)
-def test_each_row_of_the_readme_has_tests(heading: str) -> None:
+def test_each_row_has_tests(heading: str) -> None:
     assert rows_below(heading) == list(PROOFS[heading])
 
 
-def test_those_tests_are_there() -> None:
+def test_those_tests_exist() -> None:
     there = {
         name
         for path in (ROOT / "tests").rglob("test_*.py")

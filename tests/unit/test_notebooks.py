@@ -1,4 +1,4 @@
-"""The notebooks and the programs that they are paired with. They are executed by `make test`, with nbmake."""
+"""The notebooks match their paired programs. `make test` executes them with nbmake."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def cells(path: Path) -> list[tuple[str, str]]:
     return [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
 
 
-def test_each_program_has_a_notebook_and_each_notebook_a_program() -> None:
+def test_every_notebook_has_a_program_and_vice_versa() -> None:
     assert (
         NAMES
         == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
@@ -28,13 +28,13 @@ def test_each_program_has_a_notebook_and_each_notebook_a_program() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_have_the_same_cells(name: str) -> None:
+def test_notebook_and_program_have_the_same_cells(name: str) -> None:
     program, notebook = FOLDER / f"{name}.py", FOLDER / f"{name}.ipynb"
-    assert cells(program) == cells(notebook), f"Bring them together: jupytext --sync {program}"
+    assert cells(program) == cells(notebook), f"Run: jupytext --sync {program}"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_notebooks_are_kept_without_outputs(name: str) -> None:
+def test_notebooks_have_no_outputs(name: str) -> None:
     code = [cell for cell in jupytext.read(FOLDER / f"{name}.ipynb").cells if cell.cell_type == "code"]
     assert [(cell.outputs, cell.execution_count) for cell in code] == [([], None)] * len(code)
 
