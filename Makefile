@@ -2,11 +2,14 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TEST_PROCESSES := 2
+# Those with the longest tests first.
+WITHOUT_RAY := tests/programs tests/ranks tests/engine tests/stores tests/unit
 
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format benchmarks clean
+.PHONY: help demo test soak lint format benchmarks clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -16,8 +19,12 @@ demo: $(READY) ## Run the example on a local Ray: train, evaluate, predict, expo
 	$(BIN)/python examples/digits.py
 
 test: lint ## Lint, then run all tests and notebooks
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest $(WITHOUT_RAY) -m "not ray and not soak" --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/ray tests/programs -m "ray and not soak"
 	$(BIN)/python -m pytest --nbmake examples/notebooks
+
+soak: $(READY) ## Run what takes too long for every change: twenty kills of each kind, data larger than memory
+	$(BIN)/python -m pytest tests -m "soak or kills" --kills=20
 
 lint: $(READY) ## Run ruff, mypy and the import contracts
 	$(BIN)/ruff check

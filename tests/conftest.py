@@ -18,7 +18,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=5, help="how often a test kills what it tests (default: 5)")
+    parser.addoption("--kills", type=int, default=1, help="how often a test kills what it tests (default: 1)")
 
 
 @pytest.fixture

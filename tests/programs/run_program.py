@@ -3,6 +3,8 @@
 Writes the result of the program's `main` to WORK_DIR for the tests.
 """
 
+from __future__ import annotations
+
 import pickle
 import runpy
 import sys
@@ -10,8 +12,23 @@ from pathlib import Path
 
 import ray_estimator
 
-ray_estimator.install()
-sys.argv = sys.argv[1:]
-program, work_dir, _ = sys.argv
-result = runpy.run_path(program, run_name="__main__")["result"]
-Path(work_dir, "result.pickle").write_bytes(pickle.dumps(result))
+
+def run(program: str, work_dir: str, num_workers: str) -> None:
+    """Run it in this process."""
+    ray_estimator.install()
+    sys.argv = [program, work_dir, num_workers]
+    result = runpy.run_path(program, run_name="__main__")["result"]
+    Path(work_dir, "result.pickle").write_bytes(pickle.dumps(result))
+
+
+def run_with_two_processes(program: str, work_dir: str) -> None:
+    """Run it in this process, its two ranks in two others."""
+    import pytest
+    from support.two_processes import use_two_processes
+
+    use_two_processes(pytest.MonkeyPatch())
+    run(program, work_dir, "2")
+
+
+if __name__ == "__main__":
+    run(*sys.argv[1:])

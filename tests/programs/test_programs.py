@@ -1,5 +1,6 @@
 """Ten tf.estimator programs run unchanged after `install()`, in process and on two workers.
 
+Workers are two plain processes. Programs that need legacy Keras, or evaluate while they train, use Ray's workers.
 The programs do not depend on the tests. Each model must beat a simple baseline that was fitted to the test labels.
 """
 
@@ -16,17 +17,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import run_program
 import tensorflow as tf
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import pairwise_distances, roc_auc_score
 from sklearn.preprocessing import OneHotEncoder
+from support.two_processes import results_of
 
 HERE = Path(__file__).parent
 NEED_LEGACY_KERAS = {"resnet", "tagger"}
 
-pytestmark = pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=[pytest.mark.ray, pytest.mark.slow])])
+in_one_or_two_processes = pytest.mark.parametrize("where", ["process", "processes"])
+in_process_or_on_ray = pytest.mark.parametrize(
+    "where", ["process", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+)
 Run = Callable[..., "Result"]
 
 
@@ -51,24 +57,34 @@ class Result:
 
 
 @pytest.fixture
-def run(request: pytest.FixtureRequest, num_workers: int, tmp_path: Path) -> Run:
+def run(request: pytest.FixtureRequest, where: str, tmp_path: Path) -> Run:
     """Return a function that runs a program and checks what holds for all of them."""
 
     def run_and_check(name: str, steps: int, signature: str = "serving_default") -> Result:
-        environment = dict(os.environ)
-        if num_workers:
-            environment["RAY_ADDRESS"] = request.getfixturevalue("cluster").get_runtime_context().gcs_address
+        program, work_dir = str(HERE / f"{name}.py"), str(tmp_path)
+        if where == "ray":
+            address = request.getfixturevalue("cluster").get_runtime_context().gcs_address
+            run_apart(program, work_dir, "2", RAY_ADDRESS=address)
         elif name in NEED_LEGACY_KERAS:
-            environment["TF_USE_LEGACY_KERAS"] = "1"
-        command = [sys.executable, HERE / "run_program.py", HERE / f"{name}.py", tmp_path, str(num_workers)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
-        assert done.returncode == 0, done.stderr[-6000:]
+            run_apart(program, work_dir, "0", TF_USE_LEGACY_KERAS="1")
+        elif where == "processes":
+            results_of([(run_program.run_with_two_processes, program, work_dir)])
+        else:
+            results_of([(run_program.run, program, work_dir, "0")])
         result = Result(pickle.loads((tmp_path / "result.pickle").read_bytes()))
         assert result.metrics["global_step"] == steps
         assert_served_as_predicted(result, signature)
         return result
 
     return run_and_check
+
+
+def run_apart(*arguments: str, **environment: str) -> None:
+    """Run a program in a process that imports TensorFlow itself."""
+    command = [sys.executable, HERE / "run_program.py", *arguments]
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]
 
 
 def served(export_dir: str | Path, request: dict[str, Any], signature: str) -> dict[str, np.ndarray]:
@@ -88,6 +104,7 @@ def assert_served_as_predicted(result: Result, signature: str) -> None:
             np.testing.assert_array_equal(answer, result.predicted[name], err_msg=name)
 
 
+@in_one_or_two_processes
 def test_wide_and_deep(run: Run) -> None:
     result = run("wide_and_deep", steps=200, signature="predict")
     predicted = result.predicted["probabilities"][:, 1]
@@ -99,6 +116,7 @@ def test_wide_and_deep(run: Run) -> None:
     assert result.metrics["auc"] > auc_of_logistic_regression(additive, result.labels) + 0.1
 
 
+@in_one_or_two_processes
 def test_text_cnn(run: Run) -> None:
     result = run("text_cnn", steps=200)
     classes = result.predicted["class"].astype(str)
@@ -112,6 +130,7 @@ def test_text_cnn(run: Run) -> None:
     assert Path(result.export_dir, "assets.extra", "words.txt").read_text().split() == vocabulary
 
 
+@in_one_or_two_processes
 def test_deepfm(run: Run) -> None:
     result = run("deepfm", steps=400)
     assert result.metrics["auc"] == pytest.approx(roc_auc_score(result.labels, result.predicted["prob"]), abs=1e-3)
@@ -119,6 +138,7 @@ def test_deepfm(run: Run) -> None:
     assert result.metrics["auc"] > linear + 0.1
 
 
+@in_process_or_on_ray
 def test_esmm(run: Run) -> None:
     result = run("esmm", steps=400)
     shown = examples(result, user=tf.string, item=tf.string, age=tf.float32)
@@ -136,6 +156,7 @@ def test_esmm(run: Run) -> None:
     assert result.metrics["cvr"] == pytest.approx(bought_if_clicked.mean(), abs=1e-4)
 
 
+@in_one_or_two_processes
 def test_vae(run: Run) -> None:
     result = run("vae", steps=600)
     images = result.labels
@@ -148,6 +169,7 @@ def test_vae(run: Run) -> None:
     assert error < 0.75 * np.abs(shares - images).mean()
 
 
+@in_process_or_on_ray
 def test_tagger(run: Run) -> None:
     result = run("tagger", steps=150)
     of_word: dict[bytes, Counter[bytes]] = defaultdict(Counter)
@@ -162,6 +184,7 @@ def test_tagger(run: Run) -> None:
     assert result.metrics["f1"] > 0.95
 
 
+@in_one_or_two_processes
 def test_triplet_loss(run: Run) -> None:
     result = run("triplet_loss", steps=200)
 
@@ -176,6 +199,7 @@ def test_triplet_loss(run: Run) -> None:
     assert 0 < result.metrics["fraction_positive_triplets"] < 0.1
 
 
+@in_one_or_two_processes
 def test_gan(run: Run) -> None:
     result = run("gan", steps=400)
     real, generated = result.labels, result.predicted["output"]
@@ -190,6 +214,7 @@ def test_gan(run: Run) -> None:
     assert result.metrics["radius"] == pytest.approx(radii.mean(), rel=1e-4)
 
 
+@in_one_or_two_processes
 def test_matrix_factorization(run: Run) -> None:
     result = run("matrix_factorization", steps=420)
 
@@ -202,6 +227,7 @@ def test_matrix_factorization(run: Run) -> None:
     assert result.metrics["rmse"] < 0.6 * rmse(of_user_and_movie)
 
 
+@in_process_or_on_ray
 def test_resnet(run: Run) -> None:
     result = run("resnet", steps=240)
     assert result.metrics["accuracy"] == pytest.approx(np.mean(result.predicted["classes"] == result.labels))

@@ -1,4 +1,4 @@
-"""Trains a canned estimator for ten steps on one worker and on two: `canned_program.py MODEL_DIR NAME`.
+"""Trains canned estimators for ten steps, one of them on one worker and on two: `canned_program.py MODEL_DIR`.
 
 This process runs Keras 3; its workers run legacy Keras. Each step sees the same eight rows, shared by the workers.
 """
@@ -45,22 +45,28 @@ def linear_of_tf_compat_v1(config):
     return v1.estimator.LinearClassifier(columns, optimizer=v1.train.GradientDescentOptimizer(0.05), config=config)
 
 
-def main(model_dir, name):
-    seen = {}
-    for num_workers in (1, 2):
-        config = tf.estimator.RunConfig(
-            f"{model_dir}-{num_workers}",
-            tf_random_seed=1,
-            scaling_config=ScalingConfig(num_workers=num_workers),
-            legacy_keras=True,
-        )
-        estimator = globals()[name](config).train(input_fn)
-        weights = {name: estimator.get_variable_value(name).tolist() for name in estimator.get_variable_names()}
-        seen[num_workers] = weights
+def trained(make, model_dir, num_workers):
+    config = tf.estimator.RunConfig(
+        f"{model_dir}/{make.__name__}-{num_workers}",
+        tf_random_seed=1,
+        scaling_config=ScalingConfig(num_workers=num_workers),
+        legacy_keras=True,
+    )
+    return make(config).train(input_fn)
+
+
+def seen_of(estimator):
+    weights = {name: estimator.get_variable_value(name).tolist() for name in estimator.get_variable_names()}
     result = {key: float(value) for key, value in estimator.evaluate(one_pass).items()}
     rows = [int(row["class_ids"][0]) for row in estimator.predict(one_pass, predict_keys=["class_ids"])]
-    print(json.dumps({"weights": seen, "result": result, "rows": rows}))
+    return {"weights": weights, "result": result, "rows": rows}
+
+
+def main(model_dir):
+    one, two = (seen_of(trained(dnn_of_tf, model_dir, num_workers)) for num_workers in (1, 2))
+    linear = seen_of(trained(linear_of_tf_compat_v1, model_dir, 2))
+    print(json.dumps({"dnn on one": one, "dnn on two": two, "linear on two": linear}))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

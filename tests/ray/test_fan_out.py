@@ -142,6 +142,7 @@ def test_a6_6_the_first_row_of_a_cold_model_comes_before_the_last_of_two_blocks(
     assert [row["id"] for row in rows] == list(range(1, num_rows))
 
 
+@pytest.mark.soak
 def test_more_than_the_object_store_holds_goes_through_two_gpus_at_flat_memory(tmp_path: Path) -> None:
     program = Path(__file__).with_name("small_store_program.py")
     ended = subprocess.run([sys.executable, program, tmp_path], capture_output=True, text=True, timeout=300)

@@ -174,6 +174,7 @@ def test_ten_short_train_calls_leave_no_more_behind_than_one(in_process: Callabl
     wait_until(lambda stats: stats.object_store_bytes_used < bytes_before + 4 * 2**20, store_stats)
 
 
+@pytest.mark.soak
 def test_a_dataset_of_four_object_stores_streams_through_training_at_flat_memory(tmp_path: Path) -> None:
     program = Path(__file__).with_name("larger_than_store_program.py")
     command = ["timeout", "-s", "KILL", "180", sys.executable, str(program), str(tmp_path / "model")]

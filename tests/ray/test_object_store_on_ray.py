@@ -37,7 +37,12 @@ def serving_input_receiver_fn() -> ServingInputReceiver:
 
 @pytest.mark.timeout(300)
 def test_train_evaluate_predict_export_and_recover_on_s3(
-    on_ray: Callable[..., Any], cluster: Any, s3: S3Server, tmp_path: Any, caplog: pytest.LogCaptureFixture
+    on_ray: Callable[..., Any],
+    in_process: Callable[..., Any],
+    cluster: Any,
+    s3: S3Server,
+    tmp_path: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     model_dir = f"{s3.new_bucket()}/model"
     storage = Storage(s3.options)
@@ -60,7 +65,10 @@ def test_train_evaluate_predict_export_and_recover_on_s3(
     np.testing.assert_allclose(serve(x=tf.constant(X))["y"], before, rtol=1e-5)
 
     # A bit flips in a newer one; no name and no size tells it.
-    estimator.train(endless_input_fn, steps=2)
+    local = in_process(
+        linear_model_fn, params={}, model_dir=model_dir, storage_options=s3.options, save_checkpoints_steps=5
+    )
+    local.train(endless_input_fn, steps=2)
     data = f"{model_dir}/model.ckpt-12.data-00000-of-00001"
     content = bytearray(storage.read_bytes(data))
     content[-1] ^= 1
@@ -69,7 +77,7 @@ def test_train_evaluate_predict_export_and_recover_on_s3(
         estimator.evaluate(one_pass, checkpoint_path=f"{model_dir}/model.ckpt-12")
     assert estimator.evaluate(one_pass)["global_step"] == 10
     assert len(list(estimator.predict(one_pass))) == len(X)
-    estimator.train(endless_input_fn, max_steps=14)
+    local.train(endless_input_fn, max_steps=14)
     assert estimator.evaluate(one_pass)["global_step"] == 14
     assert s3.options["secret"] not in caplog.text
 

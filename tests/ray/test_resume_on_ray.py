@@ -67,11 +67,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.fixture(params=["lazy", "materialized"])
+@pytest.fixture
 def dataset(cluster: Any, request: pytest.FixtureRequest, folder: Path) -> Any:
-    read = cluster.data.read_parquet(str(folder))
-    if request.param == "lazy":
-        return read
+    """Lazy, or what `indirect` parameters ask for."""
+    if getattr(request, "param", "lazy") == "lazy":
+        return cluster.data.read_parquet(str(folder))
     return cluster.data.from_arrow([pa.table({"row": rows}) for rows in np.array_split(np.arange(NUM_ROWS), 7)])
 
 
@@ -100,7 +100,12 @@ def run(in_process: Callable[..., Any]) -> Run:
     return train
 
 
-@pytest.mark.parametrize("how", [{}, {"shuffle": True, "shuffle_buffer_rows": 20, "seed": 3}], ids=["order", "shuffle"])
+@pytest.mark.parametrize(
+    ("dataset", "how"),
+    [("lazy", {"shuffle": True, "shuffle_buffer_rows": 20, "seed": 3}), ("materialized", {})],
+    ids=["lazy-shuffle", "materialized-order"],
+    indirect=["dataset"],
+)
 def test_a_run_that_was_cut_off_goes_on_with_the_next_row_in_every_epoch(dataset: Any, run: Run, how: Any) -> None:
     whole = run(dataset, "whole", steps=20, **how)
     seen: list[list[int]] = []
@@ -176,6 +181,7 @@ def deterministic_model_fn(features: Any, mode: str) -> EstimatorSpec:
     return EstimatorSpec(mode, loss=loss, train_op=train_op)
 
 
+@pytest.mark.kills
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_workers_killed_at_random_steps_end_with_the_weights_of_workers_that_nobody_killed(

@@ -220,6 +220,7 @@ def running_tasks() -> Iterator[psutil.Process]:
             yield process
 
 
+@pytest.mark.kills
 @pytest.mark.slow
 def test_evaluations_survive_sigkills_with_the_same_numbers(
     on_ray: Callable[..., Any], in_process: Callable[..., Any], input_fn: Any, kills: int
@@ -233,6 +234,7 @@ def test_evaluations_survive_sigkills_with_the_same_numbers(
             assert result == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.kills
 @pytest.mark.slow
 def test_predictions_survive_sigkills_with_the_same_rows_to_the_bit(
     on_ray: Callable[..., Any], in_process: Callable[..., Any], input_fn: Any, kills: int

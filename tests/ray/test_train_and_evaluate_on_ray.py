@@ -200,12 +200,6 @@ def test_a11_2_an_error_of_training_ends_the_loop(on_ray: Callable[..., Any]) ->
         train_and_evaluate(estimator, TrainSpec(failing_input_fn, max_steps=5), beside())
 
 
-def test_a11_2_without_checkpoints_the_workers_refuse_to_train(on_ray: Callable[..., Any]) -> None:
-    estimator = on_ray(linear_model_fn, 1, params={}, save_checkpoints_secs=None)
-    with pytest.raises(ValueError, match="There should be a CheckpointSaverHook"):
-        train_and_evaluate(estimator, TrainSpec(endless_input_fn, max_steps=5), beside())
-
-
 def test_a13_2_one_worker_evaluates_in_memory(cluster: Any, on_ray: Callable[..., Any]) -> None:
     estimator = on_ray(linear_model_fn, 1, params={}, save_checkpoints_steps=4)
     hook = InMemoryEvaluatorHook(estimator, dataset_input(cluster), name="memory", every_n_iter=4)

@@ -49,6 +49,7 @@ def readable_step(store: CheckpointStore, folder: Path) -> int:
     return newest.step
 
 
+@pytest.mark.kills
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_training_killed_at_random_times_resumes_from_a_complete_checkpoint(

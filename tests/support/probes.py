@@ -77,7 +77,7 @@ class NoteOrder(v1.train.SessionRunHook):
 
 
 class AtStep(v1.train.SessionRunHook):
-    """Does something once, on one rank, after the step that ends at `step`: in the first attempt only."""
+    """Does what `what` begins with, on one rank, after the step that ends at `step`: in the first attempt only."""
 
     def __init__(self, folder: str, what: str, step: int, on_rank: int) -> None:
         self._folder = folder
@@ -92,7 +92,8 @@ class AtStep(v1.train.SessionRunHook):
         if step != self._step or rank() != self._on_rank or mark.exists():
             return
         mark.touch()
-        {"kill": _kill, "freeze": _freeze, "stop": lambda: run_context.request_stop(), "raise": _raise}[self._what]()
+        act = {"kill": _kill, "freeze": _freeze, "stop": run_context.request_stop, "raise": _raise}
+        act[self._what.partition(" ")[0]]()
 
 
 def _kill() -> None:

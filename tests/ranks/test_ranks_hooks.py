@@ -1,4 +1,4 @@
-"""TensorFlow's own hooks on workers and in tasks: each does its work on every rank, around every step or batch."""
+"""TensorFlow's own hooks on two ranks, in evaluation and in prediction: each works around every step or batch."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ from ray_estimator import EstimatorSpec
 from ray_estimator.errors import RanksDisagreeError
 
 v1 = tf.compat.v1
-pytestmark = pytest.mark.ray
-
 STEPS = 6
 
 
@@ -75,12 +73,12 @@ def rate_hook(folder: str) -> v1.train.SessionRunHook:
     return v1.train.StepCounterHook(every_n_steps=2, output_dir=f"{folder}/rate-{rank()}")
 
 
-def test_a4_5_every_hook_works_on_two_workers(on_ray: Callable[..., Any], tmp_path: Path) -> None:
+def test_a4_5_every_hook_works_on_two_workers(on_ranks: Callable[..., Any], tmp_path: Path) -> None:
     folder = str(tmp_path)
     for name in ("profile", "rate", "summaries"):
         for number in (0, 1):
             (tmp_path / f"{name}-{number}").mkdir()
-    estimator = on_ray(with_spec_hooks, params={"folder": folder}, save_summary_steps=2)
+    estimator = on_ranks(with_spec_hooks, params={"folder": folder}, save_summary_steps=2)
 
     hooks = [
         v1.train.LoggingTensorHook(
@@ -158,8 +156,8 @@ def with_a_variable_on_the_chief(features: Any, labels: Any, mode: str) -> Estim
     return slope_model_fn(features, labels, mode)._replace(training_chief_hooks=[OwnVariable()])
 
 
-def test_what_hooks_make_on_one_rank_alone_when_they_begin_is_named(on_ray: Callable[..., Any]) -> None:
-    estimator = on_ray(with_a_variable_on_the_chief)
+def test_what_hooks_make_on_one_rank_alone_when_they_begin_is_named(on_ranks: Callable[..., Any]) -> None:
+    estimator = on_ranks(with_a_variable_on_the_chief)
 
     with pytest.raises(RanksDisagreeError, match=r"rank 0 has 'variable own:0 .*' where rank 1 has"):
         estimator.train(counting_input_fn)

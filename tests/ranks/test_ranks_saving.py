@@ -1,4 +1,4 @@
-"""Saving on two workers: listeners, the saver of a Scaffold, a variable that a save reads from every rank."""
+"""Saving on two ranks: listeners, the saver of a Scaffold, a variable that a save reads from every rank."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 from support.models import endless_input_fn, linear_model_fn
@@ -14,8 +13,6 @@ from support.probes import note, notes
 
 from ray_estimator import EstimatorSpec, ModeKeys
 from ray_estimator.estimator import job_builder_of
-
-pytestmark = pytest.mark.ray
 
 
 class NoteSaves(v1.train.CheckpointSaverListener):
@@ -50,9 +47,9 @@ def averaging_model_fn(features: Any, labels: Any, mode: str, params: Any) -> Es
 
 
 def test_a4_11_every_rank_takes_part_in_a_save_and_the_chief_publishes_it(
-    on_ray: Callable[..., Any], tmp_path: Any
+    on_ranks: Callable[..., Any], tmp_path: Any
 ) -> None:
-    estimator = on_ray(averaging_model_fn, params={}, save_checkpoints_steps=2)
+    estimator = on_ranks(averaging_model_fn, params={}, save_checkpoints_steps=2)
 
     estimator.train(endless_input_fn, steps=5, saving_listeners=[partial(NoteSaves, str(tmp_path))])
 

@@ -1,4 +1,4 @@
-"""The parts of `graph_parts` on two workers, each with half of every batch: the numbers are those of one."""
+"""The parts of `graph_parts` on two ranks, each with half of every batch: the numbers are those of one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from support.graph_parts import PARTS, RATE, STEPS, WORDS, input_fn, model_fn
 from support.probes import note, notes
 
 v1 = tf.compat.v1
-pytestmark = pytest.mark.ray
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 HALF_TOLERANCE = {"rtol": 1e-2, "atol": 1e-2}
@@ -39,12 +38,12 @@ class NoteVariables(v1.train.SessionRunHook):
 
 
 @pytest.fixture
-def make(on_ray: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+def make(on_ranks: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     vocabulary = tmp_path / "vocabulary.txt"
     vocabulary.write_text("\n".join(WORDS) + "\n")
 
     def make_parts(*names: str) -> Any:
-        return on_ray(model_fn, params={"parts": names, "vocabulary": str(vocabulary), "gan_steps": 1})
+        return on_ranks(model_fn, params={"parts": names, "vocabulary": str(vocabulary), "gan_steps": 1})
 
     return make_parts
 

@@ -1,4 +1,4 @@
-"""What only workers can show of warm start, of RunConfig, and of an Estimator that travels."""
+"""Where training on two ranks starts: from other checkpoints, from a run of tf.estimator, with tensors as input."""
 
 from __future__ import annotations
 
@@ -9,60 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import tensorflow as tf
 from support import old_runs
 from support.models import NUM_ROWS, X, Y, linear_model_fn, one_pass_input_fn
 from support.probes import note, notes
+from support.words import place_in, trained_words, words_model_fn
 
 from ray_estimator import (
     Estimator,
     EstimatorSpec,
     InputEndedError,
-    ModeKeys,
     RunConfig,
     VocabInfo,
     WarmStartSettings,
-    dataset_input_fn,
 )
 
 v1 = tf.compat.v1
-pytestmark = pytest.mark.ray
-
-
-def words_model_fn(features: Any, labels: Any, mode: str, params: Any, config: RunConfig) -> EstimatorSpec:
-    """A table of words, their sum as prediction; notes what it sees of its place."""
-    if "folder" in params:
-        note(params["folder"], f"{mode}-model", place_in(config))
-    table = v1.get_variable("table", [params["words"], 2], initializer=v1.ones_initializer())
-    scale = v1.get_variable("scale", [], initializer=v1.constant_initializer(params["scale"]))
-    rows = tf.reduce_sum(tf.gather(table, features["word"]), axis=1) * scale
-    if mode == ModeKeys.PREDICT:
-        return EstimatorSpec(mode, predictions=rows)
-    loss = tf.reduce_mean(rows)
-    optimizer = v1.train.MomentumOptimizer(params["learning_rate"], 0.9)
-    metrics = {"sum": v1.metrics.mean(rows)}
-    train_op = None
-    if mode == ModeKeys.TRAIN:
-        train_op = optimizer.minimize(loss, v1.train.get_global_step())
-    return EstimatorSpec(mode, loss=loss, train_op=train_op, eval_metric_ops=metrics)
-
-
-def place_in(config: RunConfig) -> dict[str, Any]:
-    names = "model_dir is_chief task_id task_type num_worker_replicas num_ps_replicas global_id_in_cluster"
-    more = "master evaluation_master service tf_random_seed"
-    seen = {name: getattr(config, name) for name in (names + " " + more).split()}
-    return {**seen, "cluster": config.cluster_spec.as_dict(), "soft": config.session_config.allow_soft_placement}
 
 
 def words_input_fn(config: RunConfig, params: Any) -> tf.data.Dataset:
     note(params["folder"], "input", place_in(config))
     return tf.data.Dataset.from_tensors(({"word": [0, 1, 2, 3]}, [0.0])).repeat()
-
-
-def two_words_input_fn() -> tf.data.Dataset:
-    return tf.data.Dataset.from_tensors(({"word": [0, 1]}, [0.0]))
 
 
 class NoteVariables(v1.train.SessionRunHook):
@@ -80,16 +48,11 @@ class NoteVariables(v1.train.SessionRunHook):
 @pytest.fixture
 def old(in_process: Callable[..., Any], tmp_path: Path) -> Any:
     """A table of four words, trained."""
-
-    def input_fn() -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensors(({"word": [0, 1, 1, 2, 2, 2, 3, 3]}, [0.0])).repeat(3)
-
-    params = {"words": 4, "scale": 2.0, "learning_rate": 0.1}
-    return in_process(words_model_fn, params=params, model_dir=tmp_path / "old").train(input_fn)
+    return trained_words(in_process, tmp_path / "old")
 
 
 def test_a9_a10_two_workers_start_warm_and_know_their_place(
-    cluster: Any, on_ray: Callable[..., Any], old: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_ranks: Callable[..., Any], old: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(
         "TF_CONFIG", '{"cluster": {"chief": ["x:1"], "ps": ["y:1"]}, "task": {"type": "ps", "index": 0}}'
@@ -100,21 +63,8 @@ def test_a9_a10_two_workers_start_warm_and_know_their_place(
     info = VocabInfo(str(tmp_path / "new.txt"), 3, 1, str(tmp_path / "old.txt"), backup_initializer=initializer)
     settings = WarmStartSettings(old.model_dir, [".*"], {"table": info, "table/Momentum": info})
     params = {"words": 4, "scale": 1.0, "learning_rate": 0.0, "folder": str(tmp_path)}
-    config = on_ray(words_model_fn, 2, params=params, tf_random_seed=5).config
+    config = on_ranks(words_model_fn, params=params, tf_random_seed=5).config
     table, scale = old.get_variable_value("table"), old.get_variable_value("scale")
-
-    # Ranges of rows, predicted in tasks: without slots, without a checkpoint.
-    untrained = Estimator(
-        words_model_fn,
-        None,
-        config,
-        params,
-        warm_start_from=WarmStartSettings(old.model_dir, var_name_to_vocab_info={"table": info}),
-    )
-    rows = dataset_input_fn(cluster.data.from_arrow(pa.table({"word": [0, 2, 0, 2]})).repartition(2), batch_size=2)
-    predicted = list(untrained.predict(rows))
-    np.testing.assert_allclose(predicted, table[[3, 0, 3, 0]].sum(axis=1) * scale, rtol=1e-6)
-    assert untrained.latest_checkpoint() is None
 
     estimator = Estimator(words_model_fn, None, config, params, warm_start_from=settings)
     estimator.train(words_input_fn, steps=1, hooks=[partial(NoteVariables, str(tmp_path))])
@@ -158,21 +108,6 @@ def test_a9_a10_two_workers_start_warm_and_know_their_place(
                 "soft": True,
             }
         ]
-    (in_a_task, *_) = notes(tmp_path, "infer-model")[0]
-    alone = {"is_chief": True, "task_id": 0, "num_worker_replicas": 1, "master": "", "cluster": {}}
-    assert alone.items() <= in_a_task.items()
-
-
-def test_a1_11_an_estimator_works_where_it_is_sent(cluster: Any, on_ray: Callable[..., Any], old: Any) -> None:
-    estimator = on_ray(words_model_fn, 1, params=old.params, model_dir=old.model_dir)
-    estimator.get_variable_names()  # used, on Ray
-
-    def evaluated(traveller: Any) -> Any:
-        return traveller.evaluate(two_words_input_fn, name="there")
-
-    there = cluster.get(cluster.remote(evaluated).remote(estimator))
-
-    assert there == pytest.approx({**estimator.evaluate(two_words_input_fn), "global_step": 3})
 
 
 class CountSteps(v1.train.SessionRunHook):
@@ -200,14 +135,14 @@ def halves_of_batches(input_context: Any) -> tf.data.Dataset:
     return old_runs.endless_input_fn().map(lambda *batch: tf.nest.map_structure(share, batch))
 
 
-def test_a_run_of_tf_estimators_goes_on_with_two_workers(on_ray: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_run_of_tf_estimators_goes_on_with_two_workers(on_ranks: Callable[..., Any], tmp_path: Path) -> None:
     """Partitioned variables, which the strategy makes whole, slots and moving averages included."""
     with tarfile.open(Path(__file__).parents[1] / "data" / "tf_estimator_2_15.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     expected = np.load(tmp_path / "expected.npz")
 
     hook = CountSteps(str(tmp_path))
-    estimator = on_ray(old_runs.model_of(EstimatorSpec), 2, model_dir=tmp_path / "model_dir")
+    estimator = on_ranks(old_runs.model_of(EstimatorSpec), model_dir=tmp_path / "model_dir")
     estimator.train(halves_of_batches, steps=8, hooks=[hook])
 
     # Hooks run on every worker, as copies that do not come back.
@@ -228,9 +163,9 @@ def tensors_of_a_queue_and_an_iterator() -> Any:
     return x * ones.get_next(), y
 
 
-def test_a2_4_tensors_feed_two_workers_and_their_end_is_an_error(on_ray: Callable[..., Any]) -> None:
+def test_a2_4_tensors_feed_two_workers_and_their_end_is_an_error(on_ranks: Callable[..., Any]) -> None:
     steps = 2 * NUM_ROWS // 32
-    estimator = on_ray(linear_model_fn, 2, params={"learning_rate": 0.1}, save_checkpoints_steps=steps)
+    estimator = on_ranks(linear_model_fn, params={"learning_rate": 0.1}, save_checkpoints_steps=steps)
 
     with pytest.raises(InputEndedError, match=r"The input of rank \d ended, and input_fn returns tensors"):
         estimator.train(tensors_of_a_queue_and_an_iterator)
