@@ -51,7 +51,8 @@ def require_names() -> None:
     for wrapper in (_name("UserExceptionWithTraceback")(inner, ""), _name("WorkerHealthCheckFailedError")("", inner)):
         if wrapped_error(wrapper) is not inner:
             raise ImportError(_missing(f"the wrapped error of {type(wrapper).__name__}"))
-    worker_resources(ray.train.ScalingConfig())
+    if not hasattr(ray.train.ScalingConfig, "_resources_per_worker_not_none"):
+        raise ImportError(_missing("ray.train.ScalingConfig._resources_per_worker_not_none"))
 
 
 def _name(name: str) -> Any:

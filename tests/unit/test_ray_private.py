@@ -40,6 +40,14 @@ def test_a_missing_attribute_of_a_wrapper_is_an_error_before_work_starts(monkeyp
         ray_private.require_names()
 
 
+def test_a_missing_attribute_of_scaling_config_is_an_error_before_work_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ScalingConfig.__mro__:
+        if "_resources_per_worker_not_none" in vars(kind):
+            monkeypatch.delattr(kind, "_resources_per_worker_not_none")
+    with pytest.raises(ImportError, match=r"lacks ray\.train\.ScalingConfig\._resources_per_worker_not_none"):
+        ray_private.require_names()
+
+
 # Tasks and processes
 
 
