@@ -15,6 +15,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._tf_private.graphs import losses_are_summed
+from ray_estimator._tf_private.keras_settings import OPTIMIZER_ARGUMENTS_WITHOUT_EFFECT
 
 
 def keras_3() -> Any:
@@ -116,7 +117,7 @@ def _patch_keras_for_graphs() -> None:
 
 def _require_unconditional(optimizer: Any) -> None:
     graph = v1.get_default_graph()
-    for name in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+    for name in OPTIMIZER_ARGUMENTS_WITHOUT_EFFECT:
         if getattr(optimizer, name):
             raise ValueError(
                 f"{name} of a Keras optimizer in a graph must be None, got {getattr(optimizer, name)} for "

@@ -1,10 +1,13 @@
-"""Private names of Keras 3 for the settings of a thread. Imports neither TensorFlow nor Keras."""
+"""Settings of Keras 3: those of a thread, and those that a graph ignores. Imports neither TensorFlow nor Keras."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+OPTIMIZER_ARGUMENTS_WITHOUT_EFFECT = ("gradient_accumulation_steps", "ema_overwrite_frequency")
+"""Arguments of Keras optimizers that Keras checks in Python, so that they have no effect in a graph."""
 
 _NAMES = ("dtype_policy", "global_random_seed")
 

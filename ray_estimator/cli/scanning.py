@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_estimator._process import legacy_keras
+from ray_estimator._tf_private.keras_settings import OPTIMIZER_ARGUMENTS_WITHOUT_EFFECT
 from ray_estimator.cli import estimator_names, tensorflow_names
 from ray_estimator.cli.findings import CALL, PLACEMENT, PRIVATE, REMOTE_FILE, SYNTAX, Finding, Found, group_findings
 from ray_estimator.cli.names import Names, Use
@@ -20,7 +21,6 @@ from ray_estimator.cli.sources import Place, Source, files_below, read
 from ray_estimator.config import REFUSED_ARGUMENTS
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_NEVER_IN_A_GRAPH = ("gradient_accumulation_steps", "ema_overwrite_frequency")
 _PRIVATE_METHODS = {
     "_call_input_fn",
     "_call_model_fn",
@@ -162,7 +162,7 @@ def _about_arguments(node: ast.Call, names: Names) -> Iterator[Finding]:
             if name in given:
                 yield Finding(PLACEMENT, f"RunConfig refuses {name}: Ray places the workers", _SCALING)
     if ".optimizers." in called:
-        for name in _NEVER_IN_A_GRAPH:
+        for name in OPTIMIZER_ARGUMENTS_WITHOUT_EFFECT:
             if name in given:
                 fix = "Omit it, or use an optimizer of tf.compat.v1.train"
                 yield Finding(CALL, f"{name} of a Keras optimizer has no effect in a graph, and is an error", fix)
