@@ -163,6 +163,16 @@ def test_the_tf_data_rewriting_is_disabled(table: pa.Table) -> None:
     assert dataset.options().experimental_optimization.apply_default_optimizations is False
 
 
+@pytest.mark.parametrize("num_replicas", [1, 2])
+@pytest.mark.parametrize("columns", [["number"], ["number", "words"]], ids=["dense", "ragged"])
+def test_variables_keep_the_names_that_tf_data_uses_too(table: pa.Table, columns: list[str], num_replicas: int) -> None:
+    names = ("count", "buffer_size", "batch_sizes", "drop_remainder", "components_0", "PyFunc", "Const", "strides")
+    job = TrainJob(InPlace({}), RunConfig(), "unused", row_spec(table.select(columns)), generation=1)
+    with tf.Graph().as_default():
+        open_feed(job, UserCode(None), ModeKeys.TRAIN, lambda: iter(()), num_replicas=num_replicas)
+        assert tuple(v1.get_variable(name, []).op.name for name in names) == names
+
+
 # Passes
 
 

@@ -19,8 +19,8 @@ from ray_estimator import Estimator, EstimatorSpec, ModeKeys, RunConfig, dataset
 
 v1 = tf.compat.v1
 
-GATED_FROM = 40_000
-GATE_SECS = 120.0
+GATED_FROM = 280_000
+GATE_SECS = 300.0
 
 
 def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:

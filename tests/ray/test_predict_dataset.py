@@ -142,10 +142,9 @@ def test_a_second_write_adds_only_missing_rows(
 def test_after_a_driver_was_killed_while_writing_all_rows_are_written_once(
     cluster: Any, in_process: Callable[..., Any], tmp_path: Path
 ) -> None:
-    ids, folder = np.arange(60_000), str(tmp_path)  # A task takes 16,384 rows or a whole larger file.
+    ids, folder = np.arange(300_000), str(tmp_path)  # enough rows for three tasks
     (tmp_path / "in").mkdir()
-    for number, rows in enumerate(np.array_split(ids, 3)):
-        pq.write_table(pa.table({"id": rows}), tmp_path / "in" / f"{number}.parquet")
+    pq.write_table(pa.table({"id": ids}), tmp_path / "in" / "0.parquet")
     local = in_process(killed_writer_program.model_fn, params={"folder": folder})
     local.train(lambda: tf.data.Dataset.from_tensors({"id": ids[:5]}))
 

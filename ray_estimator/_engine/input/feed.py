@@ -130,7 +130,9 @@ def _features_and_labels(returned: Any, mode: str) -> tuple[Any, Any]:
 
 
 def _feed_of_dataset(dataset: tf.data.Dataset, mode: str, *, look_ahead: bool) -> Feed:
-    source = _looking_ahead(dataset).prefetch(PREFETCH_BATCHES) if look_ahead else dataset
+    # The scope keeps names like `buffer_size` free for variables, whatever the number of workers.
+    with tf.name_scope("ray_estimator_look_ahead"):
+        source = _looking_ahead(dataset).prefetch(PREFETCH_BATCHES) if look_ahead else dataset
     iterator = v1.data.make_initializable_iterator(source)
     taken = iterator.get_next()
     element = taken[0].get_value() if look_ahead else taken

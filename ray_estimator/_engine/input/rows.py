@@ -21,6 +21,7 @@ from ray_estimator.spec import ModeKeys
 
 _PREFETCH_CHUNKS = 1
 PREFETCH_BATCHES = 2
+_NAME_SCOPE = "ray_estimator_rows"
 
 
 class RowReader:
@@ -105,16 +106,18 @@ def dataset_of_rows(
             yield [_writable(array) for array in tf.nest.flatten(structured(values))]
 
     reader = RowReader(chunks)
-    dataset = _dataset_of_chunks(reader, structured({name: _signature(column) for name, column in columns.items()}))
-    # Fetch and convert the next chunk while the current one is used.
-    dataset = dataset.prefetch(_PREFETCH_CHUNKS)
-    if any(column.holds_ragged for column in columns.values()):
-        dataset = dataset.flat_map(lambda *chunk: _ragged_batches(_element(*chunk), rows.batch_size))
-    else:
-        dataset = _rebatched(dataset, rows.batch_size, rows.drop_remainder and mode == ModeKeys.TRAIN)
-    if map_fn is not None:
-        dataset = dataset.map(lambda features, labels=None: _mapped(map_fn(features, labels)))
-    return dataset.prefetch(PREFETCH_BATCHES).with_options(_options()), reader
+    # Without a scope, tf.data takes names like `count`, and a variable of that name would be saved as `count_1`.
+    with tf.name_scope(_NAME_SCOPE):
+        dataset = _dataset_of_chunks(reader, structured({name: _signature(column) for name, column in columns.items()}))
+        # Fetch and convert the next chunk while the current one is used.
+        dataset = dataset.prefetch(_PREFETCH_CHUNKS)
+        if any(column.holds_ragged for column in columns.values()):
+            dataset = dataset.flat_map(lambda *chunk: _ragged_batches(_element(*chunk), rows.batch_size))
+        else:
+            dataset = _rebatched(dataset, rows.batch_size, rows.drop_remainder and mode == ModeKeys.TRAIN)
+        if map_fn is not None:
+            dataset = dataset.map(lambda features, labels=None: _mapped(map_fn(features, labels)))
+        return dataset.prefetch(PREFETCH_BATCHES).with_options(_options()), reader
 
 
 def _element(features: Any, labels: Any = None) -> Any:
