@@ -78,7 +78,7 @@ def adding_all_reduce_slots(size: int) -> Iterator[list[AllReduceSlot]]:
 
 
 class Gather(Protocol):
-    """Concatenate tensors of the workers, which have equal shapes, along their first dimension."""
+    """A function that concatenates equally shaped tensors of the workers along their first dimension."""
 
     def __call__(self, tensor: tf.Tensor, size: tf.Tensor | None) -> tf.Tensor:
         """Gather `tensor`. `size` is the number of its shape; None if the shape is the same in every step."""
