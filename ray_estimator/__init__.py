@@ -19,8 +19,7 @@ The public surface:
 Private packages and modules, from the top of the imports to the bottom:
 
     cli/               the commands of `ray-estimator`
-    _training_run.py   one training run on the driver
-    _job_builder.py    jobs from the contents of an Estimator
+    _driver/           from an Estimator and a verb to a job; one training run
     _runtime/          execution of jobs on Ray or in this process; does not import TensorFlow
     _engine/           graphs and sessions of workers and tasks; does not import Ray
     _reporting/        progress display and summary lines

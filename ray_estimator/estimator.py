@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 from ray_estimator._checkpoints.event_files import eval_dir_name
 from ray_estimator._checkpoints.store import Checkpoint
 from ray_estimator._data.batches import num_rows_of, rows_of
+from ray_estimator._driver.job_builder import JobBuilder
+from ray_estimator._driver.training_run import prepare_training
 from ray_estimator._engine import entrypoints
-from ray_estimator._job_builder import JobBuilder
 from ray_estimator._process.signals import Stop
 from ray_estimator._reporting.summary import Summary
-from ray_estimator._training_run import prepare_training
 from ray_estimator._validation.arguments import (
     check_argument_order,
     check_keras,

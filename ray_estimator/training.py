@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ray_estimator._checkpoints.store import Checkpoint
+from ray_estimator._driver.training_run import TrainingRun, prepare_training
 from ray_estimator._engine import entrypoints
 from ray_estimator._numbers import check_number
 from ray_estimator._process.signals import Stop, stopped_by_signals
 from ray_estimator._storage.storage import Storage
-from ray_estimator._training_run import TrainingRun, prepare_training
 from ray_estimator._validation.arguments import check_steps, checked_hooks, checked_listeners
 from ray_estimator._validation.user_functions import check_input_fn
 from ray_estimator.errors import CheckpointNotFoundError

@@ -40,7 +40,7 @@ def train(job: TrainJob, worker: Worker) -> TrainResult:
     with quiet_tensorflow():
         from ray_estimator._engine import train
 
-    with staging_for(job.config):
+    with staging_for(job.model_dir, job.config.storage_options):
         return train.run(job, worker)
 
 
@@ -49,7 +49,7 @@ def evaluate(job: EvaluateJob, tables: Tables | None = None) -> dict[str, Any]:
     with quiet_tensorflow():
         from ray_estimator._engine import evaluate
 
-    with staging_for(job.config):
+    with staging_for(job.model_dir, job.config.storage_options):
         return evaluate.run(job, tables)
 
 
@@ -58,7 +58,7 @@ def evaluate_range(job: EvaluateJob, tables: Tables) -> MetricState:
     with quiet_tensorflow():
         from ray_estimator._engine import evaluate
 
-    with staging_for(job.config):
+    with staging_for(job.model_dir, job.config.storage_options):
         return evaluate.accumulate(job, tables)
 
 
@@ -67,7 +67,7 @@ def finish_evaluation(job: EvaluateJob, state: MetricState) -> dict[str, Any]:
     with quiet_tensorflow():
         from ray_estimator._engine import evaluate
 
-    with staging_for(job.config):
+    with staging_for(job.model_dir, job.config.storage_options):
         return evaluate.finish(job, state)
 
 
@@ -76,7 +76,7 @@ def predict(job: PredictJob, tables: Tables | None = None) -> Generator[Any]:
     with quiet_tensorflow():
         from ray_estimator._engine import predict
 
-    return iterating_for(job.config, predict.stream(job, tables))
+    return iterating_for(job.model_dir, job.config.storage_options, predict.stream(job, tables))
 
 
 def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
@@ -84,7 +84,7 @@ def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
     with quiet_tensorflow():
         from ray_estimator._engine import predict
 
-    with staging_for(job.config):
+    with staging_for(job.model_dir, job.config.storage_options):
         return predict.predict_range(job, tables)
 
 
@@ -93,7 +93,7 @@ def predict_parts(job: PredictJob, tables: Tables) -> Generator[PredictedRange]:
     with quiet_tensorflow():
         from ray_estimator._engine import predict
 
-    return iterating_for(job.config, predict.predict_parts(job, tables))
+    return iterating_for(job.model_dir, job.config.storage_options, predict.predict_parts(job, tables))
 
 
 def export(job: ExportJob) -> str:
@@ -101,7 +101,7 @@ def export(job: ExportJob) -> str:
     with quiet_tensorflow():
         from ray_estimator._engine import export
 
-    with staging_for(job.config):
+    with staging_for(job.model_dir, job.config.storage_options):
         return export.run(job)
 
 

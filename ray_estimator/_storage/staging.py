@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 from ray_estimator._storage.content_version import version_attributes
 from ray_estimator._storage.locks import WAIT_SECS, exclusive_lock, user_dir
 from ray_estimator._storage.storage import Storage
-from ray_estimator.config import RunConfig
 
 T = TypeVar("T")
 
@@ -67,19 +66,19 @@ def stage(url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | N
 
 
 @contextlib.contextmanager
-def staging_for(config: RunConfig) -> Iterator[None]:
+def staging_for(model_dir: str, storage_options: Mapping[str, Any] | None) -> Iterator[None]:
     """Use the storage options of this run in `stage`, inside the block."""
-    token = _current_config.set(config)
+    token = _current_run.set((model_dir, storage_options))
     try:
         yield
     finally:
-        _current_config.reset(token)
+        _current_run.reset(token)
 
 
-def iterating_for(config: RunConfig, batches: Generator[T]) -> Generator[T]:
+def iterating_for(model_dir: str, storage_options: Mapping[str, Any] | None, batches: Generator[T]) -> Generator[T]:
     """Yield from `batches`, whose code runs within `staging_for`; the code of the consumer does not."""
     context = contextvars.copy_context()
-    context.run(_current_config.set, config)
+    context.run(_current_run.set, (model_dir, storage_options))
     try:
         while True:
             try:
@@ -91,16 +90,19 @@ def iterating_for(config: RunConfig, batches: Generator[T]) -> Generator[T]:
         context.run(batches.close)
 
 
-_current_config: contextvars.ContextVar[RunConfig | None] = contextvars.ContextVar("current_config", default=None)
+_current_run: contextvars.ContextVar[tuple[str, Mapping[str, Any] | None] | None] = contextvars.ContextVar(
+    "current_run", default=None
+)
 
 
 def _options_for(url: str) -> Mapping[str, Any] | None:
     """Return the run's storage options, unless they are for another kind of store, which would reject them."""
-    config = _current_config.get()
-    if config is None:
+    run = _current_run.get()
+    if run is None:
         return None
-    scheme = _remote_scheme(str(config.model_dir or ""))
-    return config.storage_options if scheme in (None, _remote_scheme(url)) else None
+    model_dir, storage_options = run
+    scheme = _remote_scheme(model_dir)
+    return storage_options if scheme in (None, _remote_scheme(url)) else None
 
 
 def _remote_scheme(url: str) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from support.stores import FileServer
 
-from ray_estimator import RunConfig, stage
+from ray_estimator import stage
 from ray_estimator._storage.staging import iterating_for, staging_for
 from ray_estimator._storage.storage import Storage
 
@@ -158,10 +158,6 @@ def test_a_folder_of_another_user_is_refused(server: FileServer, node: Path, mon
 # Storage options
 
 
-def config(guarded: FileServer, model_dir: str = "/models/a") -> RunConfig:
-    return RunConfig(model_dir, storage_options=guarded.options)
-
-
 def refused(guarded: FileServer) -> bool:
     try:
         stage(guarded.url("/vocab.txt"))
@@ -172,21 +168,21 @@ def refused(guarded: FileServer) -> bool:
 
 def test_the_options_of_a_run_apply_inside_it_only(guarded: FileServer) -> None:
     assert refused(guarded)
-    with staging_for(config(guarded)):
+    with staging_for("/models/a", guarded.options):
         assert not refused(guarded)
     assert refused(guarded)
 
 
 def test_explicit_options_take_precedence(guarded: FileServer) -> None:
     assert stage(guarded.url("/vocab.txt"), storage_options=guarded.options)
-    with staging_for(config(guarded)), pytest.raises(FileNotFoundError, match="storage_options"):
+    with staging_for("/models/a", guarded.options), pytest.raises(FileNotFoundError, match="storage_options"):
         stage(guarded.url("/vocab.txt"), storage_options={})
 
 
 def test_options_for_another_kind_of_store_are_not_used(guarded: FileServer) -> None:
-    with staging_for(config(guarded, "memory://models/a")):
+    with staging_for("memory://models/a", guarded.options):
         assert refused(guarded)
-    with staging_for(config(guarded, "http://models/a")):
+    with staging_for("http://models/a", guarded.options):
         assert not refused(guarded)
 
 
@@ -201,11 +197,11 @@ def test_the_consumer_of_an_iterator_does_not_get_its_options(guarded: FileServe
             ended.append(refused(guarded))
 
     seen: list[Any] = []
-    stream = iterating_for(config(guarded), batches())  # type: ignore[arg-type]
+    stream = iterating_for("/models/a", guarded.options, batches())  # type: ignore[arg-type]
     for inside in stream:
         seen.append((inside, refused(guarded)))
     assert seen == [(False, True), (False, True)]
-    left = iterating_for(config(guarded), batches())  # type: ignore[arg-type]
+    left = iterating_for("/models/a", guarded.options, batches())  # type: ignore[arg-type]
     next(left)
     left.close()  # type: ignore[attr-defined]
     assert ended == [False, False]
@@ -213,7 +209,7 @@ def test_the_consumer_of_an_iterator_does_not_get_its_options(guarded: FileServe
 
 def test_credentials_are_not_logged(guarded: FileServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with staging_for(config(guarded)):
+    with staging_for("/models/a", guarded.options):
         stage(guarded.url("/vocab.txt"))
         with pytest.raises(FileNotFoundError) as raised:
             stage(guarded.url("/missing.txt"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_estimator._checkpoints.lease import hold
 from ray_estimator._checkpoints.store import Checkpoint
-from ray_estimator._job_builder import JobBuilder
+from ray_estimator._driver.job_builder import JobBuilder
 from ray_estimator._jobs.last_step import last_step_of, split_stop_hooks
 from ray_estimator._process.signals import Stop, stopped_by_signals
 from ray_estimator._reporting.summary import Summary
