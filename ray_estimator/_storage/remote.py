@@ -16,11 +16,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from ray_estimator._storage.local import LocalFiles
 from ray_estimator._storage.retry import is_transient_remotely
-from ray_estimator._storage.s3 import put_in_parts
 
 _CONCURRENT_RANGES = 6
-_RANGE_BYTES = 40 * 2**20
-_CONCURRENT_PARTS = 4
+_RANGE_BYTES = 40 * 2**20  # some servers read the whole object for each range
 _PART_BYTES = 8 * 2**20
 _MAX_PARTS = 9000
 
@@ -45,7 +43,6 @@ class RemoteFiles:
         self._filesystem = filesystem
         # Synchronous file systems do not promise to be thread-safe.
         self.threads = _CONCURRENT_RANGES if filesystem.async_impl else 1
-        self._is_s3 = hasattr(filesystem, "call_s3")
         self._has_part_size = "chunksize" in _parameters_of(filesystem, "put_file")
         # Small files are read whole: s3fs would request the size first, to decide whether to split the download.
         splits_reads = "max_concurrency" in _parameters_of(filesystem, "cat_file")
@@ -73,13 +70,10 @@ class RemoteFiles:
             raise
 
     def put(self, local_path: str, path: str, move: bool) -> None:
-        size = os.path.getsize(local_path)
-        # Several parts are in memory concurrently, and stores limit the number of parts of a file.
-        part_bytes = max(_PART_BYTES, size // _MAX_PARTS)
-        if self._is_s3 and size > part_bytes:
-            put_in_parts(self._filesystem, local_path, path, part_bytes, _CONCURRENT_PARTS)
-            return
-        options = {"chunksize": part_bytes} if self._has_part_size else {}
+        options = {}
+        if self._has_part_size:
+            # Several parts are in memory concurrently, and stores limit the number of parts of a file.
+            options["chunksize"] = max(_PART_BYTES, os.path.getsize(local_path) // _MAX_PARTS)
         self._with_directory(path, lambda: self._filesystem.put_file(local_path, path, **options))
 
     def get(self, path: str, local_path: str) -> None:

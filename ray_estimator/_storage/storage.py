@@ -11,16 +11,18 @@ import contextlib
 import errno
 import fnmatch
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from ray_estimator._storage.concurrency import map_in_order
 from ray_estimator._storage.local import LocalFiles, files_below, make_parent
 from ray_estimator._storage.redaction import USER_IN_URL, secrets_in
 from ray_estimator._storage.remote import open_remote
 from ray_estimator._storage.retry import retrying
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 _LOCAL_SCHEMES = ("file", "local")
@@ -102,7 +104,7 @@ class Storage:
             end = min(start + files.range_bytes, size)
             return self._call(url, lambda files, path: _require_length(files.read_range(path, start, end), end - start))
 
-        return map_in_order(read, range(0, size, files.range_bytes), files.threads)
+        return _map_in_order(read, range(0, size, files.range_bytes), files.threads)
 
     def write_bytes(self, url: str, data: bytes, *, durable: bool = True) -> None:
         """Create or replace a file atomically.
@@ -316,6 +318,24 @@ class _Files(Protocol):
     def remove_stale_temporaries(self, path: str, older_than_secs: float) -> None: ...
 
     def make_dir(self, path: str) -> None: ...
+
+
+def _map_in_order(function: Callable[[A], T], arguments: Iterable[A], threads: int) -> Iterator[T]:
+    """Yield the results of `function` in the order of `arguments`; at most `threads` calls run ahead."""
+    if threads == 1:
+        yield from map(function, arguments)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="download")
+    pending: deque[Future[T]] = deque()
+    try:
+        for argument in arguments:
+            if len(pending) == threads:
+                yield pending.popleft().result()
+            pending.append(pool.submit(function, argument))
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _require_length(data: bytes, length: int) -> bytes:

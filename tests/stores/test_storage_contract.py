@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3fs
 from support.saves import Place
 
 from ray_estimator._storage import remote
@@ -197,28 +196,3 @@ def test_a_file_on_s3_has_the_same_content_in_one_part_or_several(
     storage.put_file(str(tmp_path / "file"), url)
     assert b"".join(storage.read_chunks(url)) == content
     assert storage.read_bytes(url) == content
-
-
-def test_a_failed_part_aborts_the_upload_and_keeps_the_old_content(
-    object_store: tuple[str, Mapping[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, "_PART_BYTES", PART)
-    url, options = object_store
-    storage = Storage(options)
-    storage.write_bytes(url, b"old")
-    (tmp_path / "file").write_bytes(bytes(2 * PART))
-    calls, call_s3 = [], s3fs.S3FileSystem.call_s3
-
-    def fail_at_second_part(filesystem: Any, method: str, **arguments: Any) -> Any:
-        calls.append(method)
-        if arguments.get("PartNumber") == 2:
-            raise PermissionError("no second part")
-        return call_s3(filesystem, method, **arguments)
-
-    with monkeypatch.context() as failing:
-        failing.setattr(s3fs.S3FileSystem, "call_s3", fail_at_second_part)
-        with pytest.raises(PermissionError, match="no second part"):
-            storage.put_file(str(tmp_path / "file"), url)
-    assert calls[-1] == "abort_multipart_upload"
-    assert "complete_multipart_upload" not in calls
-    assert storage.read_bytes(url) == b"old"
