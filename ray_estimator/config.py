@@ -149,7 +149,7 @@ class RunConfig:
         for name, other in (_SAVE_ARGUMENTS, _SAVE_ARGUMENTS[::-1]):
             if changes.get(name) is not None:
                 changes = {other: None, **changes}
-        return dataclasses.replace(self, **changes)
+        return self._varied(**changes)
 
     def for_worker(self, rank: int, addresses: Sequence[str]) -> RunConfig:
         """Return the config of one worker, whose `is_chief`, `task_id` and `cluster_spec` describe that worker.
@@ -164,7 +164,14 @@ class RunConfig:
         """
         if not 0 <= rank < max(len(addresses), 1):
             raise ValueError(f"rank must be at least 0 and below {max(len(addresses), 1)}, got {rank}.")
-        return dataclasses.replace(self, _place=_Place(rank, tuple(addresses)))
+        return self._varied(_place=_Place(rank, tuple(addresses)))
+
+    def _varied(self, **changes: Any) -> RunConfig:
+        """Return a copy with some fields changed. A subclass keeps its attributes, whatever its constructor takes."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(RunConfig)}
+        new = copy.copy(self)
+        RunConfig.__init__(new, **{**fields, **changes})
+        return new
 
     def resolved_session_config(self) -> Any:
         """Return a copy of `session_config`, or the default `ConfigProto`.

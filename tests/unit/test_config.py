@@ -348,3 +348,20 @@ def test_in_process_mode_does_not_log_rays_local_mode_notice(caplog: pytest.LogC
         logging.getLogger("ray.train.v2.api.config").info("Anything else.")
         RunConfig(scaling_config=ScalingConfig(num_workers=0))
     assert caplog.messages == ["Anything else."]
+
+
+class ShardedConfig(RunConfig):
+    def __init__(self, model_dir: str, num_shards: int) -> None:
+        super().__init__(model_dir)
+        object.__setattr__(self, "num_shards", num_shards)
+
+
+def test_a_subclass_with_a_constructor_of_its_own_is_varied_and_keeps_its_attributes() -> None:
+    config = ShardedConfig("/models/a", 3)
+    for varied in (config.replace(keep_checkpoint_max=7), config.for_worker(1, ["a:1", "b:1"])):
+        assert isinstance(varied, ShardedConfig)
+        assert (varied.model_dir, varied.num_shards) == ("/models/a", 3)  # type: ignore[attr-defined]
+    assert config.replace(keep_checkpoint_max=7).keep_checkpoint_max == 7
+    assert config.for_worker(1, ["a:1", "b:1"]).task_id == 1
+    with pytest.raises(ValueError, match="keep_checkpoint_max"):
+        config.replace(keep_checkpoint_max=-1)
