@@ -28,7 +28,7 @@ def step_of(estimator: Any) -> int:
 # The order of arguments
 
 
-def test_a0_the_positional_order_is_input_fn_steps_hooks_max_steps(in_process: Make) -> None:
+def test_the_positional_order_is_input_fn_steps_hooks_max_steps(in_process: Make) -> None:
     calls: list[tuple[str, str]] = []
     estimator = in_process(linear_model_fn, params={})
 
@@ -39,29 +39,29 @@ def test_a0_the_positional_order_is_input_fn_steps_hooks_max_steps(in_process: M
     assert step_of(estimator) == 5
 
 
-def test_a0_hooks_in_the_place_of_steps_are_refused(in_process: Make) -> None:
+def test_hooks_in_the_place_of_steps_are_refused(in_process: Make) -> None:
     with pytest.raises(TypeError, match=r"steps must be an int.*pass hooks by name: hooks="):
         in_process(linear_model_fn).train(endless_input_fn, [RecordingHook("user", [])])
 
 
 @pytest.mark.parametrize("steps", [10, np.int64(10)])
-def test_a0_steps_in_the_place_of_hooks_are_refused(in_process: Make, steps: Any) -> None:
+def test_steps_in_the_place_of_hooks_are_refused(in_process: Make, steps: Any) -> None:
     with pytest.raises(TypeError, match=r"hooks must be a list.*pass the number by name: steps="):
         in_process(linear_model_fn).train(endless_input_fn, None, steps)
 
 
-def test_a0_hooks_in_the_place_of_max_steps_are_refused(in_process: Make) -> None:
+def test_hooks_in_the_place_of_max_steps_are_refused(in_process: Make) -> None:
     with pytest.raises(TypeError, match="max_steps must be an int"):
         in_process(linear_model_fn).train(endless_input_fn, None, None, [RecordingHook("user", [])])
 
 
-def test_a0_saving_listeners_are_keyword_only(in_process: Make) -> None:
+def test_saving_listeners_are_keyword_only(in_process: Make) -> None:
     with pytest.raises(TypeError, match="positional argument"):
         in_process(linear_model_fn).train(endless_input_fn, 1, None, None, [RecordingListener()])
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
-def test_a0_evaluate_checks_the_order_as_train_does(in_process: Make, verb: str) -> None:
+def test_evaluate_checks_the_order_as_train_does(in_process: Make, verb: str) -> None:
     estimator = in_process(linear_model_fn)
     with pytest.raises(TypeError, match="pass hooks by name"):
         getattr(estimator, verb)(endless_input_fn, [])
@@ -69,7 +69,7 @@ def test_a0_evaluate_checks_the_order_as_train_does(in_process: Make, verb: str)
         getattr(estimator, verb)(endless_input_fn, None, 1)
 
 
-def test_a0_what_the_specification_lacks_is_keyword_only(in_process: Make) -> None:
+def test_what_the_specification_lacks_is_keyword_only(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={})
     with pytest.raises(TypeError, match="positional argument"):
         Estimator(linear_model_fn, "run", None, {}, "elsewhere")  # type: ignore[misc]
@@ -82,7 +82,7 @@ def test_a0_what_the_specification_lacks_is_keyword_only(in_process: Make) -> No
 # Models without a checkpoint
 
 
-def test_a0_an_untrained_model_is_not_evaluated_unless_asked_for(in_process: Make) -> None:
+def test_an_untrained_model_is_not_evaluated_unless_asked_for(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={})
     message = f"Could not find trained model in model_dir: {estimator.model_dir}.*allow_untrained=True"
 
@@ -93,7 +93,7 @@ def test_a0_an_untrained_model_is_not_evaluated_unless_asked_for(in_process: Mak
     assert estimator.evaluate(one_pass_input_fn, allow_untrained=True)["global_step"] == 0
 
 
-def test_a0_an_untrained_model_does_not_predict_unless_asked_to(in_process: Make) -> None:
+def test_an_untrained_model_does_not_predict_unless_asked_to(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={})
     rows = estimator.predict(one_pass_input_fn)  # no error yet: nothing happens before the first next()
 
@@ -103,7 +103,7 @@ def test_a0_an_untrained_model_does_not_predict_unless_asked_to(in_process: Make
     assert "y" in next(estimator.predict(one_pass_input_fn, allow_untrained=True))
 
 
-def test_a0_another_value_error_of_an_evaluation_is_itself(in_process: Make) -> None:
+def test_another_value_error_of_an_evaluation_is_itself(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         if mode == ModeKeys.EVAL:
             raise ValueError("the model's own")
@@ -124,7 +124,7 @@ def damage(estimator: Any, step: int) -> None:
     data.unlink()
 
 
-def test_a0_max_steps_count_from_the_checkpoint_before_a_damaged_one(in_process: Make) -> None:
+def test_max_steps_count_from_the_checkpoint_before_a_damaged_one(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={}).train(endless_input_fn, steps=2).train(endless_input_fn, steps=3)
     damage(estimator, 5)
     steps: list[tuple[str, str]] = []
@@ -135,7 +135,7 @@ def test_a0_max_steps_count_from_the_checkpoint_before_a_damaged_one(in_process:
     assert step_of(estimator) == 5
 
 
-def test_a0_training_does_not_begin_anew_where_every_checkpoint_is_damaged(in_process: Make) -> None:
+def test_training_does_not_begin_anew_where_every_checkpoint_is_damaged(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=10).train(endless_input_fn, steps=2)
     damage(estimator, 0)
     damage(estimator, 2)
@@ -151,7 +151,7 @@ def test_a0_training_does_not_begin_anew_where_every_checkpoint_is_damaged(in_pr
     assert step_of(estimator.train(endless_input_fn, max_steps=5)) == 5
 
 
-def test_a0_training_goes_on_from_the_one_before_a_checkpoint_of_broken_bytes(in_process: Make) -> None:
+def test_training_goes_on_from_the_one_before_a_checkpoint_of_broken_bytes(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={})
     estimator.train(endless_input_fn, steps=2, saving_listeners=EACH_SAVE_ARRIVES)
     (data,) = Path(estimator.model_dir).glob("model.ckpt-2.data-*")
@@ -168,7 +168,7 @@ def test_a0_training_goes_on_from_the_one_before_a_checkpoint_of_broken_bytes(in
 # Where things go
 
 
-def test_a0_without_a_model_dir_there_is_a_temporary_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_model_dir_there_is_a_temporary_one(caplog: pytest.LogCaptureFixture) -> None:
     estimator = Estimator(linear_model_fn)
 
     assert Path(estimator.model_dir).is_dir()
@@ -176,7 +176,7 @@ def test_a0_without_a_model_dir_there_is_a_temporary_one(caplog: pytest.LogCaptu
     assert Estimator(linear_model_fn).model_dir != estimator.model_dir
 
 
-def test_a0_an_export_is_a_str(in_process: Make, tmp_path: Path) -> None:
+def test_an_export_is_a_str(in_process: Make, tmp_path: Path) -> None:
     def serving_input_receiver_fn() -> Any:
         from ray_estimator.export import TensorServingInputReceiver
 

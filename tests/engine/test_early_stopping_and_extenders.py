@@ -48,7 +48,7 @@ def step_of(estimator: Any) -> int:
 # 1. Early stopping
 
 
-def test_a13_1_the_predicate_is_asked_after_the_first_step_and_at_intervals(in_process: Make) -> None:
+def test_the_predicate_is_asked_after_the_first_step_and_at_intervals(in_process: Make) -> None:
     estimator, asked = estimator_in(in_process), []
 
     def should_stop() -> bool:
@@ -64,7 +64,7 @@ def test_a13_1_the_predicate_is_asked_after_the_first_step_and_at_intervals(in_p
     assert not [name for name in estimator.get_variable_names() if "STOP" in name]
 
 
-def test_a13_1_the_predicate_is_asked_by_the_clock(in_process: Make) -> None:
+def test_the_predicate_is_asked_by_the_clock(in_process: Make) -> None:
     estimator, asked = estimator_in(in_process), []
 
     def never() -> bool:
@@ -78,7 +78,7 @@ def test_a13_1_the_predicate_is_asked_by_the_clock(in_process: Make) -> None:
     assert len(asked) == 11
 
 
-def test_a13_1_a_hook_serves_several_runs(in_process: Make) -> None:
+def test_a_hook_serves_several_runs(in_process: Make) -> None:
     estimator = estimator_in(in_process)
     hook = make_early_stopping_hook(estimator, lambda: True, run_every_secs=None, run_every_steps=100)
     for step in (1, 2):
@@ -86,7 +86,7 @@ def test_a13_1_a_hook_serves_several_runs(in_process: Make) -> None:
         assert step_of(estimator) == step
 
 
-def test_a13_1_the_arguments_are_checked(in_process: Make) -> None:
+def test_the_arguments_are_checked(in_process: Make) -> None:
     estimator = estimator_in(in_process)
     with pytest.raises(TypeError, match="`estimator` must have type"):
         make_early_stopping_hook("estimator", lambda: True)  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ def test_a13_1_the_arguments_are_checked(in_process: Make) -> None:
             make_early_stopping_hook(estimator, lambda: True, secs, steps)
 
 
-def test_a13_1_an_early_stop_ends_train_and_evaluate_with_a_last_evaluation(in_process: Make) -> None:
+def test_an_early_stop_ends_train_and_evaluate_with_a_last_evaluation(in_process: Make) -> None:
     estimator = estimator_in(in_process, save_checkpoints_steps=4)
     stop = stop_if_lower_hook(estimator, "loss", 2.0, run_every_secs=None, run_every_steps=1)
 
@@ -168,7 +168,7 @@ PEAK = accuracies(0.5, 0.8, 0.7, 0.6, 0.9)
         (stop_if_no_decrease_hook, "accuracy", 3000, 0, RISING, True),
     ],
 )
-def test_a13_1_hooks_that_look_at_evaluations(
+def test_hooks_that_look_at_evaluations(
     in_process: Make,
     make: Callable[..., Any],
     metric: str,
@@ -182,7 +182,7 @@ def test_a13_1_hooks_that_look_at_evaluations(
     assert stops(estimator, make, metric, bound, min_steps=min_steps) is expected
 
 
-def test_a13_1_without_evaluations_training_goes_on(in_process: Make) -> None:
+def test_without_evaluations_training_goes_on(in_process: Make) -> None:
     estimator = estimator_in(in_process)
     assert not stops(estimator, stop_if_lower_hook, "loss", 1e9)
     assert not stops(estimator, stop_if_no_decrease_hook, "loss", 0)
@@ -190,7 +190,7 @@ def test_a13_1_without_evaluations_training_goes_on(in_process: Make) -> None:
 
 
 @pytest.mark.parametrize("store", ["local", "memory"])
-def test_a13_1_another_directory_of_evaluations(in_process: Make, tmp_path: Path, store: str) -> None:
+def test_another_directory_of_evaluations(in_process: Make, tmp_path: Path, store: str) -> None:
     estimator = estimator_in(in_process)
     write_evaluations(str(tmp_path / "elsewhere"), RISING)
     url = str(tmp_path / "elsewhere")
@@ -202,14 +202,14 @@ def test_a13_1_another_directory_of_evaluations(in_process: Make, tmp_path: Path
     Storage().remove_dir(url)
 
 
-def test_a13_1_a_metric_that_no_evaluation_has_is_an_error(in_process: Make) -> None:
+def test_a_metric_that_no_evaluation_has_is_an_error(in_process: Make) -> None:
     estimator = estimator_in(in_process)
     write_evaluations(estimator.eval_dir(), RISING)
     with pytest.raises(ValueError, match=r"got 'acuracy'. They have \['accuracy', 'loss'\]"):
         stops(estimator, stop_if_higher_hook, "acuracy", 0.9)
 
 
-def test_a13_1_evaluations_are_read_in_the_order_of_steps_from_all_files(in_process: Make) -> None:
+def test_evaluations_are_read_in_the_order_of_steps_from_all_files(in_process: Make) -> None:
     folder = estimator_in(in_process).eval_dir()
     write_evaluations(folder, {30: {"loss": 3.0}, 20: {"loss": 2.0}})
     write_evaluations(folder, {10: {"loss": 1.0}, 20: {"auc": 0.5}})
@@ -219,7 +219,7 @@ def test_a13_1_evaluations_are_read_in_the_order_of_steps_from_all_files(in_proc
     assert found[20] == {"loss": 2.0, "auc": 0.5}
 
 
-def test_a13_1_a_damaged_file_is_read_up_to_the_damage(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_is_read_up_to_the_damage(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     folder = Path(estimator_in(in_process).eval_dir())
     write_evaluations(str(folder), RISING)
     (damaged,) = folder.iterdir()
@@ -232,7 +232,7 @@ def test_a13_1_a_damaged_file_is_read_up_to_the_damage(in_process: Make, caplog:
 # 2. Evaluation in memory, stop at a step
 
 
-def test_a13_2_it_evaluates_at_the_start_at_intervals_and_at_the_end_without_checkpoints(in_process: Make) -> None:
+def test_it_evaluates_at_the_start_at_intervals_and_at_the_end_without_checkpoints(in_process: Make) -> None:
     estimator = estimator_in(in_process, save_checkpoints_secs=None, save_summary_steps=1)
     calls: list[Any] = []
     hook = InMemoryEvaluatorHook(
@@ -255,7 +255,7 @@ def test_a13_2_it_evaluates_at_the_start_at_intervals_and_at_the_end_without_che
         (worlds.keras_model_fn, worlds.endless_input_fn, worlds.one_pass_input_fn),
     ],
 )
-def test_a13_2_it_finds_what_an_evaluation_of_the_checkpoint_finds(
+def test_it_finds_what_an_evaluation_of_the_checkpoint_finds(
     in_process: Make, model_fn: Any, train_input_fn: Any, eval_input_fn: Any
 ) -> None:
     estimator = in_process(model_fn, params={}, save_checkpoints_steps=5)
@@ -271,18 +271,18 @@ def test_a13_2_it_finds_what_an_evaluation_of_the_checkpoint_finds(
     assert found[5] != found[10]
 
 
-def test_a13_2_its_input_is_checked(in_process: Make) -> None:
+def test_its_input_is_checked(in_process: Make) -> None:
     with pytest.raises(TypeError, match="input_fn for mode 'eval' must be a callable"):
         InMemoryEvaluatorHook(estimator_in(in_process), "input")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("every", [0, -1, None])
-def test_a13_2_every_n_iter_must_be_positive(in_process: Make, every: Any) -> None:
+def test_every_n_iter_must_be_positive(in_process: Make, every: Any) -> None:
     with pytest.raises(ValueError, match=f"invalid every_n_iter={every}"):
         InMemoryEvaluatorHook(estimator_in(in_process), one_pass_input_fn, every_n_iter=every)
 
 
-def test_a13_2_several_workers_are_refused(tmp_path: Path) -> None:
+def test_several_workers_are_refused(tmp_path: Path) -> None:
     config = RunConfig(scaling_config=ScalingConfig(num_workers=2))
     with pytest.raises(ValueError, match=r"only single machine \(aka Local\) setting.*num_workers=2"):
         InMemoryEvaluatorHook(Estimator(linear_model_fn, tmp_path, config, {}), one_pass_input_fn)
@@ -295,14 +295,14 @@ def test_a13_2_several_workers_are_refused(tmp_path: Path) -> None:
         (lambda: v1.train.Scaffold(init_fn=lambda scaffold, session: None), "custom init_fn"),
     ],
 )
-def test_a13_2_what_a_scaffold_may_not_have(in_process: Make, scaffold: Any, what: str) -> None:
+def test_what_a_scaffold_may_not_have(in_process: Make, scaffold: Any, what: str) -> None:
     estimator = in_process(with_spec(linear_model_fn, scaffold=scaffold), params={})
     hook = InMemoryEvaluatorHook(estimator, one_pass_input_fn)
     with pytest.raises(ValueError, match=f"does not support {what}"):
         estimator.train(endless_input_fn, steps=1, hooks=[hook])
 
 
-def test_a13_2_saveables_that_are_no_variables_are_refused(in_process: Make) -> None:
+def test_saveables_that_are_no_variables_are_refused(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
         spec = linear_model_fn(features, labels, mode, params)
         tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, 0)
@@ -314,7 +314,7 @@ def test_a13_2_saveables_that_are_no_variables_are_refused(in_process: Make) -> 
         estimator.train(endless_input_fn, steps=1, hooks=[hook])
 
 
-def test_a13_2_a_stop_at_a_step(in_process: Make) -> None:
+def test_a_stop_at_a_step(in_process: Make) -> None:
     estimator = estimator_in(in_process)
     hook = make_stop_at_checkpoint_step_hook(estimator, last_step=7, wait_after_file_check_secs=1)
     estimator.train(endless_input_fn, steps=100, hooks=[hook])
@@ -326,7 +326,7 @@ def test_a13_2_a_stop_at_a_step(in_process: Make) -> None:
 # 3. Further metrics, logit functions
 
 
-def test_a13_3_added_metrics_join_those_of_the_model_and_win(in_process: Make) -> None:
+def test_added_metrics_join_those_of_the_model_and_win(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
         spec = linear_model_fn(features, labels, mode, params)
         return spec if mode == ModeKeys.PREDICT else spec._replace(predictions={"y": labels * 0.0})
@@ -357,7 +357,7 @@ def test_a13_3_added_metrics_join_those_of_the_model_and_win(in_process: Make) -
     assert next(extended.predict(one_pass_input_fn)).keys() == {"y", "x"}
 
 
-def test_a13_3_added_metrics_keep_the_warm_start(in_process: Make, tmp_path: Path) -> None:
+def test_added_metrics_keep_the_warm_start(in_process: Make, tmp_path: Path) -> None:
     source = estimator_in(in_process)
     source.train(endless_input_fn, steps=3)
     warm = Estimator(
@@ -370,7 +370,7 @@ def test_a13_3_added_metrics_keep_the_warm_start(in_process: Make, tmp_path: Pat
     assert "mean" in found
 
 
-def test_a13_3_the_arguments_of_a_metric_fn_are_checked(in_process: Make) -> None:
+def test_the_arguments_of_a_metric_fn_are_checked(in_process: Make) -> None:
     estimator = estimator_in(in_process)
     with pytest.raises(ValueError, match=r"metric_fn .* has following not expected args: \['mode'\]"):
         add_metrics(estimator, lambda labels, mode: {})
@@ -380,7 +380,7 @@ def test_a13_3_the_arguments_of_a_metric_fn_are_checked(in_process: Make) -> Non
         add_metrics(None, lambda labels: {})  # type: ignore[arg-type]
 
 
-def test_a13_3_a_logit_fn_gets_what_it_accepts() -> None:
+def test_a_logit_fn_gets_what_it_accepts() -> None:
     with tf.Graph().as_default():
         x = tf.constant([[1.0]])
 
@@ -401,20 +401,20 @@ def test_a13_3_a_logit_fn_gets_what_it_accepts() -> None:
 
 
 @pytest.mark.parametrize("name", hooks.NAMES)
-def test_a13_4_hooks_are_tensorflows_own(name: str) -> None:
+def test_hooks_are_tensorflows_own(name: str) -> None:
     expected = getattr(v1.train, name)
     assert getattr(hooks, name) is expected
     assert getattr(ray_estimator, name) is expected
 
 
-def test_a13_4_names_that_are_not_there_say_so() -> None:
+def test_names_that_are_not_there_say_so() -> None:
     for module in (hooks, ray_estimator, ray_estimator.experimental):
         with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'NoHook'"):
             module.NoHook  # noqa: B018
     assert dir(hooks) == sorted(hooks.NAMES)
 
 
-def test_a13_4_tensors_are_logged_by_name(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_tensors_are_logged_by_name(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
         spec = linear_model_fn(features, labels, mode, params)
         tf.identity(spec.loss, name="what_it_costs")

@@ -43,12 +43,12 @@ class Model:
 # 1
 
 
-def test_a1_1_a_model_fn_is_needed() -> None:
+def test_a_model_fn_is_needed() -> None:
     with pytest.raises(ValueError, match=r"model_fn must be provided to Estimator\."):
         Estimator(None)  # type: ignore[arg-type]
 
 
-def test_a1_1_a_model_fn_can_be_called() -> None:
+def test_a_model_fn_can_be_called() -> None:
     with pytest.raises(TypeError, match="model_fn must be callable, got 'model'"):
         Estimator("model")  # type: ignore[arg-type]
 
@@ -56,17 +56,17 @@ def test_a1_1_a_model_fn_can_be_called() -> None:
 # 2
 
 
-def test_a1_2_every_name_is_accepted_and_labels_are_optional(in_process: Make) -> None:
+def test_every_name_is_accepted_and_labels_are_optional(in_process: Make) -> None:
     in_process(lambda features, labels, mode, params, config, model_dir: None, params={})
     in_process(lambda features: None)
 
 
-def test_a1_2_features_are_needed() -> None:
+def test_features_are_needed() -> None:
     with pytest.raises(ValueError, match=r"model_fn \(.*\) must include features argument"):
         Estimator(lambda x, labels: None)
 
 
-def test_a1_2_other_names_are_refused() -> None:
+def test_other_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"has following not expected args: \['alpha', 'beta'\]"):
         Estimator(lambda features, labels, alpha, beta=1: None)
 
@@ -74,16 +74,14 @@ def test_a1_2_other_names_are_refused() -> None:
 # 3
 
 
-def test_a1_3_params_that_are_not_accepted_are_refused() -> None:
+def test_params_that_are_not_accepted_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"does not include params argument, but params \(\{'a': 1\}\) is passed to Es"
     ):
         Estimator(model_fn, params={"a": 1})
 
 
-def test_a1_3_params_that_are_not_given_are_warned_of_and_empty(
-    in_process: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_params_that_are_not_given_are_warned_of_and_empty(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     seen = []
 
     def noting_model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
@@ -97,7 +95,7 @@ def test_a1_3_params_that_are_not_given_are_warned_of_and_empty(
     assert seen == [{}]
 
 
-def test_a1_3_params_that_are_given_are_not_warned_of(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_params_that_are_given_are_not_warned_of(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     in_process(linear_model_fn, params={})
 
     assert "params" not in caplog.text
@@ -120,7 +118,7 @@ def test_a1_3_params_that_are_given_are_not_warned_of(in_process: Make, caplog: 
     ],
     ids=["function", "lambda", "closure", "partial", "partial-of-partial", "method", "object", "partial-of-method"],
 )
-def test_a1_4_any_callable_will_do(in_process: Make, kind: Callable[..., Any]) -> None:
+def test_any_callable_will_do(in_process: Make, kind: Callable[..., Any]) -> None:
     assert in_process(kind).train(endless_input_fn, steps=1).evaluate(one_pass_input_fn)["global_step"] == 1
 
 
@@ -128,12 +126,12 @@ def test_a1_4_any_callable_will_do(in_process: Make, kind: Callable[..., Any]) -
 
 
 @pytest.mark.parametrize("config", [{"model_dir": "x"}, ScalingConfig(), RunConfig])
-def test_a1_5_config_must_be_a_run_config(config: Any) -> None:
+def test_config_must_be_a_run_config(config: Any) -> None:
     with pytest.raises(ValueError, match="config must be an instance of RunConfig, got"):
         Estimator(model_fn, config=config)
 
 
-def test_a1_5_without_a_config_there_is_the_default_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_config_there_is_the_default_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         estimator = Estimator(model_fn, tmp_path)
 
@@ -144,7 +142,7 @@ def test_a1_5_without_a_config_there_is_the_default_one(tmp_path: Path, caplog: 
 # 6
 
 
-def test_a1_6_two_model_dirs_that_differ_are_refused(tmp_path: Path) -> None:
+def test_two_model_dirs_that_differ_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
         match=r"`model_dir` are set both in constructor and `RunConfig`, but with different values.*/a'.*/b'",
@@ -155,7 +153,7 @@ def test_a1_6_two_model_dirs_that_differ_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "of_config"), [("run", None), (None, "run"), ("run", "run"), (Path("run"), "run")]
 )
-def test_a1_6_the_model_dir_is_seen_in_both_places(
+def test_the_model_dir_is_seen_in_both_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: Any, of_config: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -165,13 +163,13 @@ def test_a1_6_the_model_dir_is_seen_in_both_places(
     assert estimator.model_dir == estimator.config.model_dir == str(tmp_path / "run")
 
 
-def test_a1_6_an_empty_model_dir_is_refused() -> None:
+def test_an_empty_model_dir_is_refused() -> None:
     with pytest.raises(ValueError, match="model_dir should be non-empty"):
         Estimator(model_fn, "")
 
 
 @pytest.mark.parametrize("model_dir", [3, b"run"])
-def test_a1_6_a_model_dir_is_a_string_or_a_path(model_dir: Any) -> None:
+def test_a_model_dir_is_a_string_or_a_path(model_dir: Any) -> None:
     with pytest.raises(TypeError, match="model_dir must be a str, a path or None, got "):
         Estimator(model_fn, model_dir)
 
@@ -179,7 +177,7 @@ def test_a1_6_a_model_dir_is_a_string_or_a_path(model_dir: Any) -> None:
 # 7
 
 
-def test_a1_7_config_and_params_are_copies(in_process: Make) -> None:
+def test_config_and_params_are_copies(in_process: Make) -> None:
     given = {"sizes": [8]}
     estimator = in_process(linear_model_fn, params=given, storage_options={"nested": [1]})
 
@@ -197,7 +195,7 @@ Point = collections.namedtuple("Point", ["learning_rate"])
 @pytest.mark.parametrize(
     "params", [argparse.Namespace(learning_rate=0.1), Point(0.1), collections.OrderedDict(learning_rate=0.1)]
 )
-def test_a1_7_params_may_be_of_any_kind(in_process: Make, params: Any) -> None:
+def test_params_may_be_of_any_kind(in_process: Make, params: Any) -> None:
     seen = []
 
     def noting_model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
@@ -211,7 +209,7 @@ def test_a1_7_params_may_be_of_any_kind(in_process: Make, params: Any) -> None:
     assert seen[0] is not params or isinstance(params, tuple)
 
 
-def test_a1_7_the_model_fn_property_has_the_params_bound(in_process: Make) -> None:
+def test_the_model_fn_property_has_the_params_bound(in_process: Make) -> None:
     def returning_model_fn(features: Any, labels: Any, mode: str, params: Any, config: Any, model_dir: str) -> Any:
         tf.constant([params["a"]], name="a")
         tf.constant(f"{config.tf_random_seed} {model_dir}", name="rest")
@@ -227,7 +225,7 @@ def test_a1_7_the_model_fn_property_has_the_params_bound(in_process: Make) -> No
         assert session.run(graph.get_tensor_by_name("rest:0")).decode() == f"7 {estimator.model_dir}"
 
 
-def test_a1_7_the_model_fn_property_makes_another_estimators_model(in_process: Make, tmp_path: Path) -> None:
+def test_the_model_fn_property_makes_another_estimators_model(in_process: Make, tmp_path: Path) -> None:
     """As add_metrics and other wrappers do."""
     inner = in_process(linear_model_fn, params={"learning_rate": 0.01})
 
@@ -240,7 +238,7 @@ def test_a1_7_the_model_fn_property_makes_another_estimators_model(in_process: M
     assert outer.evaluate(one_pass_input_fn).keys() == {"mae", "rows", "loss", "global_step"}
 
 
-def test_a1_7_the_model_fn_property_checks_what_the_engine_checks(in_process: Make) -> None:
+def test_the_model_fn_property_checks_what_the_engine_checks(in_process: Make) -> None:
     with pytest.raises(ValueError, match="model_fn does not take labels, but input_fn returns labels"):
         in_process(lambda features: None).model_fn(1, 2, ModeKeys.TRAIN, RunConfig())
     with pytest.raises(ValueError, match="model_fn should return an EstimatorSpec"):
@@ -270,7 +268,7 @@ class Regressor(Estimator):
 IN_PROCESS = RunConfig(scaling_config=ScalingConfig(num_workers=0))
 
 
-def test_a1_8_a_subclass_brings_its_model_and_adds_methods(tmp_path: Path) -> None:
+def test_a_subclass_brings_its_model_and_adds_methods(tmp_path: Path) -> None:
     first = Regressor(0.1, tmp_path / "first", IN_PROCESS).train(endless_input_fn, steps=3)
     second = Regressor(1e-9, tmp_path / "second", IN_PROCESS, warm_start_from=first.latest_checkpoint())
 
@@ -281,14 +279,14 @@ def test_a1_8_a_subclass_brings_its_model_and_adds_methods(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "predict", "config", "params", "_with_checkpoint"])
-def test_a1_8_a_subclass_may_not_override_members(name: str) -> None:
+def test_a_subclass_may_not_override_members(name: str) -> None:
     parent = type("Parent", (Regressor,), {name: lambda self: None})
     for kind in (parent, type("Child", (parent,), {})):
         with pytest.raises(ValueError, match=rf"Subclasses of Estimator cannot override members.*\['{name}'\]"):
             kind(0.1)
 
 
-def test_a1_8_a_subclass_may_say_which_checkpoint_is_the_latest(tmp_path: Path) -> None:
+def test_a_subclass_may_say_which_checkpoint_is_the_latest(tmp_path: Path) -> None:
     class First(Regressor):
         @property
         def model_fn(self) -> Any:
@@ -319,7 +317,7 @@ class NoteSessionConfig(v1.train.SessionRunHook):
 @pytest.mark.parametrize(
     "given", [None, v1.ConfigProto(log_device_placement=False, intra_op_parallelism_threads=3)], ids=["default", "own"]
 )
-def test_a1_9_the_session_config_is_that_of_every_session_and_of_user_code(in_process: Make, given: Any) -> None:
+def test_the_session_config_is_that_of_every_session_and_of_user_code(in_process: Make, given: Any) -> None:
     seen = []
 
     def noting_model_fn(features: Any, labels: Any, mode: str, config: RunConfig) -> EstimatorSpec:
@@ -351,7 +349,7 @@ def test_a1_9_the_session_config_is_that_of_every_session_and_of_user_code(in_pr
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda estimator: cloudpickle.loads(cloudpickle.dumps(estimator))])
-def test_a1_11_an_estimator_that_was_used_can_be_copied(in_process: Make, copied: Callable[[Any], Any]) -> None:
+def test_an_estimator_that_was_used_can_be_copied(in_process: Make, copied: Callable[[Any], Any]) -> None:
     estimator = in_process(linear_model_fn, params={"learning_rate": 0.1}, session_config=v1.ConfigProto())
     estimator.train(endless_input_fn, steps=2, hooks=[v1.train.StepCounterHook()])
     expected = estimator.evaluate(one_pass_input_fn)
@@ -364,7 +362,7 @@ def test_a1_11_an_estimator_that_was_used_can_be_copied(in_process: Make, copied
     assert (twin.config, twin.params) == (estimator.config, estimator.params)
 
 
-def test_a1_11_an_estimator_of_workers_holds_nothing_of_this_process(tmp_path: Path) -> None:
+def test_an_estimator_of_workers_holds_nothing_of_this_process(tmp_path: Path) -> None:
     config = RunConfig(tmp_path, scaling_config=ScalingConfig(num_workers=2), session_config=v1.ConfigProto())
     estimator = Estimator(lambda features, labels, mode: None, config=config, warm_start_from="elsewhere")
 

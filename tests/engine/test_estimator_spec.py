@@ -23,7 +23,7 @@ Make = Callable[..., Any]
 # 1
 
 
-def test_a3_1_one_return_serves_every_mode(in_process: Make) -> None:
+def test_one_return_serves_every_mode(in_process: Make) -> None:
     """A mode ignores the fields that it does not need, such as train_op in EVAL."""
 
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
@@ -54,7 +54,7 @@ def test_a3_1_one_return_serves_every_mode(in_process: Make) -> None:
 # 2
 
 
-def test_a3_2_a_loss_of_one_element_is_a_scalar(in_process: Make) -> None:
+def test_a_loss_of_one_element_is_a_scalar(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         spec = linear_model_fn(features, labels, mode, {})
         return spec._replace(loss=tf.reshape(spec.loss, [1]))
@@ -72,7 +72,7 @@ def test_a3_2_a_loss_of_one_element_is_a_scalar(in_process: Make) -> None:
     [lambda op: op, lambda op: tf.group(op), lambda op: tf.identity(op), lambda op: op.op],
     ids=["variable", "group", "tensor", "operation"],
 )
-def test_a3_3_a_train_op_of_any_kind_runs_once_a_step(in_process: Make, as_train_op: Callable[[Any], Any]) -> None:
+def test_a_train_op_of_any_kind_runs_once_a_step(in_process: Make, as_train_op: Callable[[Any], Any]) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         tally = v1.get_variable("tally", [], initializer=v1.zeros_initializer())
         return EstimatorSpec(mode, loss=tf.constant(1.0), train_op=as_train_op(tally.assign_add(1.0)))
@@ -87,7 +87,7 @@ def test_a3_3_a_train_op_of_any_kind_runs_once_a_step(in_process: Make, as_train
 
 
 @pytest.mark.parametrize("flavour", ["keras", "tf_keras"])
-def test_a3_6_keras_metrics_are_metric_state(in_process: Make, flavour: str) -> None:
+def test_keras_metrics_are_metric_state(in_process: Make, flavour: str) -> None:
     collected: dict[str, set[str]] = {}
 
     class NoteCollections(v1.train.SessionRunHook):
@@ -119,7 +119,7 @@ def test_a3_6_keras_metrics_are_metric_state(in_process: Make, flavour: str) -> 
     assert not [name for name in estimator.get_variable_names() if "total" in name]
 
 
-def test_a3_6_values_may_be_nested_and_summaries(in_process: Make) -> None:
+def test_values_may_be_nested_and_summaries(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         spec = linear_model_fn(features, labels, mode, {})
         if mode != ModeKeys.EVAL:
@@ -138,7 +138,7 @@ def test_a3_6_values_may_be_nested_and_summaries(in_process: Make) -> None:
     assert v1.Summary.FromString(result["picture"]).value[0].tag == "labels"
 
 
-def test_a3_6_a_keras_metric_that_was_never_updated_is_refused(in_process: Make) -> None:
+def test_a_keras_metric_that_was_never_updated_is_refused(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         return linear_model_fn(features, labels, mode, {})._replace(eval_metric_ops={"mine": keras.metrics.Mean()})
 
@@ -156,7 +156,7 @@ def as_another_package(spec: EstimatorSpec, **changes: Any) -> Any:
     return types.SimpleNamespace(**{name: getattr(spec, name) for name in needed} | changes)
 
 
-def test_a3_another_packages_spec_needs_no_more_than_the_fields_of_its_mode(in_process: Make) -> None:
+def test_another_packages_spec_needs_no_more_than_the_fields_of_its_mode(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> Any:
         spec = linear_model_fn(features, labels, mode, {})
         return as_another_package(spec, predictions=spec.predictions or None)
@@ -167,7 +167,7 @@ def test_a3_another_packages_spec_needs_no_more_than_the_fields_of_its_mode(in_p
     assert next(estimator.predict(one_pass_input_fn)).keys() == {"x", "y"}
 
 
-def test_a3_another_packages_spec_is_checked_as_ours_is(in_process: Make) -> None:
+def test_another_packages_spec_is_checked_as_ours_is(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> Any:
         return as_another_package(linear_model_fn(features, labels, mode, {}), loss=tf.reduce_mean(features, axis=0))
 

@@ -85,15 +85,13 @@ class Note(v1.train.SessionRunHook):
 
 
 @pytest.mark.parametrize("steps", [0, -1])
-def test_a5_1_steps_must_be_positive(in_process: MakeEstimator, steps: int) -> None:
+def test_steps_must_be_positive(in_process: MakeEstimator, steps: int) -> None:
     with pytest.raises(ValueError, match=f"Must specify steps > 0, got {steps}"):
         in_process(linear_model_fn, params={}).evaluate(one_pass_input_fn, steps=steps)
 
 
 @pytest.mark.parametrize(("steps", "num_rows"), [(None, NUM_ROWS), (3, 3 * BATCH), (1000, NUM_ROWS)])
-def test_a5_1_steps_count_batches_and_none_means_all(
-    in_process: MakeEstimator, steps: int | None, num_rows: int
-) -> None:
+def test_steps_count_batches_and_none_means_all(in_process: MakeEstimator, steps: int | None, num_rows: int) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         return spec_of(mode, eval_metric_ops={"rows": running_sum(tf.shape(features)[0])})
 
@@ -105,7 +103,7 @@ def test_a5_1_steps_count_batches_and_none_means_all(
 # 2. The result
 
 
-def test_a5_2_loss_is_the_mean_over_batches_whatever_their_size(in_process: MakeEstimator) -> None:
+def test_loss_is_the_mean_over_batches_whatever_their_size(in_process: MakeEstimator) -> None:
     def ragged_input_fn() -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices((X[:50], Y[:50])).batch(40)
 
@@ -116,7 +114,7 @@ def test_a5_2_loss_is_the_mean_over_batches_whatever_their_size(in_process: Make
     assert result["loss"] == pytest.approx((errors[:40].mean() + errors[40:].mean()) / 2, rel=1e-5)
 
 
-def test_a5_2_the_result_has_every_metric_the_loss_and_the_step_of_the_checkpoint(in_process: MakeEstimator) -> None:
+def test_the_result_has_every_metric_the_loss_and_the_step_of_the_checkpoint(in_process: MakeEstimator) -> None:
     estimator = in_process(linear_model_fn, params={}).train(endless_input_fn, steps=7)
 
     result = estimator.evaluate(one_pass_input_fn)
@@ -127,7 +125,7 @@ def test_a5_2_the_result_has_every_metric_the_loss_and_the_step_of_the_checkpoin
 
 
 @pytest.mark.parametrize("name", ["loss", "global_step"])
-def test_a5_2_a_metric_named_like_a_metric_of_the_estimator_is_refused(in_process: MakeEstimator, name: str) -> None:
+def test_a_metric_named_like_a_metric_of_the_estimator_is_refused(in_process: MakeEstimator, name: str) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         return spec_of(mode, eval_metric_ops={name: v1.metrics.mean(labels)})
 
@@ -138,7 +136,7 @@ def test_a5_2_a_metric_named_like_a_metric_of_the_estimator_is_refused(in_proces
 # 3. What runs
 
 
-def test_a5_3_updates_run_once_for_each_batch_and_values_once_at_the_end(in_process: MakeEstimator) -> None:
+def test_updates_run_once_for_each_batch_and_values_once_at_the_end(in_process: MakeEstimator) -> None:
     notes: list[str] = []
 
     def noted(word: str, value: tf.Tensor) -> tf.Tensor:
@@ -160,7 +158,7 @@ def test_a5_3_updates_run_once_for_each_batch_and_values_once_at_the_end(in_proc
     assert result["sum"] == pytest.approx(Y.sum(), rel=1e-5)
 
 
-def test_a5_3_evaluation_trains_nothing_and_writes_no_checkpoint(in_process: MakeEstimator) -> None:
+def test_evaluation_trains_nothing_and_writes_no_checkpoint(in_process: MakeEstimator) -> None:
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
         spec = linear_model_fn(features, labels, "train", params)
         return EstimatorSpec(mode, loss=spec.loss, train_op=spec.train_op, predictions=features)
@@ -178,7 +176,7 @@ def test_a5_3_evaluation_trains_nothing_and_writes_no_checkpoint(in_process: Mak
 # 4. Which checkpoint, and where events go
 
 
-def test_a5_4_an_explicit_checkpoint_goes_before_the_newest(in_process: MakeEstimator) -> None:
+def test_an_explicit_checkpoint_goes_before_the_newest(in_process: MakeEstimator) -> None:
     estimator = in_process(linear_model_fn, params={})
     first = estimator.train(endless_input_fn, steps=2).latest_checkpoint()
     estimator.train(endless_input_fn, steps=40)
@@ -190,7 +188,7 @@ def test_a5_4_an_explicit_checkpoint_goes_before_the_newest(in_process: MakeEsti
 
 
 @pytest.mark.parametrize(("name", "folder"), [(None, "eval"), ("test", "eval_test")])
-def test_a5_4_events_go_to_the_directory_of_the_name(in_process: MakeEstimator, name: str | None, folder: str) -> None:
+def test_events_go_to_the_directory_of_the_name(in_process: MakeEstimator, name: str | None, folder: str) -> None:
     estimator = in_process(linear_model_fn, params={})
 
     estimator.evaluate(one_pass_input_fn, name=name, allow_untrained=True)
@@ -218,7 +216,7 @@ def metrics_of_every_kind(features: Any, labels: Any, mode: str) -> EstimatorSpe
     )
 
 
-def test_a5_5_values_are_written_by_their_kind(in_process: MakeEstimator) -> None:
+def test_values_are_written_by_their_kind(in_process: MakeEstimator) -> None:
     estimator = in_process(metrics_of_every_kind)
 
     estimator.evaluate(one_pass_input_fn, allow_untrained=True)
@@ -231,9 +229,7 @@ def test_a5_5_values_are_written_by_their_kind(in_process: MakeEstimator) -> Non
     assert [values[f"summary/{number}"].simple_value for number in (0, 1)] == [1.5, 2.5]
 
 
-def test_a5_5_other_kinds_are_left_out_with_a_warning(
-    in_process: MakeEstimator, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_other_kinds_are_left_out_with_a_warning(in_process: MakeEstimator, caplog: pytest.LogCaptureFixture) -> None:
     estimator = in_process(metrics_of_every_kind)
 
     result = estimator.evaluate(one_pass_input_fn, allow_untrained=True)
@@ -245,7 +241,7 @@ def test_a5_5_other_kinds_are_left_out_with_a_warning(
     assert any("Skipping summary for text, cannot parse string to Summary" in warning for warning in warnings)
 
 
-def test_a5_5_the_event_has_the_step_and_the_path_of_the_checkpoint(in_process: MakeEstimator) -> None:
+def test_the_event_has_the_step_and_the_path_of_the_checkpoint(in_process: MakeEstimator) -> None:
     estimator = in_process(linear_model_fn, params={}).train(endless_input_fn, steps=5)
 
     result = estimator.evaluate(one_pass_input_fn)
@@ -257,7 +253,7 @@ def test_a5_5_the_event_has_the_step_and_the_path_of_the_checkpoint(in_process: 
     assert tf.make_ndarray(values["checkpoint_path"].tensor).item().decode() == estimator.latest_checkpoint()
 
 
-def test_a5_5_the_results_are_logged_in_the_order_of_their_names(
+def test_the_results_are_logged_in_the_order_of_their_names(
     in_process: MakeEstimator, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="ray_estimator")
@@ -269,7 +265,7 @@ def test_a5_5_the_results_are_logged_in_the_order_of_their_names(
     assert f"Saving dict for global step 0: {expected}" in [record.getMessage() for record in caplog.records]
 
 
-def test_a5_5_events_reach_a_remote_model_dir(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_events_reach_a_remote_model_dir(in_process: MakeEstimator, tmp_path: Path) -> None:
     estimator = in_process(linear_model_fn, params={}, model_dir="memory://a5-events/model")
 
     estimator.evaluate(one_pass_input_fn, name="far", allow_untrained=True)
@@ -281,7 +277,7 @@ def test_a5_5_events_reach_a_remote_model_dir(in_process: MakeEstimator, tmp_pat
 # 6. Hooks and initialisation
 
 
-def test_a5_6_hooks_run_in_order_the_users_before_the_stop_and_those_of_the_spec_after(
+def test_hooks_run_in_order_the_users_before_the_stop_and_those_of_the_spec_after(
     in_process: MakeEstimator,
 ) -> None:
     notes: list[str] = []
@@ -299,7 +295,7 @@ def test_a5_6_hooks_run_in_order_the_users_before_the_stop_and_those_of_the_spec
     ]
 
 
-def test_a5_6_the_input_is_ready_when_the_users_hooks_see_the_session(in_process: MakeEstimator) -> None:
+def test_the_input_is_ready_when_the_users_hooks_see_the_session(in_process: MakeEstimator) -> None:
     seen: list[Any] = []
 
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
@@ -323,7 +319,7 @@ def model_with_a_local_init_op(features: Any, labels: Any, mode: str) -> Estimat
     return spec_of(mode, scaffold=scaffold, eval_metric_ops={"rows": rows, "mark": (tf.identity(mark), tf.no_op())})
 
 
-def test_a5_6_a_local_init_op_of_the_scaffold_runs_beside_the_default_one(in_process: MakeEstimator) -> None:
+def test_a_local_init_op_of_the_scaffold_runs_beside_the_default_one(in_process: MakeEstimator) -> None:
     result = in_process(model_with_a_local_init_op).evaluate(one_pass_input_fn, steps=2, allow_untrained=True)
 
     assert (result["rows"], result["mark"]) == (2 * BATCH, 5.0)
@@ -430,7 +426,7 @@ def keras_metrics_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSp
 
 @pytest.mark.parametrize("num_ranges", [1, 2, 3, 7])
 @pytest.mark.parametrize("model_fn", [v1_metrics_model_fn, keras_metrics_model_fn])
-def test_a5_7_ranges_give_the_numbers_of_a_single_pass(
+def test_ranges_give_the_numbers_of_a_single_pass(
     tmp_path: Path, model_fn: Callable[..., Any], num_ranges: int
 ) -> None:
     job = job_of(model_fn, tmp_path)
@@ -438,7 +434,7 @@ def test_a5_7_ranges_give_the_numbers_of_a_single_pass(
     assert_same_results(fanned_out(job, num_ranges), evaluate.run(job, all_rows))
 
 
-def test_a5_7_the_rows_stay_what_they_are(tmp_path: Path) -> None:
+def test_the_rows_stay_what_they_are(tmp_path: Path) -> None:
     # In memory of Arrow's own, aligned so that TensorFlow shares it.
     table = TABLE.take(pa.array(range(TABLE.num_rows)))
     before = table.to_pydict()
@@ -448,7 +444,7 @@ def test_a5_7_the_rows_stay_what_they_are(tmp_path: Path) -> None:
     assert table.to_pydict() == before
 
 
-def test_a5_7_the_single_pass_itself_is_right(tmp_path: Path) -> None:
+def test_the_single_pass_itself_is_right(tmp_path: Path) -> None:
     result = evaluate.run(job_of(v1_metrics_model_fn, tmp_path), all_rows)
 
     columns = {name: TABLE[name].to_numpy() for name in TABLE.column_names}
@@ -463,7 +459,7 @@ def test_a5_7_the_single_pass_itself_is_right(tmp_path: Path) -> None:
     assert result["accuracy"] == pytest.approx(np.average(right, weights=columns["weight"]), rel=1e-5)
 
 
-def test_a5_7_ranges_evaluate_the_checkpoint_and_write_its_event(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_ranges_evaluate_the_checkpoint_and_write_its_event(in_process: MakeEstimator, tmp_path: Path) -> None:
     def input_fn() -> tf.data.Dataset:
         columns = {name: TABLE[name].to_numpy() for name in TABLE.column_names}
         labels = columns.pop("label")
@@ -500,7 +496,7 @@ def unadditive_fields(kind: str, features: Any, labels: Any) -> dict[str, Any]:
         ("write elsewhere", "an update writes 'moving', which is not a metric variable"),
     ],
 )
-def test_a5_7_what_does_not_add_up_is_named(tmp_path: Path, kind: str, reason: str) -> None:
+def test_what_does_not_add_up_is_named(tmp_path: Path, kind: str, reason: str) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         return spec_of(mode, **unadditive_fields(kind, features, labels))
 
@@ -511,7 +507,7 @@ def own_sum_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
     return spec_of(mode, eval_metric_ops={"rows": running_sum(tf.shape(labels)[0])})
 
 
-def test_a5_7_a_users_own_metric_that_adds_up_is_merged(tmp_path: Path) -> None:
+def test_a_users_own_metric_that_adds_up_is_merged(tmp_path: Path) -> None:
     assert fanned_out(job_of(own_sum_model_fn, tmp_path), 3)["rows"] == TABLE.num_rows
 
 
@@ -520,11 +516,11 @@ def reference_variable_model_fn(features: Any, labels: Any, mode: str) -> Estima
     return spec_of(mode, eval_metric_ops={"rows": (tf.identity(total), v1.assign_add(total, tf.shape(labels)[0]))})
 
 
-def test_a5_7_reference_variables_are_merged_like_resources(tmp_path: Path) -> None:
+def test_reference_variables_are_merged_like_resources(tmp_path: Path) -> None:
     assert fanned_out(job_of(reference_variable_model_fn, tmp_path), 3)["rows"] == TABLE.num_rows
 
 
-def test_a5_7_a_state_that_never_changes_does_not_stand_in_the_way(tmp_path: Path) -> None:
+def test_a_state_that_never_changes_does_not_stand_in_the_way(tmp_path: Path) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         name, flag = state_variable("reference", "name"), state_variable(True, "flag")
         metrics = {"name": (tf.strings.length(name), tf.no_op()), "flag": (tf.identity(flag), tf.no_op())}
@@ -535,7 +531,7 @@ def test_a5_7_a_state_that_never_changes_does_not_stand_in_the_way(tmp_path: Pat
     assert (result["name"], result["flag"]) == (len("reference"), True)
 
 
-def test_a5_7_a_local_init_op_of_the_scaffold_runs_for_ranges_too(tmp_path: Path) -> None:
+def test_a_local_init_op_of_the_scaffold_runs_for_ranges_too(tmp_path: Path) -> None:
     assert fanned_out(job_of(model_with_a_local_init_op, tmp_path), 2)["rows"] == TABLE.num_rows
 
 
@@ -543,7 +539,7 @@ def constant_model_fn(features: Any, labels: Any, mode: str, params: Any) -> Est
     return spec_of(mode, loss=tf.constant(params["loss"]) + 0 * tf.reduce_sum(features["x"]))
 
 
-def test_a5_7_a_warm_graph_is_kept_for_the_same_code_only(tmp_path: Path) -> None:
+def test_a_warm_graph_is_kept_for_the_same_code_only(tmp_path: Path) -> None:
     def evaluated(loss: float, pack_parts: Callable[[Any], Any]) -> float:
         code = pack_parts({"model_fn": constant_model_fn, "params": {"loss": loss}})
         return float(fanned_out(job_of(constant_model_fn, tmp_path, code=code), 2)["loss"])
@@ -552,7 +548,7 @@ def test_a5_7_a_warm_graph_is_kept_for_the_same_code_only(tmp_path: Path) -> Non
         assert [evaluated(loss, pack_parts) for loss in (1.0, 2.0)] == [1.0, 2.0]
 
 
-def test_a5_7_the_graph_is_built_once_for_all_ranges(tmp_path: Path) -> None:
+def test_the_graph_is_built_once_for_all_ranges(tmp_path: Path) -> None:
     builds = tmp_path / "builds"
 
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
@@ -582,7 +578,7 @@ def train_weight(model_dir: Path, by: float) -> Checkpoint:
     return Checkpoint(str(model_dir / "model.ckpt-1"), 1)
 
 
-def test_a5_7_a_model_dir_that_was_begun_anew_gets_a_new_graph(tmp_path: Path) -> None:
+def test_a_model_dir_that_was_begun_anew_gets_a_new_graph(tmp_path: Path) -> None:
     store = CheckpointStore(str(tmp_path), Storage())
     losses = []
     for weight in (3.0, 4.0):
@@ -594,7 +590,7 @@ def test_a5_7_a_model_dir_that_was_begun_anew_gets_a_new_graph(tmp_path: Path) -
     assert losses == [3.0, 4.0]
 
 
-def test_a5_7_the_order_of_states_does_not_matter(tmp_path: Path) -> None:
+def test_the_order_of_states_does_not_matter(tmp_path: Path) -> None:
     job = job_of(v1_metrics_model_fn, tmp_path)
     states: Sequence[MetricState] = states_of(job, 3)
 

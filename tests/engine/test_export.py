@@ -52,7 +52,7 @@ def trained(in_process: MakeEstimator) -> Any:
 # 1. The call
 
 
-def test_a7_1_a_receiver_function_is_needed(trained: Any, tmp_path: Path) -> None:
+def test_a_receiver_function_is_needed(trained: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"An input_receiver_fn must be defined\."):
         trained.export_savedmodel(tmp_path, None)
     with pytest.raises(ValueError, match=r"An input_receiver_fn must be defined\."):
@@ -61,7 +61,7 @@ def test_a7_1_a_receiver_function_is_needed(trained: Any, tmp_path: Path) -> Non
         trained.export_savedmodel(tmp_path, "no function")
 
 
-def test_a7_1_an_untrained_model_is_not_exported(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_an_untrained_model_is_not_exported(in_process: MakeEstimator, tmp_path: Path) -> None:
     estimator = in_process(linear_model_fn, params={})
 
     for export_model in (estimator.export_savedmodel, estimator.export_saved_model):
@@ -71,7 +71,7 @@ def test_a7_1_an_untrained_model_is_not_exported(in_process: MakeEstimator, tmp_
     assert not (tmp_path / "export").exists()
 
 
-def test_a7_1_an_explicit_checkpoint_goes_before_the_newest(trained: Any, tmp_path: Path) -> None:
+def test_an_explicit_checkpoint_goes_before_the_newest(trained: Any, tmp_path: Path) -> None:
     first, kernel = trained.latest_checkpoint(), trained.get_variable_value("dense/kernel")
     bias = trained.get_variable_value("dense/bias")
     trained.train(endless_input_fn, steps=20)
@@ -81,7 +81,7 @@ def test_a7_1_an_explicit_checkpoint_goes_before_the_newest(trained: Any, tmp_pa
     np.testing.assert_allclose(served(folder, x=X[:5])["y"], X[:5] @ kernel + bias, rtol=1e-5)
 
 
-def test_a7_1_a_path_may_be_of_any_kind(trained: Any, tmp_path: Path) -> None:
+def test_a_path_may_be_of_any_kind(trained: Any, tmp_path: Path) -> None:
     checkpoint = trained.latest_checkpoint()
 
     folder = trained.export_savedmodel(str(tmp_path / "bytes").encode(), RAW, checkpoint_path=Path(checkpoint))
@@ -89,7 +89,7 @@ def test_a7_1_a_path_may_be_of_any_kind(trained: Any, tmp_path: Path) -> None:
     assert Path(folder).parent == tmp_path / "bytes"
 
 
-def test_a7_1_a_damaged_checkpoint_is_not_exported(trained: Any, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_not_exported(trained: Any, tmp_path: Path) -> None:
     checkpoint = trained.latest_checkpoint()
     (data,) = Path(trained.model_dir).glob(f"{Path(checkpoint).name}.data-*")
     data.unlink()
@@ -102,7 +102,7 @@ def test_a7_1_a_damaged_checkpoint_is_not_exported(trained: Any, tmp_path: Path)
     assert not (tmp_path / "export").exists()
 
 
-def test_a7_1_a_checkpoint_whose_bytes_were_changed_is_not_exported(trained: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_whose_bytes_were_changed_is_not_exported(trained: Any, tmp_path: Path) -> None:
     checkpoint = trained.latest_checkpoint()
     (data,) = Path(trained.model_dir).glob(f"{Path(checkpoint).name}.data-*")
     content = bytearray(data.read_bytes())
@@ -119,7 +119,7 @@ def warm_started_from(trained: Any, model_dir: Path, settings: Any) -> Estimator
     return Estimator(linear_model_fn, model_dir, trained.config.replace(model_dir=None), {}, warm_start_from=settings)
 
 
-def test_a7_1_an_untrained_model_that_is_warm_started_is_exported(trained: Any, tmp_path: Path) -> None:
+def test_an_untrained_model_that_is_warm_started_is_exported(trained: Any, tmp_path: Path) -> None:
     estimator = warm_started_from(trained, tmp_path / "new", trained.latest_checkpoint())
 
     y = served(estimator.export_saved_model(tmp_path / "export", RAW), x=X[:4])["y"]
@@ -128,7 +128,7 @@ def test_a7_1_an_untrained_model_that_is_warm_started_is_exported(trained: Any, 
     np.testing.assert_allclose(y, X[:4] @ kernel + bias, rtol=1e-5)
 
 
-def test_a7_1_what_is_not_warm_started_has_its_initial_value(trained: Any, tmp_path: Path) -> None:
+def test_what_is_not_warm_started_has_its_initial_value(trained: Any, tmp_path: Path) -> None:
     settings = WarmStartSettings(trained.latest_checkpoint(), vars_to_warm_start="dense/bias")
     estimator = warm_started_from(trained, tmp_path / "new", settings)
 
@@ -138,7 +138,7 @@ def test_a7_1_what_is_not_warm_started_has_its_initial_value(trained: Any, tmp_p
     np.testing.assert_allclose(y, expected, rtol=1e-5)
 
 
-def test_a7_1_an_untrained_model_is_initialised_as_its_scaffold_says(trained: Any, tmp_path: Path) -> None:
+def test_an_untrained_model_is_initialised_as_its_scaffold_says(trained: Any, tmp_path: Path) -> None:
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
         spec = linear_model_fn(features, labels, mode, params)
         own = v1.get_variable("own", [], initializer=v1.zeros_initializer())
@@ -167,7 +167,7 @@ def test_a7_1_an_untrained_model_is_initialised_as_its_scaffold_says(trained: An
 # 2. The directory
 
 
-def test_a7_2_the_directory_is_a_str_named_by_the_time(trained: Any, tmp_path: Path) -> None:
+def test_the_directory_is_a_str_named_by_the_time(trained: Any, tmp_path: Path) -> None:
     before = int(time.time())
 
     folder = trained.export_savedmodel(tmp_path / "deep" / "export", RAW)
@@ -178,14 +178,14 @@ def test_a7_2_the_directory_is_a_str_named_by_the_time(trained: Any, tmp_path: P
     assert {path.name for path in Path(folder).iterdir()} >= {"saved_model.pb", "variables"}
 
 
-def test_a7_2_each_export_gets_a_directory_of_its_own_and_leaves_nothing_else(trained: Any, tmp_path: Path) -> None:
+def test_each_export_gets_a_directory_of_its_own_and_leaves_nothing_else(trained: Any, tmp_path: Path) -> None:
     folders = [trained.export_savedmodel(str(tmp_path / "export"), RAW) for _ in range(2)]
 
     assert len(set(folders)) == 2
     assert sorted(str(path) for path in (tmp_path / "export").iterdir()) == sorted(folders)
 
 
-def test_a7_2_an_export_that_fails_leaves_nothing(trained: Any, tmp_path: Path) -> None:
+def test_an_export_that_fails_leaves_nothing(trained: Any, tmp_path: Path) -> None:
     def failing_receiver_fn() -> Any:
         raise LookupError("no such feature")
 
@@ -195,7 +195,7 @@ def test_a7_2_an_export_that_fails_leaves_nothing(trained: Any, tmp_path: Path) 
     assert list((tmp_path / "export").iterdir()) == []
 
 
-def test_a7_2_a_relative_base_is_below_the_current_directory(
+def test_a_relative_base_is_below_the_current_directory(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -203,14 +203,14 @@ def test_a7_2_a_relative_base_is_below_the_current_directory(
     assert Path(trained.export_savedmodel("here", RAW)).parent == tmp_path / "here"
 
 
-def test_a7_2_a_base_that_cannot_be_written_to_is_the_systems_error(trained: Any, tmp_path: Path) -> None:
+def test_a_base_that_cannot_be_written_to_is_the_systems_error(trained: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
 
     with pytest.raises(OSError, match="file"):
         trained.export_savedmodel(tmp_path / "file" / "export", RAW)
 
 
-def test_a7_2_an_export_that_fails_leaves_nothing_on_a_store(trained: Any, tmp_path: Path) -> None:
+def test_an_export_that_fails_leaves_nothing_on_a_store(trained: Any, tmp_path: Path) -> None:
     def failing_receiver_fn() -> Any:
         raise LookupError("no such feature")
 
@@ -220,7 +220,7 @@ def test_a7_2_an_export_that_fails_leaves_nothing_on_a_store(trained: Any, tmp_p
     assert Storage().list_dir("memory://a7-failed/base") == []
 
 
-def test_a7_2_a_remote_export_loads_after_a_copy(trained: Any, tmp_path: Path) -> None:
+def test_a_remote_export_loads_after_a_copy(trained: Any, tmp_path: Path) -> None:
     url = trained.export_savedmodel("memory://a7-export/base", RAW)
 
     assert url.startswith("memory://a7-export/base/")
@@ -232,7 +232,7 @@ def test_a7_2_a_remote_export_loads_after_a_copy(trained: Any, tmp_path: Path) -
 # 3. Signatures
 
 
-def test_a7_3_predictions_are_exported_as_the_default_signature(trained: Any, tmp_path: Path) -> None:
+def test_predictions_are_exported_as_the_default_signature(trained: Any, tmp_path: Path) -> None:
     signatures = signatures_of(trained.export_savedmodel(tmp_path, RAW))
 
     assert set(signatures) == {"serving_default"}
@@ -254,7 +254,7 @@ def outputs_of_every_kind(features: Any) -> dict[str, Any]:
     }
 
 
-def test_a7_3_each_export_output_is_a_signature_of_its_method(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_each_export_output_is_a_signature_of_its_method(in_process: MakeEstimator, tmp_path: Path) -> None:
     signatures = signatures_of(exported(in_process, exporting(outputs_of_every_kind), PARSING, tmp_path))
 
     assert {name: signature.method_name for name, signature in signatures.items()} == {
@@ -264,7 +264,7 @@ def test_a7_3_each_export_output_is_a_signature_of_its_method(in_process: MakeEs
     }
 
 
-def test_a7_3_what_cannot_be_served_is_left_out_with_the_reason(
+def test_what_cannot_be_served_is_left_out_with_the_reason(
     in_process: MakeEstimator, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -277,7 +277,7 @@ def test_a7_3_what_cannot_be_served_is_left_out_with_the_reason(
     assert "'classes' : Classification signatures can only accept a single tensor input" in logged
 
 
-def test_a7_3_outputs_that_no_serving_api_has_are_left_out_with_the_reason(
+def test_outputs_that_no_serving_api_has_are_left_out_with_the_reason(
     in_process: MakeEstimator, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def build(features: Any) -> dict[str, Any]:
@@ -290,7 +290,7 @@ def test_a7_3_outputs_that_no_serving_api_has_are_left_out_with_the_reason(
     assert "tensorflow/supervised/eval" in caplog.text
 
 
-def test_a7_3_a_signature_that_needs_another_placeholder_is_left_out(
+def test_a_signature_that_needs_another_placeholder_is_left_out(
     in_process: MakeEstimator, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def build(features: Any) -> dict[str, Any]:
@@ -304,7 +304,7 @@ def test_a7_3_a_signature_that_needs_another_placeholder_is_left_out(
     assert "unfed" in "\n".join(record.getMessage() for record in caplog.records)
 
 
-def test_a7_3_one_output_under_another_name_is_the_default_too(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_one_output_under_another_name_is_the_default_too(in_process: MakeEstimator, tmp_path: Path) -> None:
     def build(features: Any) -> dict[str, Any]:
         return {"predictions": features["x"], "export_outputs": {"doubled": export.PredictOutput(features["x"] * 2)}}
 
@@ -333,9 +333,7 @@ def vocabulary_model_fn(path: Path) -> Callable[..., EstimatorSpec]:
 WORDS = export.build_raw_serving_input_receiver_fn({"words": tf.TensorSpec([None], tf.string)})
 
 
-def test_a7_6_a_vocabulary_is_copied_and_its_table_initialised_at_load(
-    in_process: MakeEstimator, tmp_path: Path
-) -> None:
+def test_a_vocabulary_is_copied_and_its_table_initialised_at_load(in_process: MakeEstimator, tmp_path: Path) -> None:
     vocabulary = tmp_path / "words.txt"
     vocabulary.write_text("one\ntwo\nthree\n")
 
@@ -347,7 +345,7 @@ def test_a7_6_a_vocabulary_is_copied_and_its_table_initialised_at_load(
     assert served(str(moved), words=["three", "one", "four"])["ids"].tolist() == [2, 0, -1]
 
 
-def test_a7_6_serving_finds_the_table_initialised(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_serving_finds_the_table_initialised(in_process: MakeEstimator, tmp_path: Path) -> None:
     vocabulary = tmp_path / "words.txt"
     vocabulary.write_text("one\ntwo\n")
     folder = exported(in_process, vocabulary_model_fn(vocabulary), WORDS, tmp_path)
@@ -359,7 +357,7 @@ def test_a7_6_serving_finds_the_table_initialised(in_process: MakeEstimator, tmp
         assert session.run(signature.outputs["ids"].name, fed).tolist() == [1, 0]
 
 
-def test_a7_6_extra_assets_are_copied_to_where_they_are_asked_for(trained: Any, tmp_path: Path) -> None:
+def test_extra_assets_are_copied_to_where_they_are_asked_for(trained: Any, tmp_path: Path) -> None:
     source = tmp_path / "notes.txt"
     source.write_text("local")
     Storage().write_bytes("memory://a7-assets/far.txt", b"far")
@@ -378,7 +376,7 @@ def test_a7_6_extra_assets_are_copied_to_where_they_are_asked_for(trained: Any, 
         ({"../a": __file__}, ValueError, "must be a relative path of a file below"),
     ],
 )
-def test_a7_6_wrong_assets_are_errors_on_the_driver(
+def test_wrong_assets_are_errors_on_the_driver(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assets: Any, error: Any, message: str
 ) -> None:
     def nothing_runs(*args: Any, **kwargs: Any) -> Any:
@@ -395,7 +393,7 @@ def test_a7_6_wrong_assets_are_errors_on_the_driver(
         estimator.export_savedmodel(tmp_path / "export", RAW, assets_extra={"a": __file__})
 
 
-def test_a7_6_a_relative_source_is_below_the_drivers_directory(
+def test_a_relative_source_is_below_the_drivers_directory(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "notes.txt").write_text("relative")
@@ -411,7 +409,7 @@ def test_a7_6_a_relative_source_is_below_the_drivers_directory(
     assert (folder / "assets.extra" / "n").read_text() == "relative"
 
 
-def test_a7_6_as_text_writes_the_proto_as_text(trained: Any, tmp_path: Path) -> None:
+def test_as_text_writes_the_proto_as_text(trained: Any, tmp_path: Path) -> None:
     folder = trained.export_savedmodel(tmp_path, RAW, as_text=True)
 
     assert 'key: "serving_default"' in (Path(folder) / "saved_model.pbtxt").read_text()
@@ -420,13 +418,13 @@ def test_a7_6_as_text_writes_the_proto_as_text(trained: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("strip", [False, True])
-def test_a7_6_default_attributes_are_stripped_if_asked(trained: Any, tmp_path: Path, strip: bool) -> None:
+def test_default_attributes_are_stripped_if_asked(trained: Any, tmp_path: Path, strip: bool) -> None:
     folder = trained.export_savedmodel(tmp_path, RAW, as_text=True, strip_default_attrs=strip)
 
     assert ("stripped_default_attrs: true" in (Path(folder) / "saved_model.pbtxt").read_text()) is strip
 
 
-def test_a7_6_export_saved_model_strips_default_attributes(trained: Any, tmp_path: Path) -> None:
+def test_export_saved_model_strips_default_attributes(trained: Any, tmp_path: Path) -> None:
     folder = trained.export_saved_model(tmp_path, RAW, None, True)
 
     assert "stripped_default_attrs: true" in (Path(folder) / "saved_model.pbtxt").read_text()
@@ -435,7 +433,7 @@ def test_a7_6_export_saved_model_strips_default_attributes(trained: Any, tmp_pat
 # 7. The Scaffold
 
 
-def test_a7_7_the_scaffolds_saver_chooses_what_is_restored_and_saved(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_the_scaffolds_saver_chooses_what_is_restored_and_saved(in_process: MakeEstimator, tmp_path: Path) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         saved = v1.get_variable("saved", [], initializer=v1.constant_initializer(3.0))
         if mode == ModeKeys.TRAIN:
@@ -454,7 +452,7 @@ def test_a7_7_the_scaffolds_saver_chooses_what_is_restored_and_saved(in_process:
         assert session.run("unsaved/Read/ReadVariableOp:0") == 0.0
 
 
-def test_a7_7_a_saver_of_moving_averages_exports_the_averages(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_a_saver_of_moving_averages_exports_the_averages(in_process: MakeEstimator, tmp_path: Path) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         weight = v1.get_variable("weight", [], initializer=v1.zeros_initializer())
         averages = tf.train.ExponentialMovingAverage(0.5)
@@ -473,7 +471,7 @@ def test_a7_7_a_saver_of_moving_averages_exports_the_averages(in_process: MakeEs
     assert served(folder, x=X[:1])["output"].tolist() == [[4.0] * 4]
 
 
-def test_a7_7_a_checkpoint_object_of_the_scaffold_is_its_saver(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_a_checkpoint_object_of_the_scaffold_is_its_saver(in_process: MakeEstimator, tmp_path: Path) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         weight = v1.get_variable("weight", [], initializer=v1.constant_initializer(3.0))
         v1.get_variable("unsaved", [], initializer=v1.zeros_initializer())
@@ -487,7 +485,7 @@ def test_a7_7_a_checkpoint_object_of_the_scaffold_is_its_saver(in_process: MakeE
     np.testing.assert_array_equal(served(folder, x=X[:2])["output"], X[:2] * 3)
 
 
-def test_a7_7_a_local_init_op_of_the_scaffold_runs_when_the_model_is_loaded(
+def test_a_local_init_op_of_the_scaffold_runs_when_the_model_is_loaded(
     in_process: MakeEstimator, tmp_path: Path
 ) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
@@ -513,7 +511,7 @@ MISSING_NEW = (
 )
 
 
-def test_a7_8_variables_that_the_checkpoint_lacks_are_an_error(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_variables_that_the_checkpoint_lacks_are_an_error(in_process: MakeEstimator, tmp_path: Path) -> None:
     def build(features: Any) -> dict[str, Any]:
         return {"predictions": features["x"] * v1.get_variable("new", [], initializer=v1.ones_initializer())}
 
@@ -523,7 +521,7 @@ def test_a7_8_variables_that_the_checkpoint_lacks_are_an_error(in_process: MakeE
     assert list((tmp_path / "export").iterdir()) == []
 
 
-def test_a7_8_a_variable_of_another_shape_is_an_error(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_a_variable_of_another_shape_is_an_error(in_process: MakeEstimator, tmp_path: Path) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         units = 1 if mode == ModeKeys.TRAIN else 2
         weights = v1.get_variable("weights", [units], initializer=v1.ones_initializer())
@@ -540,7 +538,7 @@ def test_a7_8_a_variable_of_another_shape_is_an_error(in_process: MakeEstimator,
 # 10. What it serves
 
 
-def test_a7_10_a_loaded_signature_gives_what_predict_gives(trained: Any, tmp_path: Path) -> None:
+def test_a_loaded_signature_gives_what_predict_gives(trained: Any, tmp_path: Path) -> None:
     def input_fn() -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices({"x": X}).batch(50)
 
@@ -549,7 +547,7 @@ def test_a7_10_a_loaded_signature_gives_what_predict_gives(trained: Any, tmp_pat
     np.testing.assert_allclose(served(trained.export_savedmodel(tmp_path, RAW), x=X)["y"], predicted, rtol=1e-6)
 
 
-def test_a7_10_exporting_from_a_remote_model_dir(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_exporting_from_a_remote_model_dir(in_process: MakeEstimator, tmp_path: Path) -> None:
     estimator = in_process(linear_model_fn, params={}, model_dir="memory://a7-remote/model")
     estimator.train(endless_input_fn, steps=2)
 
@@ -559,7 +557,7 @@ def test_a7_10_exporting_from_a_remote_model_dir(in_process: MakeEstimator, tmp_
     np.testing.assert_allclose(y, X[:3] @ kernel + bias, rtol=1e-5)
 
 
-def test_a7_10_saved_model_cli_runs_an_export(trained: Any, tmp_path: Path) -> None:
+def test_saved_model_cli_runs_an_export(trained: Any, tmp_path: Path) -> None:
     folder = trained.export_saved_model(tmp_path / "export", RAW)
     np.save(tmp_path / "x.npy", X[:6])
 
@@ -573,7 +571,7 @@ def test_a7_10_saved_model_cli_runs_an_export(trained: Any, tmp_path: Path) -> N
     np.testing.assert_allclose(np.load(tmp_path / "out" / "y.npy"), X[:6] @ kernel + bias, rtol=1e-5)
 
 
-def test_a7_10_a_keras_model_serves_what_predict_gives(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_a_keras_model_serves_what_predict_gives(in_process: MakeEstimator, tmp_path: Path) -> None:
     """Dropout is off, and batch normalization uses its moving averages."""
     estimator = in_process(worlds.keras_model_fn, params={}).train(worlds.endless_input_fn, steps=20)
 

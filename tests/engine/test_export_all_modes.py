@@ -53,7 +53,7 @@ def meta_graphs(folder: str) -> Any:
 # All modes
 
 
-def test_a7_9_every_mode_is_a_meta_graph_of_its_tag(trained: Any, tmp_path: Path) -> None:
+def test_every_mode_is_a_meta_graph_of_its_tag(trained: Any, tmp_path: Path) -> None:
     folder = trained.experimental_export_all_saved_models(tmp_path, ALL_MODES)
 
     assert [list(graph.meta_info_def.tags) for graph in meta_graphs(folder)] == [["train"], ["eval"], ["serve"]]
@@ -61,14 +61,14 @@ def test_a7_9_every_mode_is_a_meta_graph_of_its_tag(trained: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("modes", [[ModeKeys.EVAL], [ModeKeys.PREDICT, ModeKeys.TRAIN], [ModeKeys.PREDICT]])
-def test_a7_9_only_the_modes_that_are_asked_for_are_exported(trained: Any, tmp_path: Path, modes: list[str]) -> None:
+def test_only_the_modes_that_are_asked_for_are_exported(trained: Any, tmp_path: Path, modes: list[str]) -> None:
     folder = trained.experimental_export_all_saved_models(tmp_path, {mode: ALL_MODES[mode] for mode in modes})
 
     tags = {tag for graph in meta_graphs(folder) for tag in graph.meta_info_def.tags}
     assert tags == {TAGS[mode] for mode in modes}
 
 
-def test_a7_9_variables_are_saved_once_with_all_that_training_saved(trained: Any, tmp_path: Path) -> None:
+def test_variables_are_saved_once_with_all_that_training_saved(trained: Any, tmp_path: Path) -> None:
     folder = trained.experimental_export_all_saved_models(tmp_path, ALL_MODES)
 
     saved = {name for name, _ in tf.train.list_variables(f"{folder}/variables/variables")}
@@ -77,7 +77,7 @@ def test_a7_9_variables_are_saved_once_with_all_that_training_saved(trained: Any
 
 
 @pytest.mark.parametrize("given", [{}, {ModeKeys.EVAL: None}, {"test": SUPERVISED}])
-def test_a7_9_without_a_valid_mode_nothing_is_exported(trained: Any, tmp_path: Path, given: Any) -> None:
+def test_without_a_valid_mode_nothing_is_exported(trained: Any, tmp_path: Path, given: Any) -> None:
     with pytest.raises(ValueError, match=r"No valid modes for exporting found\. Got "):
         trained.experimental_export_all_saved_models(tmp_path / "export", given)
     with pytest.raises(ValueError, match=r"No valid modes for exporting found\. Got \['test'\]"):
@@ -86,14 +86,14 @@ def test_a7_9_without_a_valid_mode_nothing_is_exported(trained: Any, tmp_path: P
     assert not (tmp_path / "export").exists()
 
 
-def test_a7_9_an_untrained_model_is_not_exported(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_an_untrained_model_is_not_exported(in_process: MakeEstimator, tmp_path: Path) -> None:
     estimator = in_process(full_model_fn)
 
     with pytest.raises(ValueError, match=f"Couldn't find trained model at {estimator.model_dir}"):
         estimator.experimental_export_all_saved_models(tmp_path / "export", ALL_MODES)
 
 
-def test_a7_9_a_warm_started_model_is_exported_in_all_modes(trained: Any, tmp_path: Path) -> None:
+def test_a_warm_started_model_is_exported_in_all_modes(trained: Any, tmp_path: Path) -> None:
     config = trained.config.replace(model_dir=None)
     start = trained.latest_checkpoint()
     estimator = Estimator(full_model_fn, tmp_path / "new", config, warm_start_from=start)
@@ -106,7 +106,7 @@ def test_a7_9_a_warm_started_model_is_exported_in_all_modes(trained: Any, tmp_pa
         np.testing.assert_array_equal(kernel, trained.get_variable_value("dense/kernel"), mode)
 
 
-def test_a7_9_assets_text_and_checkpoint_are_given_as_to_any_export(trained: Any, tmp_path: Path) -> None:
+def test_assets_text_and_checkpoint_are_given_as_to_any_export(trained: Any, tmp_path: Path) -> None:
     first, kernel = trained.latest_checkpoint(), trained.get_variable_value("dense/kernel")
     trained.train(endless_input_fn, steps=5)
     (tmp_path / "notes.txt").write_text("of the model")
@@ -125,7 +125,7 @@ def test_a7_9_assets_text_and_checkpoint_are_given_as_to_any_export(trained: Any
 # Signatures
 
 
-def test_a7_9_predict_serves_beside_other_modes(trained: Any, tmp_path: Path) -> None:
+def test_predict_serves_beside_other_modes(trained: Any, tmp_path: Path) -> None:
     folder = trained.experimental_export_all_saved_models(tmp_path, ALL_MODES)
 
     kernel, bias = (trained.get_variable_value(f"dense/{name}") for name in ("kernel", "bias"))
@@ -139,7 +139,7 @@ def test_a7_9_predict_serves_beside_other_modes(trained: Any, tmp_path: Path) ->
         (ModeKeys.EVAL, "eval", "tensorflow/supervised/eval"),
     ],
 )
-def test_a7_9_a_supervised_signature_has_loss_metrics_and_predictions(
+def test_a_supervised_signature_has_loss_metrics_and_predictions(
     trained: Any, tmp_path: Path, mode: str, tag: str, method: str
 ) -> None:
     signatures = signatures_of(trained.export_saved_model(tmp_path, SUPERVISED, experimental_mode=mode), tag)
@@ -151,7 +151,7 @@ def test_a7_9_a_supervised_signature_has_loss_metrics_and_predictions(
     assert set(signatures[tag].outputs) == expected
 
 
-def test_a7_9_an_evaluation_in_the_export_gives_what_evaluate_gives(trained: Any, tmp_path: Path) -> None:
+def test_an_evaluation_in_the_export_gives_what_evaluate_gives(trained: Any, tmp_path: Path) -> None:
     result = trained.evaluate(one_pass_input_fn)
 
     folder = trained.export_saved_model(tmp_path, SUPERVISED, experimental_mode=ModeKeys.EVAL)
@@ -166,7 +166,7 @@ def test_a7_9_an_evaluation_in_the_export_gives_what_evaluate_gives(trained: Any
     assert mae == pytest.approx(result["mae"], rel=1e-5)
 
 
-def test_a7_9_an_exported_model_loads_eagerly_by_its_tag(trained: Any, tmp_path: Path) -> None:
+def test_an_exported_model_loads_eagerly_by_its_tag(trained: Any, tmp_path: Path) -> None:
     folder = trained.experimental_export_all_saved_models(tmp_path, ALL_MODES)
 
     signature = tf.saved_model.load(folder, tags=["eval"]).signatures["eval"]
@@ -176,7 +176,7 @@ def test_a7_9_an_exported_model_loads_eagerly_by_its_tag(trained: Any, tmp_path:
     assert loss == pytest.approx(np.square(X @ kernel + bias - Y).mean(), rel=1e-4)
 
 
-def test_a7_9_training_goes_on_in_the_export_as_train_does(trained: Any, tmp_path: Path) -> None:
+def test_training_goes_on_in_the_export_as_train_does(trained: Any, tmp_path: Path) -> None:
     folder = trained.export_saved_model(tmp_path, SUPERVISED, experimental_mode=ModeKeys.TRAIN)
 
     with Loaded(folder, "train") as model:
@@ -219,7 +219,7 @@ WORLDS_SUPERVISED = export.build_raw_supervised_input_receiver_fn(
 )
 
 
-def test_a7_9_a_keras_model_evaluates_in_the_export(keras_trained: Any, tmp_path: Path) -> None:
+def test_a_keras_model_evaluates_in_the_export(keras_trained: Any, tmp_path: Path) -> None:
     result = keras_trained.evaluate(worlds.one_pass_input_fn)
 
     folder = keras_trained.export_saved_model(tmp_path, WORLDS_SUPERVISED, experimental_mode=ModeKeys.EVAL)
@@ -234,7 +234,7 @@ def test_a7_9_a_keras_model_evaluates_in_the_export(keras_trained: Any, tmp_path
         assert value[f"metrics/{name}/value"] == pytest.approx(result[name], rel=1e-4), name
 
 
-def test_a7_9_a_keras_model_trains_in_the_export(keras_trained: Any, tmp_path: Path) -> None:
+def test_a_keras_model_trains_in_the_export(keras_trained: Any, tmp_path: Path) -> None:
     receivers = {ModeKeys.TRAIN: WORLDS_SUPERVISED, ModeKeys.EVAL: WORLDS_SUPERVISED}
     folder = keras_trained.experimental_export_all_saved_models(tmp_path, receivers)
     batch = {"x": worlds.X[:32], "ids": worlds.IDS[:32], "label": worlds.Y[:32]}
@@ -285,7 +285,7 @@ def vocabulary_model_fn(path: Path) -> Callable[..., EstimatorSpec]:
     return model_fn
 
 
-def test_a7_9_tables_and_metrics_are_initialised_in_every_mode(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_tables_and_metrics_are_initialised_in_every_mode(in_process: MakeEstimator, tmp_path: Path) -> None:
     vocabulary = tmp_path / "words.txt"
     vocabulary.write_text("one\ntwo\nthree\n")
     words, labels = {"words": tf.TensorSpec([None], tf.string)}, {"y": tf.TensorSpec([None], tf.float32)}
@@ -312,7 +312,7 @@ def test_a7_9_tables_and_metrics_are_initialised_in_every_mode(in_process: MakeE
             assert model.run(tag, ["metrics/mean_id/value"])["metrics/mean_id/value"] == 1.5
 
 
-def test_a7_7_in_eval_the_scaffolds_local_init_op_runs_beside_that_of_the_metrics(
+def test_in_eval_the_scaffolds_local_init_op_runs_beside_that_of_the_metrics(
     in_process: MakeEstimator, tmp_path: Path
 ) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
@@ -352,7 +352,7 @@ def only_in(mode_of_variable: str) -> Callable[..., EstimatorSpec]:
 
 
 @pytest.mark.parametrize("mode", [ModeKeys.EVAL, ModeKeys.PREDICT])
-def test_a7_8_the_error_names_the_mode_whose_variables_are_missing(
+def test_the_error_names_the_mode_whose_variables_are_missing(
     in_process: MakeEstimator, tmp_path: Path, mode: str
 ) -> None:
     estimator = in_process(only_in(mode)).train(endless_input_fn, steps=1)
@@ -366,7 +366,7 @@ def test_a7_8_the_error_names_the_mode_whose_variables_are_missing(
     assert [path for path in tmp_path.iterdir() if path.name != "model"] == []
 
 
-def test_a7_8_a_mode_may_not_need_variables_that_the_first_mode_does_not_save(
+def test_a_mode_may_not_need_variables_that_the_first_mode_does_not_save(
     in_process: MakeEstimator, tmp_path: Path
 ) -> None:
     """The checkpoint has them, but the SavedModel does not."""
@@ -386,7 +386,7 @@ def test_a7_8_a_mode_may_not_need_variables_that_the_first_mode_does_not_save(
         )
 
 
-def test_a7_9_labels_need_a_model_that_takes_them(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_labels_need_a_model_that_takes_them(in_process: MakeEstimator, tmp_path: Path) -> None:
     def model_fn(features: Any, mode: str) -> EstimatorSpec:
         return train_on_anything(mode)
 
@@ -399,7 +399,7 @@ def test_a7_9_labels_need_a_model_that_takes_them(in_process: MakeEstimator, tmp
         estimator.export_saved_model(tmp_path, SUPERVISED, experimental_mode=ModeKeys.TRAIN)
 
 
-def test_a7_9_a_mode_without_labels_takes_a_serving_receiver(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_a_mode_without_labels_takes_a_serving_receiver(in_process: MakeEstimator, tmp_path: Path) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         assert labels is None or isinstance(features, tf.Tensor)
         return train_on_anything(mode)

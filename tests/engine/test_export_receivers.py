@@ -40,7 +40,7 @@ def shape_of(info: Any) -> list[int]:
 # 4. Receivers
 
 
-def test_a7_4_alternative_receivers_give_further_signatures(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_alternative_receivers_give_further_signatures(in_process: MakeEstimator, tmp_path: Path) -> None:
     def receiver_fn() -> ServingInputReceiver:
         serialized = v1.placeholder(tf.string, [None], "serialized")
         x = tf.reshape(tf.io.decode_raw(serialized, tf.float32), [-1, 4])
@@ -55,9 +55,7 @@ def test_a7_4_alternative_receivers_give_further_signatures(in_process: MakeEsti
 
 
 @pytest.mark.parametrize("kind", [ServingInputReceiver, TensorServingInputReceiver])
-def test_a7_4_a_single_tensor_is_wrapped_or_passed_as_it_is(
-    in_process: MakeEstimator, tmp_path: Path, kind: Any
-) -> None:
+def test_a_single_tensor_is_wrapped_or_passed_as_it_is(in_process: MakeEstimator, tmp_path: Path, kind: Any) -> None:
     seen: list[Any] = []
 
     def build(features: Any) -> dict[str, Any]:
@@ -91,7 +89,7 @@ NO_TENSOR = r"must be a Tensor, SparseTensor or RaggedTensor"
         (({}, {}, {"raw": {1: tf.constant(1)}}), "receiver_tensors_alternative keys must be strings, got 1"),
     ],
 )
-def test_a7_4_serving_receivers_are_checked(arguments: Any, message: str) -> None:
+def test_serving_receivers_are_checked(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ServingInputReceiver(*arguments)
 
@@ -104,7 +102,7 @@ def test_a7_4_serving_receivers_are_checked(arguments: Any, message: str) -> Non
         ((tf.constant(1), None), r"receiver_tensors must be defined\."),
     ],
 )
-def test_a7_4_tensor_receivers_are_checked(arguments: Any, message: str) -> None:
+def test_tensor_receivers_are_checked(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TensorServingInputReceiver(*arguments)
 
@@ -120,12 +118,12 @@ def test_a7_4_tensor_receivers_are_checked(arguments: Any, message: str) -> None
         ((tf.constant(1), {None: tf.constant(1)}, {}), "label keys must be strings or ints, got None"),
     ],
 )
-def test_a7_4_supervised_receivers_are_checked(arguments: Any, message: str) -> None:
+def test_supervised_receivers_are_checked(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SupervisedInputReceiver(*arguments)
 
 
-def test_a7_4_a_supervised_receiver_passes_features_and_labels_as_they_are() -> None:
+def test_a_supervised_receiver_passes_features_and_labels_as_they_are() -> None:
     x, y = tf.constant([1.0]), tf.constant([2.0])
 
     plain = SupervisedInputReceiver(x, y, x)
@@ -139,7 +137,7 @@ def test_a7_4_a_supervised_receiver_passes_features_and_labels_as_they_are() -> 
     assert set(named.receiver_tensors) == {"x", "y"}
 
 
-def test_a7_4_features_may_have_ints_as_keys(in_process: MakeEstimator, tmp_path: Path) -> None:
+def test_features_may_have_ints_as_keys(in_process: MakeEstimator, tmp_path: Path) -> None:
     def receiver_fn() -> ServingInputReceiver:
         x = v1.placeholder(tf.float32, [None, 4])
         return ServingInputReceiver({0: x, 1: x + 1}, {"x": x})
@@ -150,7 +148,7 @@ def test_a7_4_features_may_have_ints_as_keys(in_process: MakeEstimator, tmp_path
     np.testing.assert_allclose(served(folder, x=X[:3])["output"], X[:3] * 2 + 1, rtol=1e-6)
 
 
-def test_a7_4_what_is_no_receiver_is_an_error_that_says_what_is(trained: Any, tmp_path: Path) -> None:
+def test_what_is_no_receiver_is_an_error_that_says_what_is(trained: Any, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"for mode 'infer' must return a ServingInputReceiver.*got {}"):
         trained.export_savedmodel(tmp_path, dict)
 
@@ -158,7 +156,7 @@ def test_a7_4_what_is_no_receiver_is_an_error_that_says_what_is(trained: Any, tm
 # 5. Builders
 
 
-def test_a7_5_a_parsing_receiver_takes_serialized_examples(trained: Any, tmp_path: Path) -> None:
+def test_a_parsing_receiver_takes_serialized_examples(trained: Any, tmp_path: Path) -> None:
     folder = trained.export_savedmodel(tmp_path, PARSING)
 
     examples = [
@@ -171,14 +169,14 @@ def test_a7_5_a_parsing_receiver_takes_serialized_examples(trained: Any, tmp_pat
     np.testing.assert_array_equal(served(folder, examples=examples)["x"], X[:4])
 
 
-def test_a7_5_a_parsing_receiver_has_the_batch_size_that_is_asked_for(trained: Any, tmp_path: Path) -> None:
+def test_a_parsing_receiver_has_the_batch_size_that_is_asked_for(trained: Any, tmp_path: Path) -> None:
     spec = {"x": tf.io.FixedLenFeature([4], tf.float32)}
     folder = trained.export_savedmodel(tmp_path, export.build_parsing_serving_input_receiver_fn(spec, 2))
 
     assert shape_of(signatures_of(folder)["serving_default"].inputs["examples"]) == [2]
 
 
-def test_a7_5_a_raw_receiver_is_like_its_templates_and_keeps_their_names() -> None:
+def test_a_raw_receiver_is_like_its_templates_and_keeps_their_names() -> None:
     with tf.Graph().as_default():
         templates = {
             "x": v1.placeholder(tf.float32, [None, 4], name="pixels"),
@@ -222,9 +220,7 @@ def test_a7_5_a_raw_receiver_is_like_its_templates_and_keeps_their_names() -> No
         assert with_batch_size().features["x"].shape.as_list() == [7, 4]
 
 
-def test_a7_5_sparse_and_ragged_templates_give_sparse_and_ragged_features(
-    in_process: MakeEstimator, tmp_path: Path
-) -> None:
+def test_sparse_and_ragged_templates_give_sparse_and_ragged_features(in_process: MakeEstimator, tmp_path: Path) -> None:
     def build(features: Any) -> dict[str, Any]:
         ragged = tf.reduce_sum(features["ragged"], axis=1)
         return {"predictions": {"sums": tf.sparse.reduce_sum(features["sparse"], 1) + ragged}}
@@ -256,7 +252,7 @@ def test_a7_5_sparse_and_ragged_templates_give_sparse_and_ragged_features(
         ({"x": "text"}, r"features\['x'\] must be a Tensor, an array or a tf\.TypeSpec, got 'text'"),
     ],
 )
-def test_a7_5_raw_templates_are_checked(features: Any, message: str) -> None:
+def test_raw_templates_are_checked(features: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         export.build_raw_serving_input_receiver_fn(features)
 
@@ -279,7 +275,7 @@ def of_serving_tensors() -> Any:
 
 
 @pytest.mark.parametrize("make", [of_placeholders, of_tensors, of_serving_tensors])
-def test_a7_5_receiver_functions_travel_though_their_templates_are_tensors_of_a_graph(make: Any) -> None:
+def test_receiver_functions_travel_though_their_templates_are_tensors_of_a_graph(make: Any) -> None:
     receiver_fn = pack({"receiver_fn": make()}).open()["receiver_fn"]
 
     with tf.Graph().as_default():
@@ -291,7 +287,7 @@ def test_a7_5_receiver_functions_travel_though_their_templates_are_tensors_of_a_
 # 5. Supervised builders
 
 
-def test_a7_5_a_raw_supervised_receiver_names_single_tensors_input_and_label() -> None:
+def test_a_raw_supervised_receiver_names_single_tensors_input_and_label() -> None:
     receiver_fn = export.build_raw_supervised_input_receiver_fn(EAGER, tf.TensorSpec([None], tf.float32), 3)
 
     with tf.Graph().as_default():
@@ -304,7 +300,7 @@ def test_a7_5_a_raw_supervised_receiver_names_single_tensors_input_and_label() -
     assert receiver.receiver_tensors["label"] is receiver.labels
 
 
-def test_a7_5_a_raw_supervised_receiver_keeps_dicts() -> None:
+def test_a_raw_supervised_receiver_keeps_dicts() -> None:
     receiver_fn = export.build_raw_supervised_input_receiver_fn({"a": EAGER, "b": EAGER}, {"c": EAGER})
 
     with tf.Graph().as_default():
@@ -323,12 +319,12 @@ def test_a7_5_a_raw_supervised_receiver_keeps_dicts() -> None:
         (EAGER, {"input": EAGER}, r"\['input'\]"),
     ],
 )
-def test_a7_5_features_and_labels_must_not_share_keys(features: Any, labels: Any, keys: str) -> None:
+def test_features_and_labels_must_not_share_keys(features: Any, labels: Any, keys: str) -> None:
     with pytest.raises(ValueError, match=f"must have distinct keys. Found overlapping keys: {keys}"):
         export.build_raw_supervised_input_receiver_fn(features, labels)
 
 
-def test_a7_5_a_supervised_receiver_needs_features_and_labels() -> None:
+def test_a_supervised_receiver_needs_features_and_labels() -> None:
     with pytest.raises(ValueError, match="labels must be defined"):
         export.build_raw_supervised_input_receiver_fn(EAGER, None)
     with pytest.raises(ValueError, match="features must be defined"):
@@ -340,7 +336,7 @@ def batches(params: Any) -> Any:
     return tf.data.Dataset.from_tensor_slices(rows).batch(params["batch_size"])
 
 
-def test_a7_5_a_receiver_is_like_what_an_input_fn_gives() -> None:
+def test_a_receiver_is_like_what_an_input_fn_gives() -> None:
     receiver_fn = export.build_supervised_input_receiver_fn_from_input_fn(batches, params={"batch_size": 8})
 
     with tf.Graph().as_default() as graph:
@@ -353,7 +349,7 @@ def test_a7_5_a_receiver_is_like_what_an_input_fn_gives() -> None:
     assert set(receiver.labels) == {"y"}
 
 
-def test_a7_5_a_receiver_of_an_input_fn_that_gives_tensors() -> None:
+def test_a_receiver_of_an_input_fn_that_gives_tensors() -> None:
     def input_fn() -> Any:
         return v1.data.make_one_shot_iterator(endless_input_fn()).get_next()
 
@@ -370,12 +366,12 @@ def test_a7_5_a_receiver_of_an_input_fn_that_gives_tensors() -> None:
     [lambda: {"x": EAGER}, lambda: (EAGER,), lambda: tf.data.Dataset.from_tensor_slices({"x": X})],
     ids=["features", "one", "dataset"],
 )
-def test_a7_5_an_input_fn_without_labels_makes_no_supervised_receiver(input_fn: Any) -> None:
+def test_an_input_fn_without_labels_makes_no_supervised_receiver(input_fn: Any) -> None:
     with pytest.raises(ValueError, match=r"should return \(features, labels\) as a len 2 tuple"):
         export.build_supervised_input_receiver_fn_from_input_fn(input_fn)
 
 
-def test_a7_5_a_dataset_input_is_no_function_to_call() -> None:
+def test_a_dataset_input_is_no_function_to_call() -> None:
     with pytest.raises(TypeError, match=r"input_fn must be callable.*build_raw_supervised_input_receiver_fn"):
         export.build_supervised_input_receiver_fn_from_input_fn(dataset_input_fn(lambda: None, batch_size=2))
 

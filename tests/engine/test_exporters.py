@@ -77,7 +77,7 @@ def place(run: Run, exporter: Exporter, *names: str) -> None:
 # LatestExporter
 
 
-def test_a12_the_latest_exporter_exports_every_time_and_keeps_the_newest(run: Run) -> None:
+def test_the_latest_exporter_exports_every_time_and_keeps_the_newest(run: Run) -> None:
     exporter = LatestExporter("latest", RECEIVER, exports_to_keep=2)
     place(run, exporter, "1000000001", "1000000002", "999999999", "10000000001", "temp-1000000003", "1000000x04")
 
@@ -89,7 +89,7 @@ def test_a12_the_latest_exporter_exports_every_time_and_keeps_the_newest(run: Ru
     assert run.exports(exporter) == sorted([*names, "999999999", "10000000001", "temp-1000000003", "1000000x04"])
 
 
-def test_a12_the_latest_exporter_exports_the_checkpoint_that_was_evaluated(local: Run, tmp_path: Path) -> None:
+def test_the_latest_exporter_exports_the_checkpoint_that_was_evaluated(local: Run, tmp_path: Path) -> None:
     path = local.exported_at(4, LatestExporter("latest", RECEIVER, {"notes.txt": _notes(tmp_path)}, as_text=True))
 
     served = tf.saved_model.load(path).signatures["serving_default"](x=tf.constant(X[:3]))
@@ -104,14 +104,14 @@ def _notes(folder: Path) -> str:
     return str(folder / "notes.txt")
 
 
-def test_a12_the_latest_exporter_may_keep_all(local: Run) -> None:
+def test_the_latest_exporter_may_keep_all(local: Run) -> None:
     exporter = LatestExporter("latest", RECEIVER, exports_to_keep=None)
     place(local, exporter, *(f"100000000{digit}" for digit in range(8)))
     local.exported_at(2, exporter)
     assert len(local.exports(exporter)) == 9
 
 
-def test_a12_an_old_export_that_cannot_be_deleted_is_left_behind_with_a_warning(
+def test_an_old_export_that_cannot_be_deleted_is_left_behind_with_a_warning(
     local: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(storage: Storage, url: str) -> None:
@@ -126,7 +126,7 @@ def test_a12_an_old_export_that_cannot_be_deleted_is_left_behind_with_a_warning(
 
 
 @pytest.mark.parametrize("to_keep", [0, -1])
-def test_a12_exports_to_keep_must_be_positive(to_keep: int) -> None:
+def test_exports_to_keep_must_be_positive(to_keep: int) -> None:
     for make in (
         lambda: LatestExporter("latest", RECEIVER, exports_to_keep=to_keep),
         lambda: BestExporter(serving_input_receiver_fn=RECEIVER, exports_to_keep=to_keep),
@@ -138,7 +138,7 @@ def test_a12_exports_to_keep_must_be_positive(to_keep: int) -> None:
 # FinalExporter
 
 
-def test_a12_the_final_exporter_exports_at_the_end_only(local: Run) -> None:
+def test_the_final_exporter_exports_at_the_end_only(local: Run) -> None:
     exporter = FinalExporter("final", RECEIVER)
     assert local.exported_at(2, exporter) is None
     assert local.exports(exporter) == []
@@ -153,7 +153,7 @@ def best(**arguments: Any) -> BestExporter:
     return BestExporter(serving_input_receiver_fn=RECEIVER, **arguments)
 
 
-def test_a12_the_best_exporter_exports_what_is_better(local: Run) -> None:
+def test_the_best_exporter_exports_what_is_better(local: Run) -> None:
     exporter = best(exports_to_keep=2)
     assert exporter.name == "best_exporter"
     exports = [local.exported_at(step, exporter) for step in (4, 2, 4, 6, 6, 8)]
@@ -161,7 +161,7 @@ def test_a12_the_best_exporter_exports_what_is_better(local: Run) -> None:
     assert local.exports(exporter) == [Path(exports[3]).name, Path(exports[5]).name]
 
 
-def test_a12_a_restarted_best_exporter_never_exports_a_worse_model(run: Run) -> None:
+def test_a_restarted_best_exporter_never_exports_a_worse_model(run: Run) -> None:
     assert run.exported_at(6, best()) is not None
     assert run.exported_at(4, best()) is None
     assert run.exported_at(8, best()) is not None
@@ -169,30 +169,30 @@ def test_a12_a_restarted_best_exporter_never_exports_a_worse_model(run: Run) -> 
     assert [run.exported_at(step, restarted) for step in (2, 4, 6)] == [None] * 3
 
 
-def test_a12_a_restarted_best_exporter_exports_what_it_had_no_time_for(local: Run) -> None:
+def test_a_restarted_best_exporter_exports_what_it_had_no_time_for(local: Run) -> None:
     local.exported_at(4, best())
     local.evaluated_at(8)  # and then the process dies
     assert local.exported_at(8, best()) is not None
 
 
-def test_a12_without_any_export_the_best_exporter_exports_whatever_comes(local: Run) -> None:
+def test_without_any_export_the_best_exporter_exports_whatever_comes(local: Run) -> None:
     local.evaluated_at(8)
     assert local.exported_at(4, best()) is not None
 
 
-def test_a12_the_best_exporter_reads_the_events_that_its_pattern_names(local: Run) -> None:
+def test_the_best_exporter_reads_the_events_that_its_pattern_names(local: Run) -> None:
     place(local, best(), "1000000001")
     local.estimator.evaluate(one_pass_input_fn, checkpoint_path=local.checkpoint(8), name="other")
     assert local.exported_at(4, best(event_file_pattern="eval_other/*.tfevents.*")) is None
     assert local.exported_at(4, best(event_file_pattern="eval/*.tfevents.*")) is not None
 
 
-def test_a12_without_a_pattern_the_best_exporter_forgets(local: Run) -> None:
+def test_without_a_pattern_the_best_exporter_forgets(local: Run) -> None:
     assert local.exported_at(8, best()) is not None
     assert local.exported_at(4, best(event_file_pattern=None)) is not None
 
 
-def test_a12_results_that_lack_a_metric_of_now_do_not_count(local: Run) -> None:
+def test_results_that_lack_a_metric_of_now_do_not_count(local: Run) -> None:
     place(local, best(), "1000000001")
     with tf.Graph().as_default():
         writer = tf.compat.v1.summary.FileWriter(local.estimator.eval_dir())
@@ -202,7 +202,7 @@ def test_a12_results_that_lack_a_metric_of_now_do_not_count(local: Run) -> None:
     assert local.exported_at(4, best()) is not None
 
 
-def test_a12_the_best_exporter_compares_as_it_is_told(local: Run) -> None:
+def test_the_best_exporter_compares_as_it_is_told(local: Run) -> None:
     seen = []
 
     def larger_error(best_eval_result: Any, current_eval_result: Any) -> bool:
@@ -218,7 +218,7 @@ def test_a12_the_best_exporter_compares_as_it_is_told(local: Run) -> None:
     assert seen[-1] == (4, 6)
 
 
-def test_a12_a_result_without_loss_is_an_error(local: Run) -> None:
+def test_a_result_without_loss_is_an_error(local: Run) -> None:
     exporter = best()
     local.exported_at(4, exporter)
     for results in ({"mae": 1.0}, {}):
@@ -228,7 +228,7 @@ def test_a12_a_result_without_loss_is_an_error(local: Run) -> None:
             )
 
 
-def test_a12_an_export_that_fails_is_not_the_best(local: Run) -> None:
+def test_an_export_that_fails_is_not_the_best(local: Run) -> None:
     calls = []
 
     def receiver_fn() -> Any:
@@ -243,7 +243,7 @@ def test_a12_an_export_that_fails_is_not_the_best(local: Run) -> None:
     assert local.exported_at(4, exporter) is not None
 
 
-def test_a12_the_best_exporter_begins_anew_in_another_model_dir(local: Run, in_process: Make, tmp_path: Path) -> None:
+def test_the_best_exporter_begins_anew_in_another_model_dir(local: Run, in_process: Make, tmp_path: Path) -> None:
     exporter, other = best(), Run(in_process, str(tmp_path / "other"))
     assert local.exported_at(8, exporter) is not None
     assert other.exported_at(4, exporter) is not None
@@ -270,17 +270,17 @@ def with_more(best_eval_result: Any, current_eval_result: Any, more: Any) -> boo
         (with_more, r"compare_fn .* has following not expected args: \['more'\]"),
     ],
 )
-def test_a12_the_arguments_of_compare_fn_are_checked(compare_fn: Any, said: str) -> None:
+def test_the_arguments_of_compare_fn_are_checked(compare_fn: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         best(compare_fn=compare_fn)
 
 
-def test_a12_the_best_exporter_needs_a_receiver(local: Run) -> None:
+def test_the_best_exporter_needs_a_receiver(local: Run) -> None:
     with pytest.raises(ValueError, match="An input_receiver_fn must be defined"):
         local.exported_at(4, BestExporter())
 
 
-def test_a12_it_says_what_it_does(local: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_says_what_it_does(local: Run, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         exporter = best()
         local.exported_at(4, exporter)

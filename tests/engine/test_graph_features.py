@@ -126,7 +126,7 @@ def test_all_parts_after_disable_v2_behavior(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layer", ["input_layer", "linear_model", "DenseFeatures"])
-def test_a13_8_feature_columns_train_through_each_layer_that_takes_them(in_process: Make, layer: str) -> None:
+def test_feature_columns_train_through_each_layer_that_takes_them(in_process: Make, layer: str) -> None:
     """`DenseFeatures` is tf_keras's alone. The part `columns` above has every kind of column."""
 
     def columns_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:

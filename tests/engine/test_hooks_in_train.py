@@ -36,7 +36,7 @@ def messages(caplog: pytest.LogCaptureFixture, *words: str) -> list[str]:
 # LoggingTensorHook
 
 
-def test_a4_5_logging_tensor_hook_takes_tensors_by_name(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_logging_tensor_hook_takes_tensors_by_name(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     by_tag = v1.train.LoggingTensorHook({"mean": "seen:0", "falling": "line"}, every_n_iter=2)
     by_list = v1.train.LoggingTensorHook(["seen"], every_n_iter=3)
 
@@ -49,9 +49,7 @@ def test_a4_5_logging_tensor_hook_takes_tensors_by_name(in_process: Make, caplog
     assert [text.split(" (")[0] for text in messages(caplog, "seen = ")] == ["seen = 0.0", "seen = 3.0"]
 
 
-def test_a4_5_logging_tensor_hook_at_the_end_with_a_formatter(
-    in_process: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_logging_tensor_hook_at_the_end_with_a_formatter(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     def formatted(values: dict[str, Any]) -> str:
         return f"{values['line']:.2f} at the end"
 
@@ -69,7 +67,7 @@ def test_a4_5_logging_tensor_hook_at_the_end_with_a_formatter(
     assert messages(caplog, "at the end") == ["-0.30 at the end"]
 
 
-def test_a4_5_logging_tensor_hook_may_go_by_the_clock(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_logging_tensor_hook_may_go_by_the_clock(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     hook = v1.train.LoggingTensorHook(["seen"], every_n_secs=1e-9)
 
     with caplog.at_level(logging.INFO):
@@ -78,7 +76,7 @@ def test_a4_5_logging_tensor_hook_may_go_by_the_clock(in_process: Make, caplog: 
     assert len(messages(caplog, "seen = ")) == 6
 
 
-def test_a4_5_a_tensor_that_is_not_there_is_named(in_process: Make) -> None:
+def test_a_tensor_that_is_not_there_is_named(in_process: Make) -> None:
     with pytest.raises(KeyError, match="probabilities"):
         in_process(slope_model_fn).train(
             counting_input_fn, hooks=[v1.train.LoggingTensorHook(["probabilities"], every_n_iter=1)]
@@ -88,7 +86,7 @@ def test_a4_5_a_tensor_that_is_not_there_is_named(in_process: Make) -> None:
 # SummarySaverHook and StepCounterHook
 
 
-def test_a4_5_summary_saver_hook_of_the_users_writes_where_it_says(in_process: Make, tmp_path: Path) -> None:
+def test_summary_saver_hook_of_the_users_writes_where_it_says(in_process: Make, tmp_path: Path) -> None:
     def hook() -> v1.train.SessionRunHook:
         line = v1.summary.scalar("own line", v1.get_default_graph().get_tensor_by_name("line:0"), collections=[])
         return v1.train.SummarySaverHook(save_steps=2, output_dir=str(tmp_path / "own"), summary_op=line)
@@ -99,9 +97,7 @@ def test_a4_5_summary_saver_hook_of_the_users_writes_where_it_says(in_process: M
     assert scalars(estimator.model_dir, "own_line") == {}
 
 
-def test_a4_5_summary_saver_hook_of_the_spec_writes_the_summaries_of_the_scaffold(
-    in_process: Make, tmp_path: Path
-) -> None:
+def test_summary_saver_hook_of_the_spec_writes_the_summaries_of_the_scaffold(in_process: Make, tmp_path: Path) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         v1.summary.scalar("average", tf.reduce_mean(features))
         scaffold = v1.train.Scaffold()
@@ -114,7 +110,7 @@ def test_a4_5_summary_saver_hook_of_the_spec_writes_the_summaries_of_the_scaffol
     assert scalars(tmp_path / "own", "loss") == pytest.approx({1: 0.0, 4: -0.3})
 
 
-def test_a4_7_summaries_that_hooks_add_when_they_begin_are_written(in_process: Make) -> None:
+def test_summaries_that_hooks_add_when_they_begin_are_written(in_process: Make) -> None:
     class Summarizes(v1.train.SessionRunHook):
         def begin(self) -> None:
             v1.summary.scalar("twice", 2 * v1.get_default_graph().get_tensor_by_name("seen:0"))
@@ -125,7 +121,7 @@ def test_a4_7_summaries_that_hooks_add_when_they_begin_are_written(in_process: M
     assert scalars(estimator.model_dir, "loss") == pytest.approx({1: 0.0, 3: -0.2, 5: -0.4})
 
 
-def test_a4_7_a_summary_op_in_the_collection_is_the_one_that_is_written(in_process: Make) -> None:
+def test_a_summary_op_in_the_collection_is_the_one_that_is_written(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         v1.add_to_collection(v1.GraphKeys.SUMMARY_OP, v1.summary.scalar("wanted", tf.reduce_mean(features)))
         return slope_model_fn(features, labels, mode)
@@ -136,7 +132,7 @@ def test_a4_7_a_summary_op_in_the_collection_is_the_one_that_is_written(in_proce
     assert scalars(estimator.model_dir, "loss") == {}
 
 
-def test_a4_8_step_counter_hook_of_the_users_writes_its_own_rate(
+def test_step_counter_hook_of_the_users_writes_its_own_rate(
     in_process: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hook = v1.train.StepCounterHook(every_n_steps=2, output_dir=str(tmp_path / "rate"))
@@ -153,7 +149,7 @@ def test_a4_8_step_counter_hook_of_the_users_writes_its_own_rate(
 # ProfilerHook
 
 
-def test_a4_5_profiler_hook_writes_timelines(in_process: Make, tmp_path: Path) -> None:
+def test_profiler_hook_writes_timelines(in_process: Make, tmp_path: Path) -> None:
     def hook() -> v1.train.SessionRunHook:
         return v1.train.ProfilerHook(save_steps=2, output_dir=str(tmp_path))
 
@@ -169,7 +165,7 @@ def test_a4_5_profiler_hook_writes_timelines(in_process: Make, tmp_path: Path) -
 # FinalOpsHook and FeedFnHook
 
 
-def test_a4_5_final_ops_hook_fetches_once_at_the_end(in_process: Make) -> None:
+def test_final_ops_hook_fetches_once_at_the_end(in_process: Make) -> None:
     hooks = []
 
     def final_hook() -> v1.train.FinalOpsHook:
@@ -183,7 +179,7 @@ def test_a4_5_final_ops_hook_fetches_once_at_the_end(in_process: Make) -> None:
     assert hooks[0].final_ops_values == pytest.approx({"weight": -0.4, "slope": 7.0})
 
 
-def test_a4_5_final_ops_hook_takes_tensors_by_name(in_process: Make) -> None:
+def test_final_ops_hook_takes_tensors_by_name(in_process: Make) -> None:
     hook = v1.train.FinalOpsHook("line:0")
 
     in_process(slope_model_fn).train(lambda: counting_input_fn().repeat(), steps=4, hooks=[hook])
@@ -191,7 +187,7 @@ def test_a4_5_final_ops_hook_takes_tensors_by_name(in_process: Make) -> None:
     assert hook.final_ops_values == pytest.approx(-0.4)
 
 
-def test_a4_5_feed_fn_hook_feeds_each_step(in_process: Make) -> None:
+def test_feed_fn_hook_feeds_each_step(in_process: Make) -> None:
     slopes = iter([1.0, 10.0, 100.0])
     hook = v1.train.FeedFnHook(lambda: {"slope:0": next(slopes)})
 
@@ -200,7 +196,7 @@ def test_a4_5_feed_fn_hook_feeds_each_step(in_process: Make) -> None:
     assert estimator.get_variable_value("weight") == pytest.approx(-11.1)
 
 
-def test_a4_5_two_hooks_that_feed_the_same_tensor_are_refused(in_process: Make) -> None:
+def test_two_hooks_that_feed_the_same_tensor_are_refused(in_process: Make) -> None:
     hooks = [v1.train.FeedFnHook(lambda: {"slope:0": 1.0}) for _ in range(2)]
 
     with pytest.raises(RuntimeError, match=r"Same tensor is fed by two hooks|conflict"):
@@ -210,7 +206,7 @@ def test_a4_5_two_hooks_that_feed_the_same_tensor_are_refused(in_process: Make) 
 # GlobalStepWaiterHook
 
 
-def test_a4_5_global_step_waiter_hook_lets_a_run_begin_that_is_there_already(in_process: Make) -> None:
+def test_global_step_waiter_hook_lets_a_run_begin_that_is_there_already(in_process: Make) -> None:
     estimator = in_process(slope_model_fn).train(counting_input_fn, steps=3)
 
     estimator.train(counting_input_fn, steps=2, hooks=[v1.train.GlobalStepWaiterHook(3)])
@@ -219,7 +215,7 @@ def test_a4_5_global_step_waiter_hook_lets_a_run_begin_that_is_there_already(in_
 
 
 @pytest.mark.parametrize("brought_by", ["user", "spec"])
-def test_a4_5_global_step_waiter_hook_that_would_wait_for_ever_is_refused(in_process: Make, brought_by: str) -> None:
+def test_global_step_waiter_hook_that_would_wait_for_ever_is_refused(in_process: Make, brought_by: str) -> None:
     waiter = v1.train.GlobalStepWaiterHook(5)
 
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
@@ -241,7 +237,7 @@ def not_a_number_after(num_steps: int) -> v1.train.NanTensorHook:
     return tf.where(seen < num_steps, 1.0, np.nan)
 
 
-def test_a4_6_nan_tensor_hook_of_the_users_ends_the_run_with_an_error(in_process: Make) -> None:
+def test_nan_tensor_hook_of_the_users_ends_the_run_with_an_error(in_process: Make) -> None:
     estimator = in_process(slope_model_fn, save_checkpoints_steps=1)
 
     with pytest.raises(v1.train.NanLossDuringTrainingError):
@@ -250,7 +246,7 @@ def test_a4_6_nan_tensor_hook_of_the_users_ends_the_run_with_an_error(in_process
     assert estimator.get_variable_value("global_step") == 3
 
 
-def test_a4_6_nan_tensor_hook_may_just_stop(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_nan_tensor_hook_may_just_stop(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     def hook() -> v1.train.SessionRunHook:
         return v1.train.NanTensorHook(not_a_number_after(2), fail_on_nan_loss=False)
 
@@ -264,9 +260,7 @@ def test_a4_6_nan_tensor_hook_may_just_stop(in_process: Make, caplog: pytest.Log
 # CheckpointSaverHook and its listeners
 
 
-def test_a4_11_checkpoint_saver_hook_of_the_users_calls_its_own_listeners_and_ours(
-    in_process: Make, tmp_path: Path
-) -> None:
+def test_checkpoint_saver_hook_of_the_users_calls_its_own_listeners_and_ours(in_process: Make, tmp_path: Path) -> None:
     theirs, ours = RecordingListener(), RecordingListener()
     model_dir = tmp_path / "model"
     hook = v1.train.CheckpointSaverHook(str(model_dir), save_steps=2, listeners=[theirs])
@@ -278,7 +272,7 @@ def test_a4_11_checkpoint_saver_hook_of_the_users_calls_its_own_listeners_and_ou
     assert published_steps(model_dir) == [0, 2, 3]
 
 
-def test_a4_11_a_listener_may_read_the_model_that_is_saved(in_process: Make) -> None:
+def test_a_listener_may_read_the_model_that_is_saved(in_process: Make) -> None:
     weights = []
 
     class Reads(v1.train.CheckpointSaverListener):
@@ -296,7 +290,7 @@ def test_a4_11_a_listener_may_read_the_model_that_is_saved(in_process: Make) -> 
 # Users of SecondOrStepTimer
 
 
-def test_a4_5_a_hook_with_a_second_or_step_timer(in_process: Make, tmp_path: Path) -> None:
+def test_a_hook_with_a_second_or_step_timer(in_process: Make, tmp_path: Path) -> None:
     in_process(slope_model_fn).train(counting_input_fn, hooks=[EveryOtherStep(str(tmp_path))])
 
     assert notes(tmp_path, "line")[0] == [[0, 0.0], [2, pytest.approx(-0.2)], [4, pytest.approx(-0.4)]]
@@ -305,7 +299,7 @@ def test_a4_5_a_hook_with_a_second_or_step_timer(in_process: Make, tmp_path: Pat
 # All together, from the spec
 
 
-def test_a4_5_the_hooks_of_the_spec_work_side_by_side(in_process: Make, tmp_path: Path) -> None:
+def test_the_hooks_of_the_spec_work_side_by_side(in_process: Make, tmp_path: Path) -> None:
     folder = str(tmp_path)
 
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:

@@ -47,7 +47,7 @@ def run_every_verb(estimator: Any, input_fn: Callable[..., Any]) -> None:
 # 1
 
 
-def test_a2_1_model_fn_gets_its_arguments_by_keyword(in_process: Make) -> None:
+def test_model_fn_gets_its_arguments_by_keyword(in_process: Make) -> None:
     given: dict[str, Any] = {}
 
     def model_fn(*, model_dir: str, labels: Any, config: RunConfig, params: Any, mode: str, features: Any) -> Any:
@@ -64,11 +64,11 @@ def test_a2_1_model_fn_gets_its_arguments_by_keyword(in_process: Make) -> None:
     assert (given["config"].task_id, given["config"].num_worker_replicas) == (0, 1)
 
 
-def test_a2_1_model_fn_gets_only_the_names_that_it_accepts(in_process: Make) -> None:
+def test_model_fn_gets_only_the_names_that_it_accepts(in_process: Make) -> None:
     in_process(lambda features, mode: mean_model_fn(features, None, mode)).train(lambda: tf.constant(X), steps=1)
 
 
-def test_a2_1_what_a_partial_binds_is_not_given_again(in_process: Make) -> None:
+def test_what_a_partial_binds_is_not_given_again(in_process: Make) -> None:
     model_fn = functools.partial(linear_model_fn, params={"learning_rate": 0.0})
 
     estimator = in_process(model_fn).train(endless_input_fn, steps=2)
@@ -76,7 +76,7 @@ def test_a2_1_what_a_partial_binds_is_not_given_again(in_process: Make) -> None:
     assert estimator.get_variable_value("dense/kernel") == pytest.approx(np.ones((4, 1)))
 
 
-def test_a2_1_model_fn_cannot_change_the_params_of_later_calls(in_process: Make) -> None:
+def test_model_fn_cannot_change_the_params_of_later_calls(in_process: Make) -> None:
     seen = []
 
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
@@ -90,12 +90,12 @@ def test_a2_1_model_fn_cannot_change_the_params_of_later_calls(in_process: Make)
 
 
 @pytest.mark.parametrize("returned", [None, 1.0, {"loss": 1.0}])
-def test_a2_1_model_fn_must_return_an_estimator_spec(in_process: Make, returned: Any) -> None:
+def test_model_fn_must_return_an_estimator_spec(in_process: Make, returned: Any) -> None:
     with pytest.raises(ValueError, match="model_fn should return an EstimatorSpec"):
         in_process(lambda features, labels: returned).train(endless_input_fn, steps=1)
 
 
-def test_a2_1_a_spec_of_another_class_with_the_same_fields_will_do(in_process: Make) -> None:
+def test_a_spec_of_another_class_with_the_same_fields_will_do(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> Any:
         return types.SimpleNamespace(**linear_model_fn(features, labels, mode, params)._asdict())
 
@@ -109,7 +109,7 @@ def test_a2_1_a_spec_of_another_class_with_the_same_fields_will_do(in_process: M
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
-def test_a2_2_labels_that_model_fn_does_not_take_are_refused(in_process: Make, verb: str) -> None:
+def test_labels_that_model_fn_does_not_take_are_refused(in_process: Make, verb: str) -> None:
     estimator = in_process(lambda features, mode: mean_model_fn(features, None, mode))
     estimator.train(lambda: tf.constant(X), steps=1)
 
@@ -117,7 +117,7 @@ def test_a2_2_labels_that_model_fn_does_not_take_are_refused(in_process: Make, v
         getattr(estimator, verb)(endless_input_fn, steps=1)
 
 
-def test_a2_2_predict_gives_no_labels(in_process: Make) -> None:
+def test_predict_gives_no_labels(in_process: Make) -> None:
     seen = {}
 
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
@@ -131,7 +131,7 @@ def test_a2_2_predict_gives_no_labels(in_process: Make) -> None:
     assert seen[ModeKeys.PREDICT] is None
 
 
-def test_a2_2_predict_drops_labels_that_model_fn_does_not_take(in_process: Make) -> None:
+def test_predict_drops_labels_that_model_fn_does_not_take(in_process: Make) -> None:
     estimator = in_process(lambda features, mode: mean_model_fn(features, None, mode))
     estimator.train(lambda: tf.constant(X), steps=1)
 
@@ -141,7 +141,7 @@ def test_a2_2_predict_drops_labels_that_model_fn_does_not_take(in_process: Make)
 # 3
 
 
-def test_a2_3_input_fn_gets_by_name_what_it_accepts(in_process: Make) -> None:
+def test_input_fn_gets_by_name_what_it_accepts(in_process: Make) -> None:
     given: list[dict[str, Any]] = []
 
     def input_fn(params: Any, mode: str, input_context: Any, config: RunConfig) -> tf.data.Dataset:
@@ -158,7 +158,7 @@ def test_a2_3_input_fn_gets_by_name_what_it_accepts(in_process: Make) -> None:
         assert isinstance(call["input_context"], tf.distribute.InputContext)
 
 
-def test_a2_3_an_input_fn_with_bound_arguments_gets_only_the_others(in_process: Make) -> None:
+def test_an_input_fn_with_bound_arguments_gets_only_the_others(in_process: Make) -> None:
     def input_fn(rows: int, mode: str) -> tf.data.Dataset:
         return one_pass_input_fn().unbatch().take(rows).batch(1)
 
@@ -167,7 +167,7 @@ def test_a2_3_an_input_fn_with_bound_arguments_gets_only_the_others(in_process: 
     assert estimator.get_variable_value("global_step") == 3
 
 
-def test_a2_3_input_fn_runs_on_the_cpu_inside_the_graph_of_model_fn(in_process: Make) -> None:
+def test_input_fn_runs_on_the_cpu_inside_the_graph_of_model_fn(in_process: Make) -> None:
     graphs: dict[str, list[tf.Graph]] = {"input_fn": [], "model_fn": []}
     devices = []
 
@@ -210,14 +210,14 @@ def tensors_of_a_queue() -> Any:
 @pytest.mark.parametrize(
     "input_fn", [endless_input_fn, two_constants, a_list_of_two, tensors_of_an_iterator, tensors_of_a_queue]
 )
-def test_a2_4_features_and_labels_may_come_as(in_process: Make, input_fn: Callable[[], Any]) -> None:
+def test_features_and_labels_may_come_as(in_process: Make, input_fn: Callable[[], Any]) -> None:
     estimator = in_process(linear_model_fn, params={"learning_rate": 0.1}).train(input_fn, steps=150)
 
     assert estimator.get_variable_value("global_step") == 150
     assert estimator.evaluate(one_pass_input_fn)["loss"] < 1e-2
 
 
-def test_a2_4_a_queue_that_ends_ends_training(in_process: Make) -> None:
+def test_a_queue_that_ends_ends_training(in_process: Make) -> None:
     def input_fn() -> Any:
         rows = v1.train.slice_input_producer([X, Y], num_epochs=1, shuffle=False)
         return v1.train.batch(rows, batch_size=64)
@@ -236,7 +236,7 @@ def test_a2_4_a_queue_that_ends_ends_training(in_process: Make) -> None:
     ],
     ids=["dataset", "constant", "iterator"],
 )
-def test_a2_4_features_alone_may_come_as(in_process: Make, input_fn: Callable[[], Any]) -> None:
+def test_features_alone_may_come_as(in_process: Make, input_fn: Callable[[], Any]) -> None:
     labels_seen = []
 
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
@@ -250,7 +250,7 @@ def test_a2_4_features_alone_may_come_as(in_process: Make, input_fn: Callable[[]
 
 
 @pytest.mark.parametrize("as_dataset", [True, False])
-def test_a2_4_a_dict_of_features_alone(in_process: Make, as_dataset: bool) -> None:
+def test_a_dict_of_features_alone(in_process: Make, as_dataset: bool) -> None:
     def input_fn() -> Any:
         return tf.data.Dataset.from_tensors({"x": X}) if as_dataset else {"x": tf.constant(X)}
 
@@ -268,7 +268,7 @@ def test_a2_4_a_dict_of_features_alone(in_process: Make, as_dataset: bool) -> No
     ],
     ids=["one", "three", "three in a dataset"],
 )
-def test_a2_4_tuple_of_other_length_is_refused(in_process: Make, input_fn: Callable[[], Any]) -> None:
+def test_tuple_of_other_length_is_refused(in_process: Make, input_fn: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match=r"input_fn should return \(features, labels\) as a len 2 tuple"):
         in_process(linear_model_fn, params={}).train(input_fn, steps=1)
 
@@ -276,7 +276,7 @@ def test_a2_4_tuple_of_other_length_is_refused(in_process: Make, input_fn: Calla
 # 5
 
 
-def test_a2_5_sparse_features(in_process: Make) -> None:
+def test_sparse_features(in_process: Make) -> None:
     kinds = []
 
     def dense(features: Any, labels: Any) -> Any:
@@ -290,7 +290,7 @@ def test_a2_5_sparse_features(in_process: Make) -> None:
     assert estimator.get_variable_value("weight") == pytest.approx(1.0 - 0.1 * X.mean())
 
 
-def test_a2_5_ragged_features(in_process: Make) -> None:
+def test_ragged_features(in_process: Make) -> None:
     rows = [[1.0, 2.0, 3.0], [], [6.0]]
     kinds = []
 
@@ -307,7 +307,7 @@ def test_a2_5_ragged_features(in_process: Make) -> None:
     assert estimator.get_variable_value("weight") == pytest.approx(1.0 - 0.1 * 3.0)
 
 
-def test_a2_5_nested_dicts_of_features_and_a_dict_of_labels(in_process: Make) -> None:
+def test_nested_dicts_of_features_and_a_dict_of_labels(in_process: Make) -> None:
     def input_fn() -> tf.data.Dataset:
         return tf.data.Dataset.from_tensors(({"user": {"age": [1.0]}, "item": [2.0]}, {"click": [4.0]}))
 
@@ -319,7 +319,7 @@ def test_a2_5_nested_dicts_of_features_and_a_dict_of_labels(in_process: Make) ->
     assert estimator.get_variable_value("weight") == pytest.approx(1.0 - 0.1 * 7.0)
 
 
-def test_a2_5_integer_keys_in_training_and_serving(in_process: Make, tmp_path: Any) -> None:
+def test_integer_keys_in_training_and_serving(in_process: Make, tmp_path: Any) -> None:
     def receiver_fn() -> ServingInputReceiver:
         x = v1.placeholder(tf.float32, [None])
         return ServingInputReceiver({0: x}, {"x": x})
@@ -335,7 +335,7 @@ def test_a2_5_integer_keys_in_training_and_serving(in_process: Make, tmp_path: A
 # 6
 
 
-def test_a2_6_the_iterator_starts_before_the_users_hooks_see_the_session(in_process: Make) -> None:
+def test_the_iterator_starts_before_the_users_hooks_see_the_session(in_process: Make) -> None:
     first_batches = []
 
     class ReadsTheInput(v1.train.SessionRunHook):
@@ -351,7 +351,7 @@ def test_a2_6_the_iterator_starts_before_the_users_hooks_see_the_session(in_proc
     assert np.array_equal(first_batches[0], X[:32])
 
 
-def test_a2_6_tables_are_initialised_wherever_they_are_made(in_process: Make) -> None:
+def test_tables_are_initialised_wherever_they_are_made(in_process: Make) -> None:
     def table(*values: float) -> Any:
         keys = tf.constant(["a", "b"])
         return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, tf.constant(values)), 0.0)
@@ -370,7 +370,7 @@ def test_a2_6_tables_are_initialised_wherever_they_are_made(in_process: Make) ->
     assert estimator.get_variable_value("weight") == pytest.approx(1.0 - 0.1 * 16.5)
 
 
-def test_a2_6_an_initializer_among_the_tables_is_run(in_process: Make) -> None:
+def test_an_initializer_among_the_tables_is_run(in_process: Make) -> None:
     def input_fn() -> Any:
         iterator = v1.data.make_initializable_iterator(one_pass_input_fn())
         v1.add_to_collection(v1.GraphKeys.TABLE_INITIALIZERS, iterator.initializer)
@@ -384,7 +384,7 @@ def test_a2_6_an_initializer_among_the_tables_is_run(in_process: Make) -> None:
 # 7
 
 
-def test_a2_7_every_call_has_a_fresh_graph(in_process: Make) -> None:
+def test_every_call_has_a_fresh_graph(in_process: Make) -> None:
     graphs = []
 
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
@@ -398,7 +398,7 @@ def test_a2_7_every_call_has_a_fresh_graph(in_process: Make) -> None:
     assert len({id(graph) for graph in graphs}) == len(graphs) == 4
 
 
-def test_a2_7_the_graph_has_the_seed_of_the_config_before_input_fn(in_process: Make) -> None:
+def test_the_graph_has_the_seed_of_the_config_before_input_fn(in_process: Make) -> None:
     seeds = []
 
     def input_fn() -> tf.data.Dataset:
@@ -410,7 +410,7 @@ def test_a2_7_the_graph_has_the_seed_of_the_config_before_input_fn(in_process: M
     assert seeds == [42, 42, 42]
 
 
-def test_a2_7_one_seed_gives_the_same_initial_weights(in_process: Make, tmp_path: Any) -> None:
+def test_one_seed_gives_the_same_initial_weights(in_process: Make, tmp_path: Any) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         noise = v1.get_variable("noise", [3], initializer=v1.random_normal_initializer())
         return mean_model_fn(features + tf.reduce_sum(noise) * 0.0, labels, mode)
@@ -425,7 +425,7 @@ def test_a2_7_one_seed_gives_the_same_initial_weights(in_process: Make, tmp_path
     assert not np.array_equal(first, other)
 
 
-def test_a2_7_the_global_step_is_there_before_input_fn(in_process: Make) -> None:
+def test_the_global_step_is_there_before_input_fn(in_process: Make) -> None:
     steps = []
 
     def input_fn() -> tf.data.Dataset:
@@ -443,7 +443,7 @@ def test_a2_7_the_global_step_is_there_before_input_fn(in_process: Make) -> None
 # 8, as far as one process can show it
 
 
-def test_a2_8_the_input_context_counts_one_pipeline_and_one_replica(in_process: Make) -> None:
+def test_the_input_context_counts_one_pipeline_and_one_replica(in_process: Make) -> None:
     contexts = []
 
     def input_fn(input_context: Any) -> tf.data.Dataset:
@@ -458,7 +458,7 @@ def test_a2_8_the_input_context_counts_one_pipeline_and_one_replica(in_process: 
         assert context.get_per_replica_batch_size(64) == 64
 
 
-def test_a2_8_one_replica_trains_on_the_batch_and_the_loss_as_they_are(in_process: Make) -> None:
+def test_one_replica_trains_on_the_batch_and_the_loss_as_they_are(in_process: Make) -> None:
     calls = []
 
     def input_fn() -> tf.data.Dataset:

@@ -62,7 +62,7 @@ def assert_closed(session: Any) -> None:
 # 1. Laziness
 
 
-def test_a6_1_nothing_happens_before_the_first_next(in_process: MakeEstimator) -> None:
+def test_nothing_happens_before_the_first_next(in_process: MakeEstimator) -> None:
     calls: list[str] = []
 
     def input_fn() -> tf.data.Dataset:
@@ -80,7 +80,7 @@ def test_a6_1_nothing_happens_before_the_first_next(in_process: MakeEstimator) -
     assert calls == ["input_fn", "model_fn"]
 
 
-def test_a6_1_errors_wait_for_the_first_next_too(in_process: MakeEstimator) -> None:
+def test_errors_wait_for_the_first_next_too(in_process: MakeEstimator) -> None:
     estimator = in_process(linear_model_fn, params={})
     untrained, no_input = estimator.predict(one_pass_input_fn), estimator.predict("no function")
 
@@ -90,7 +90,7 @@ def test_a6_1_errors_wait_for_the_first_next_too(in_process: MakeEstimator) -> N
         next(no_input)
 
 
-def test_a6_1_generators_may_interleave(in_process: MakeEstimator) -> None:
+def test_generators_may_interleave(in_process: MakeEstimator) -> None:
     estimator = in_process(linear_model_fn, params={})
 
     pairs = list(zip(predict(estimator), predict(estimator), strict=True))
@@ -101,7 +101,7 @@ def test_a6_1_generators_may_interleave(in_process: MakeEstimator) -> None:
         np.testing.assert_array_equal(second["x"], row)
 
 
-def test_a6_1_other_verbs_and_eager_code_run_between_two_rows(in_process: MakeEstimator) -> None:
+def test_other_verbs_and_eager_code_run_between_two_rows(in_process: MakeEstimator) -> None:
     estimator = in_process(linear_model_fn, params={})
     rows = predict(estimator)
     next(rows)
@@ -115,20 +115,20 @@ def test_a6_1_other_verbs_and_eager_code_run_between_two_rows(in_process: MakeEs
 # 2. Rows and batches
 
 
-def test_a6_2_a_tensor_gives_rows(in_process: MakeEstimator) -> None:
+def test_a_tensor_gives_rows(in_process: MakeEstimator) -> None:
     rows = list(predict(in_process(predicting(lambda features: features * 2))))
 
     np.testing.assert_array_equal(np.stack(rows), X * 2)
 
 
-def test_a6_2_a_dict_gives_dicts_of_rows(in_process: MakeEstimator) -> None:
+def test_a_dict_gives_dicts_of_rows(in_process: MakeEstimator) -> None:
     rows = list(predict(in_process(linear_model_fn, params={})))
 
     assert {frozenset(row) for row in rows} == {frozenset({"x", "y"})}
     np.testing.assert_allclose(np.stack([row["y"] for row in rows]), X.sum(axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
 
 
-def test_a6_2_whole_batches_come_as_model_fn_returned_them(in_process: MakeEstimator) -> None:
+def test_whole_batches_come_as_model_fn_returned_them(in_process: MakeEstimator) -> None:
     model_fn = predicting(lambda features: {"x": features, "shape": tf.shape(features)})
 
     batches = list(predict(in_process(model_fn), yield_single_examples=False))
@@ -140,14 +140,14 @@ def test_a6_2_whole_batches_come_as_model_fn_returned_them(in_process: MakeEstim
 # 3. Lengths
 
 
-def test_a6_3_rows_need_predictions_of_one_length(in_process: MakeEstimator) -> None:
+def test_rows_need_predictions_of_one_length(in_process: MakeEstimator) -> None:
     model_fn = predicting(lambda features: {"x": features, "half": features[: BATCH // 2]})
 
     with pytest.raises(ValueError, match=r"Batch length of predictions should be same\. half has different batch"):
         next(predict(in_process(model_fn)))
 
 
-def test_a6_3_a_scalar_has_no_rows(in_process: MakeEstimator) -> None:
+def test_a_scalar_has_no_rows(in_process: MakeEstimator) -> None:
     model_fn = predicting(lambda features: {"x": features, "total": tf.reduce_sum(features)})
 
     with pytest.raises(ValueError, match=r"total is a scalar.*yield_single_examples=False"):
@@ -160,13 +160,13 @@ def test_a6_3_a_scalar_has_no_rows(in_process: MakeEstimator) -> None:
 @pytest.mark.parametrize(
     ("keys", "given"), [(["y"], {"y"}), ("x", {"x"}), (("x", "y"), {"x", "y"}), (["y", "unknown"], {"y"})]
 )
-def test_a6_4_predict_keys_choose_and_unknown_ones_among_them_are_dropped(
+def test_predict_keys_choose_and_unknown_ones_among_them_are_dropped(
     in_process: MakeEstimator, keys: Any, given: set[str]
 ) -> None:
     assert set(next(predict(in_process(linear_model_fn, params={}), predict_keys=keys))) == given
 
 
-def test_a6_4_what_is_not_chosen_is_not_computed(in_process: MakeEstimator) -> None:
+def test_what_is_not_chosen_is_not_computed(in_process: MakeEstimator) -> None:
     def fails(features: Any) -> Any:
         with tf.control_dependencies([v1.assert_equal(tf.constant(1), tf.constant(2) * tf.shape(features)[0])]):
             return tf.identity(features)
@@ -176,12 +176,12 @@ def test_a6_4_what_is_not_chosen_is_not_computed(in_process: MakeEstimator) -> N
     np.testing.assert_array_equal(next(predict(in_process(model_fn), predict_keys="x"))["x"], X[0])
 
 
-def test_a6_4_predict_keys_need_a_dict(in_process: MakeEstimator) -> None:
+def test_predict_keys_need_a_dict(in_process: MakeEstimator) -> None:
     with pytest.raises(ValueError, match="predict_keys argument is not valid in case of non-dict predictions"):
         next(predict(in_process(predicting(lambda features: features)), predict_keys=["x"]))
 
 
-def test_a6_4_some_key_must_be_known(in_process: MakeEstimator) -> None:
+def test_some_key_must_be_known(in_process: MakeEstimator) -> None:
     with pytest.raises(ValueError, match=r"Expected to run at least one output from \['y', 'x'\], provided \('z',\)"):
         next(predict(in_process(linear_model_fn, params={}), predict_keys=["z"]))
 
@@ -189,7 +189,7 @@ def test_a6_4_some_key_must_be_known(in_process: MakeEstimator) -> None:
 # 5. Its end
 
 
-def test_a6_5_it_ends_with_the_input_the_ragged_batch_included(in_process: MakeEstimator) -> None:
+def test_it_ends_with_the_input_the_ragged_batch_included(in_process: MakeEstimator) -> None:
     def input_fn() -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices(X[:50]).batch(BATCH)
 
@@ -198,14 +198,14 @@ def test_a6_5_it_ends_with_the_input_the_ragged_batch_included(in_process: MakeE
     np.testing.assert_array_equal(np.stack(list(rows)), X[:50])
 
 
-def test_a6_5_it_ends_with_the_input_though_the_model_does_not_look_at_it(in_process: MakeEstimator) -> None:
+def test_it_ends_with_the_input_though_the_model_does_not_look_at_it(in_process: MakeEstimator) -> None:
     rows = list(predict(in_process(predicting(lambda features: tf.constant([7.0])))))
 
     assert rows == [7.0] * (NUM_ROWS // BATCH)
 
 
 @pytest.mark.parametrize("as_iterator", [False, True])
-def test_a6_5_tensors_without_an_end_are_warned_about(
+def test_tensors_without_an_end_are_warned_about(
     in_process: MakeEstimator, caplog: pytest.LogCaptureFixture, as_iterator: bool
 ) -> None:
     def input_fn() -> Any:
@@ -221,7 +221,7 @@ def test_a6_5_tensors_without_an_end_are_warned_about(
 # 6. Hooks, and leaving
 
 
-def test_a6_6_hooks_run_in_order_the_users_before_those_of_the_spec(in_process: MakeEstimator) -> None:
+def test_hooks_run_in_order_the_users_before_those_of_the_spec(in_process: MakeEstimator) -> None:
     notes: list[str] = []
 
     def model_fn(features: Any, mode: str) -> EstimatorSpec:
@@ -237,7 +237,7 @@ def test_a6_6_hooks_run_in_order_the_users_before_those_of_the_spec(in_process: 
     assert notes[-2:] == ["user's ends", "spec's ends"]
 
 
-def test_a6_6_hooks_end_in_the_graph_of_the_prediction(in_process: MakeEstimator) -> None:
+def test_hooks_end_in_the_graph_of_the_prediction(in_process: MakeEstimator) -> None:
     graphs: list[Any] = []
 
     class NoteGraph(v1.train.SessionRunHook):
@@ -252,7 +252,7 @@ def test_a6_6_hooks_end_in_the_graph_of_the_prediction(in_process: MakeEstimator
     assert graphs[0] is graphs[1]
 
 
-def test_a6_6_a_hook_may_end_it(in_process: MakeEstimator) -> None:
+def test_a_hook_may_end_it(in_process: MakeEstimator) -> None:
     class StopAtOnce(v1.train.SessionRunHook):
         def after_run(self, run_context: Any, run_values: Any) -> None:
             run_context.request_stop()
@@ -263,7 +263,7 @@ def test_a6_6_a_hook_may_end_it(in_process: MakeEstimator) -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "break"])
-def test_a6_6_leaving_early_releases_the_session_and_ends_no_hook(in_process: MakeEstimator, how: str) -> None:
+def test_leaving_early_releases_the_session_and_ends_no_hook(in_process: MakeEstimator, how: str) -> None:
     note = Note("user's", [])
     rows = predict(in_process(predicting(lambda features: features)), hooks=[note])
 
@@ -279,7 +279,7 @@ def test_a6_6_leaving_early_releases_the_session_and_ends_no_hook(in_process: Ma
     assert_closed(note.session)
 
 
-def test_a6_6_the_end_releases_the_session(in_process: MakeEstimator) -> None:
+def test_the_end_releases_the_session(in_process: MakeEstimator) -> None:
     note = Note("user's", [])
 
     list(predict(in_process(predicting(lambda features: features)), hooks=[note]))
@@ -287,7 +287,7 @@ def test_a6_6_the_end_releases_the_session(in_process: MakeEstimator) -> None:
     assert_closed(note.session)
 
 
-def test_a6_6_an_error_of_the_model_releases_the_session_and_ends_no_hook(in_process: MakeEstimator) -> None:
+def test_an_error_of_the_model_releases_the_session_and_ends_no_hook(in_process: MakeEstimator) -> None:
     note = Note("user's", [])
     rows = predict(
         in_process(predicting(lambda features: tf.debugging.check_numerics(features / 0.0, "divided by zero"))),
@@ -301,7 +301,7 @@ def test_a6_6_an_error_of_the_model_releases_the_session_and_ends_no_hook(in_pro
     assert_closed(note.session)
 
 
-def test_a6_6_rows_come_in_the_order_of_the_input_from_the_checkpoint(in_process: MakeEstimator) -> None:
+def test_rows_come_in_the_order_of_the_input_from_the_checkpoint(in_process: MakeEstimator) -> None:
     def input_fn() -> tf.data.Dataset:
         return tf.data.Dataset.from_tensor_slices((X, X @ WEIGHTS)).repeat().batch(BATCH)
 

@@ -41,20 +41,20 @@ def empty_input_fn() -> tf.data.Dataset:
 # 1
 
 
-def test_a4_1_steps_and_max_steps_exclude_each_other(in_process: Make) -> None:
+def test_steps_and_max_steps_exclude_each_other(in_process: Make) -> None:
     with pytest.raises(ValueError, match="Can not provide both steps and max_steps"):
         in_process(linear_model_fn).train(endless_input_fn, steps=1, max_steps=1)
 
 
 @pytest.mark.parametrize("name", ["steps", "max_steps"])
 @pytest.mark.parametrize("value", [0, -1])
-def test_a4_1_steps_must_be_positive(in_process: Make, name: str, value: int) -> None:
+def test_steps_must_be_positive(in_process: Make, name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"Must specify {name} > 0, got {value}"):
         in_process(linear_model_fn).train(endless_input_fn, **{name: value})
 
 
 @pytest.mark.parametrize("name", ["steps", "max_steps"])
-def test_a4_1_steps_may_be_an_integer_of_numpy(in_process: Make, name: str) -> None:
+def test_steps_may_be_an_integer_of_numpy(in_process: Make, name: str) -> None:
     estimator = in_process(linear_model_fn, params={}).train(endless_input_fn, **{name: np.int64(3)})
 
     assert step_of(estimator) == 3
@@ -63,7 +63,7 @@ def test_a4_1_steps_may_be_an_integer_of_numpy(in_process: Make, name: str) -> N
 # 2
 
 
-def test_a4_2_steps_are_incremental(in_process: Make) -> None:
+def test_steps_are_incremental(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={})
 
     estimator.train(endless_input_fn, steps=10)
@@ -72,7 +72,7 @@ def test_a4_2_steps_are_incremental(in_process: Make) -> None:
     assert step_of(estimator) == 20
 
 
-def test_a4_2_max_steps_is_absolute(in_process: Make) -> None:
+def test_max_steps_is_absolute(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={}).train(endless_input_fn, steps=4)
 
     estimator.train(endless_input_fn, max_steps=10)
@@ -81,7 +81,7 @@ def test_a4_2_max_steps_is_absolute(in_process: Make) -> None:
 
 
 @pytest.mark.parametrize("max_steps", [4, 5])
-def test_a4_2_max_steps_that_are_reached_do_nothing(
+def test_max_steps_that_are_reached_do_nothing(
     in_process: Make, max_steps: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     built = []
@@ -102,7 +102,7 @@ def test_a4_2_max_steps_that_are_reached_do_nothing(
     assert contents_of(estimator.model_dir) == before
 
 
-def test_a4_2_max_steps_that_are_reached_start_no_workers(in_process: Make) -> None:
+def test_max_steps_that_are_reached_start_no_workers(in_process: Make) -> None:
     lock = threading.Lock()  # does not travel
 
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
@@ -130,9 +130,7 @@ def contents_of(directory: str) -> dict[str, bytes]:
 # 3
 
 
-def test_a4_3_train_returns_the_estimator_and_logs_the_last_loss(
-    in_process: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_train_returns_the_estimator_and_logs_the_last_loss(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     losses = []
 
     class ReadsLoss(v1.train.SessionRunHook):
@@ -151,7 +149,7 @@ def test_a4_3_train_returns_the_estimator_and_logs_the_last_loss(
     assert f"Loss for final step: {losses[-1]}." in caplog.messages
 
 
-def test_a4_3_the_last_loss_of_no_steps_is_none(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_last_loss_of_no_steps_is_none(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         in_process(linear_model_fn, params={}).train(empty_input_fn)
 
@@ -162,7 +160,7 @@ def test_a4_3_the_last_loss_of_no_steps_is_none(in_process: Make, caplog: pytest
 
 
 @pytest.mark.parametrize("steps", [None, STEPS_OF_ONE_PASS + 100])
-def test_a4_4_the_end_of_the_input_ends_training(in_process: Make, steps: int | None) -> None:
+def test_the_end_of_the_input_ends_training(in_process: Make, steps: int | None) -> None:
     calls: list[tuple[str, str]] = []
     estimator = in_process(linear_model_fn, params={})
 
@@ -173,7 +171,7 @@ def test_a4_4_the_end_of_the_input_ends_training(in_process: Make, steps: int | 
     assert calls[-1] == ("user", "end")
 
 
-def test_a4_4_a_hook_that_raises_stop_iteration_ends_training(in_process: Make) -> None:
+def test_a_hook_that_raises_stop_iteration_ends_training(in_process: Make) -> None:
     calls: list[tuple[str, str]] = []
 
     class Bored(RecordingHook):
@@ -188,14 +186,14 @@ def test_a4_4_a_hook_that_raises_stop_iteration_ends_training(in_process: Make) 
     assert calls[-1] == ("user", "end")
 
 
-def test_a4_4_an_empty_input_is_warned_of(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_input_is_warned_of(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     estimator = in_process(linear_model_fn, params={}).train(empty_input_fn)
 
     assert "Training with estimator made no steps. Perhaps input is empty or misspecified." in caplog.messages
     assert step_of(estimator) == 0
 
 
-def test_a4_4_an_input_that_ends_early_is_not_warned_of(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_input_that_ends_early_is_not_warned_of(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     in_process(linear_model_fn, params={}).train(one_pass_input_fn, steps=100)
 
     assert not any("made no steps" in message for message in caplog.messages)
@@ -205,9 +203,7 @@ def test_a4_4_an_input_that_ends_early_is_not_warned_of(in_process: Make, caplog
 
 
 @pytest.mark.parametrize("task_type", ["evaluator", "ps"])
-def test_a4_13_tf_config_of_the_driver_is_ignored(
-    in_process: Make, task_type: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tf_config_of_the_driver_is_ignored(in_process: Make, task_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = {"chief": ["a:1"], "ps": ["b:1"]}
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": task_type, "index": 0}}))
     configs = []
@@ -222,7 +218,7 @@ def test_a4_13_tf_config_of_the_driver_is_ignored(
     assert (configs[0].task_type, configs[0].is_chief, configs[0].num_ps_replicas) == ("worker", True, 0)
 
 
-def test_a4_13_the_chief_runs_the_chiefs_hooks(in_process: Make) -> None:
+def test_the_chief_runs_the_chiefs_hooks(in_process: Make) -> None:
     calls: list[tuple[str, str]] = []
     model_fn = with_spec(
         linear_model_fn,
@@ -239,7 +235,7 @@ def test_a4_13_the_chief_runs_the_chiefs_hooks(in_process: Make) -> None:
 
 
 @pytest.mark.parametrize("name", ["train_distribute", "eval_distribute", "experimental_distribute", "device_fn"])
-def test_a4_15_placement_is_left_to_scaling_config(in_process: Make, name: str) -> None:
+def test_placement_is_left_to_scaling_config(in_process: Make, name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} must be None.*scaling_config="):
         in_process(linear_model_fn, **{name: lambda op: "/cpu:0"})
 
@@ -368,7 +364,7 @@ def test_in_process_generators_of_the_caller_feed_training(in_process: Make) -> 
     assert drawn == [0, 32, 64]
 
 
-def test_a4_4_a_model_that_does_not_look_at_its_input_ends_with_it(in_process: Callable[..., Any]) -> None:
+def test_a_model_that_does_not_look_at_its_input_ends_with_it(in_process: Callable[..., Any]) -> None:
     def blind(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         weight = v1.get_variable("weight", [], initializer=v1.ones_initializer())
         loss = tf.square(weight)

@@ -69,7 +69,7 @@ def evaluated(*exporters: Exporter, **changes: Any) -> EvalSpec:
 # 2, in process
 
 
-def test_a11_2_every_checkpoint_but_the_first_is_evaluated(in_process: Make) -> None:
+def test_every_checkpoint_but_the_first_is_evaluated(in_process: Make) -> None:
     estimator, noting = estimator_saving(in_process), Noting()
 
     metrics, exports = train_and_evaluate(estimator, TrainSpec(endless_input_fn, max_steps=20), evaluated(noting))
@@ -80,7 +80,7 @@ def test_a11_2_every_checkpoint_but_the_first_is_evaluated(in_process: Make) -> 
     assert metrics == estimator.evaluate(one_pass_input_fn)
 
 
-def test_a11_2_a_run_that_goes_on_does_not_evaluate_where_it_begins(in_process: Make) -> None:
+def test_a_run_that_goes_on_does_not_evaluate_where_it_begins(in_process: Make) -> None:
     estimator, noting = estimator_saving(in_process), Noting()
     estimator.train(endless_input_fn, max_steps=20)
 
@@ -89,7 +89,7 @@ def test_a11_2_a_run_that_goes_on_does_not_evaluate_where_it_begins(in_process: 
     assert noting.steps == [25, 30]
 
 
-def test_a11_2_a_checkpoint_soon_after_the_last_evaluation_is_not_evaluated_but_the_last_is(in_process: Make) -> None:
+def test_a_checkpoint_soon_after_the_last_evaluation_is_not_evaluated_but_the_last_is(in_process: Make) -> None:
     estimator, noting = estimator_saving(in_process), Noting()
     spec = evaluated(noting, throttle_secs=1000, start_delay_secs=1000)
 
@@ -98,7 +98,7 @@ def test_a11_2_a_checkpoint_soon_after_the_last_evaluation_is_not_evaluated_but_
     assert noting.steps == [5, 20]
 
 
-def test_a11_2_the_last_step_is_evaluated_once(in_process: Make) -> None:
+def test_the_last_step_is_evaluated_once(in_process: Make) -> None:
     estimator, noting = estimator_saving(in_process, 8), Noting()
 
     train_and_evaluate(estimator, TrainSpec(endless_input_fn, max_steps=20), evaluated(noting))
@@ -106,7 +106,7 @@ def test_a11_2_the_last_step_is_evaluated_once(in_process: Make) -> None:
     assert noting.steps == [8, 16, 20]
 
 
-def test_a11_2_the_results_are_those_of_every_exporter_in_order(in_process: Make) -> None:
+def test_the_results_are_those_of_every_exporter_in_order(in_process: Make) -> None:
     estimator = estimator_saving(in_process)
     exporters = [Noting("first"), Noting("second")]
 
@@ -115,7 +115,7 @@ def test_a11_2_the_results_are_those_of_every_exporter_in_order(in_process: Make
     assert exports == [7, 7]
 
 
-def test_a11_2_the_evaluation_is_the_spec_s(in_process: Make) -> None:
+def test_the_evaluation_is_the_spec_s(in_process: Make) -> None:
     estimator, calls = estimator_saving(in_process), []
     spec = EvalSpec(one_pass_input_fn, steps=2, name="held_out", hooks=[RecordingHook("eval", calls)])
 
@@ -127,7 +127,7 @@ def test_a11_2_the_evaluation_is_the_spec_s(in_process: Make) -> None:
     assert calls.count(("eval", "after_run")) == 2
 
 
-def test_a11_2_training_hooks_and_listeners_run(in_process: Make) -> None:
+def test_training_hooks_and_listeners_run(in_process: Make) -> None:
     estimator, calls, listener = estimator_saving(in_process), [], RecordingListener()
     train_spec = TrainSpec(endless_input_fn, 10, [RecordingHook("train", calls)], [listener])
 
@@ -137,7 +137,7 @@ def test_a11_2_training_hooks_and_listeners_run(in_process: Make) -> None:
     assert [step for call, step in listener.calls if call == "after_save"] == [0, 5, 10]
 
 
-def test_a11_2_a_run_that_is_over_is_evaluated_once_more(in_process: Make) -> None:
+def test_a_run_that_is_over_is_evaluated_once_more(in_process: Make) -> None:
     estimator, noting = estimator_saving(in_process), Noting()
     estimator.train(endless_input_fn, max_steps=10)
 
@@ -149,7 +149,7 @@ def test_a11_2_a_run_that_is_over_is_evaluated_once_more(in_process: Make) -> No
     assert noting.calls[0]["is_the_final_export"]
 
 
-def test_a11_2_an_evaluation_leaves_the_events_of_training_alone(in_process: Make) -> None:
+def test_an_evaluation_leaves_the_events_of_training_alone(in_process: Make) -> None:
     estimator = estimator_saving(in_process, save_summary_steps=1, log_step_count_steps=2)
 
     train_and_evaluate(estimator, TrainSpec(endless_input_fn, max_steps=20), evaluated())
@@ -158,14 +158,14 @@ def test_a11_2_an_evaluation_leaves_the_events_of_training_alone(in_process: Mak
     assert max(scalars(estimator.model_dir, "global_step/sec")) > 15
 
 
-def test_a11_2_without_checkpoints_there_is_nothing_to_evaluate(in_process: Make) -> None:
+def test_without_checkpoints_there_is_nothing_to_evaluate(in_process: Make) -> None:
     estimator = estimator_saving(in_process, None, save_checkpoints_secs=None)
 
     with pytest.raises(ValueError, match="There should be a CheckpointSaverHook"):
         train_and_evaluate(estimator, TrainSpec(endless_input_fn, max_steps=5), evaluated())
 
 
-def test_a11_2_a_model_dir_on_a_remote_store(in_process: Make) -> None:
+def test_a_model_dir_on_a_remote_store(in_process: Make) -> None:
     model_dir = f"memory://{uuid.uuid4().hex}"
     estimator = in_process(linear_model_fn, params={}, model_dir=model_dir, save_checkpoints_steps=5)
     noting = Noting()
@@ -182,7 +182,7 @@ def failing_input_fn() -> tf.data.Dataset:
     raise LookupError("the input's own error")
 
 
-def test_a11_2_an_error_of_an_evaluation_ends_training_as_itself(in_process: Make) -> None:
+def test_an_error_of_an_evaluation_ends_training_as_itself(in_process: Make) -> None:
     estimator = estimator_saving(in_process)
 
     with pytest.raises(LookupError, match="the input's own error"):
@@ -192,7 +192,7 @@ def test_a11_2_an_error_of_an_evaluation_ends_training_as_itself(in_process: Mak
 
 
 @pytest.mark.parametrize("error", [LookupError("its own"), StopIteration("its own"), KeyboardInterrupt("its own")])
-def test_a11_2_an_error_of_an_exporter_ends_training_as_itself(in_process: Make, error: BaseException) -> None:
+def test_an_error_of_an_exporter_ends_training_as_itself(in_process: Make, error: BaseException) -> None:
     estimator, raising = estimator_saving(in_process), Raising(error)
 
     with pytest.raises(type(error), match="its own") as raised:
@@ -206,7 +206,7 @@ def test_a11_2_an_error_of_an_exporter_ends_training_as_itself(in_process: Make,
 # 4
 
 
-def test_a11_4_what_an_exporter_is_told(in_process: Make) -> None:
+def test_what_an_exporter_is_told(in_process: Make) -> None:
     estimator, noting = estimator_saving(in_process), Noting()
 
     train_and_evaluate(estimator, TrainSpec(endless_input_fn, max_steps=10), evaluated(noting))
@@ -223,7 +223,7 @@ def test_a11_4_what_an_exporter_is_told(in_process: Make) -> None:
 # 5
 
 
-def test_a11_5_training_ends_with_its_input(in_process: Make) -> None:
+def test_training_ends_with_its_input(in_process: Make) -> None:
     estimator, noting = estimator_saving(in_process), Noting()
 
     metrics, _ = train_and_evaluate(estimator, TrainSpec(one_pass_input_fn), evaluated(noting))
@@ -234,7 +234,7 @@ def test_a11_5_training_ends_with_its_input(in_process: Make) -> None:
     assert not any(call["is_the_final_export"] for call in noting.calls)
 
 
-def test_a11_5_an_input_that_ends_before_max_steps_gives_no_final_export(in_process: Make) -> None:
+def test_an_input_that_ends_before_max_steps_gives_no_final_export(in_process: Make) -> None:
     noting = Noting()
 
     train_and_evaluate(estimator_saving(in_process), TrainSpec(one_pass_input_fn, max_steps=1000), evaluated(noting))
@@ -289,7 +289,7 @@ def beside(in_process: Make) -> Callable[..., Beside]:
     return lambda **spec: Beside(in_process, Noting(), **spec)
 
 
-def test_a11_3_each_new_checkpoint_is_evaluated_once_and_the_newest_wins(beside: Callable[..., Beside]) -> None:
+def test_each_new_checkpoint_is_evaluated_once_and_the_newest_wins(beside: Callable[..., Beside]) -> None:
     run = beside()
     assert run.look() == []
     run.train(15)
@@ -299,7 +299,7 @@ def test_a11_3_each_new_checkpoint_is_evaluated_once_and_the_newest_wins(beside:
     assert run.look() == [15, 20]
 
 
-def test_a11_3_the_checkpoint_that_training_begins_with_is_not_evaluated(in_process: Make) -> None:
+def test_the_checkpoint_that_training_begins_with_is_not_evaluated(in_process: Make) -> None:
     estimator_saving(in_process).train(endless_input_fn, max_steps=10)
     run = Beside(in_process, Noting())
     assert run.look() == []
@@ -307,14 +307,14 @@ def test_a11_3_the_checkpoint_that_training_begins_with_is_not_evaluated(in_proc
     assert run.look() == [11]
 
 
-def test_a11_3_the_first_evaluation_waits_for_start_delay_secs(beside: Callable[..., Beside]) -> None:
+def test_the_first_evaluation_waits_for_start_delay_secs(beside: Callable[..., Beside]) -> None:
     run = beside(start_delay_secs=60)
     run.train(5)
     assert run.look(59) == []
     assert run.look(1) == [5]
 
 
-def test_a11_3_evaluations_keep_throttle_secs_between_their_beginnings(beside: Callable[..., Beside]) -> None:
+def test_evaluations_keep_throttle_secs_between_their_beginnings(beside: Callable[..., Beside]) -> None:
     run = beside(throttle_secs=30)
     run.train(5)
     assert run.look() == [5]
@@ -323,7 +323,7 @@ def test_a11_3_evaluations_keep_throttle_secs_between_their_beginnings(beside: C
     assert run.look(1) == [5, 10]
 
 
-def test_a11_3_without_room_evaluations_wait_and_say_so_once(
+def test_without_room_evaluations_wait_and_say_so_once(
     beside: Callable[..., Beside], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = beside()
@@ -342,7 +342,7 @@ def test_a11_3_without_room_evaluations_wait_and_say_so_once(
     assert run.noting.steps == [10, 15]
 
 
-def test_a11_3_a_checkpoint_that_is_deleted_while_it_is_evaluated_is_passed_over(
+def test_a_checkpoint_that_is_deleted_while_it_is_evaluated_is_passed_over(
     beside: Callable[..., Beside], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = beside(hooks=[lambda: trains_on()])
@@ -363,14 +363,14 @@ def test_a11_3_a_checkpoint_that_is_deleted_while_it_is_evaluated_is_passed_over
     assert run.look() == [20]
 
 
-def test_a11_3_an_error_of_an_evaluation_is_raised(beside: Callable[..., Beside]) -> None:
+def test_an_error_of_an_evaluation_is_raised(beside: Callable[..., Beside]) -> None:
     run = beside(exporters=[Raising(LookupError("its own"))])
     run.train(5)
     with pytest.raises(LookupError, match="its own"):
         run.look()
 
 
-def test_a11_3_a_missing_or_unchanged_checkpoint_is_said_at_most_every_ten_minutes(
+def test_a_missing_or_unchanged_checkpoint_is_said_at_most_every_ten_minutes(
     beside: Callable[..., Beside], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = beside()
@@ -389,6 +389,6 @@ def test_a11_3_a_missing_or_unchanged_checkpoint_is_said_at_most_every_ten_minut
         assert caplog.text.count(said) == 2
 
 
-def test_a11_3_no_checkpoint_at_all_is_an_error_at_the_end(beside: Callable[..., Beside]) -> None:
+def test_no_checkpoint_at_all_is_an_error_at_the_end(beside: Callable[..., Beside]) -> None:
     with pytest.raises(RuntimeError, match="There was no new checkpoint after the training in"):
         beside().evaluations.run_last()

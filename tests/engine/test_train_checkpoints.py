@@ -39,7 +39,7 @@ def files_of(step: int) -> set[str]:
 # 9
 
 
-def test_a4_9_checkpoints_at_the_start_at_intervals_and_at_the_end(in_process: Make) -> None:
+def test_checkpoints_at_the_start_at_intervals_and_at_the_end(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=3)
     estimator.train(endless_input_fn, steps=8, saving_listeners=EACH_SAVE_ARRIVES)
 
@@ -47,7 +47,7 @@ def test_a4_9_checkpoints_at_the_start_at_intervals_and_at_the_end(in_process: M
     assert estimator.latest_checkpoint() == os.path.join(estimator.model_dir, "model.ckpt-8")
 
 
-def test_a4_9_a_last_step_that_is_saved_is_not_saved_again(in_process: Make) -> None:
+def test_a_last_step_that_is_saved_is_not_saved_again(in_process: Make) -> None:
     listener = RecordingListener()
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=3)
 
@@ -56,7 +56,7 @@ def test_a4_9_a_last_step_that_is_saved_is_not_saved_again(in_process: Make) -> 
     assert [step for method, step in listener.calls if method == "after_save"] == [0, 3, 6]
 
 
-def test_a4_9_a_run_that_goes_on_saves_at_the_step_that_it_restored(in_process: Make) -> None:
+def test_a_run_that_goes_on_saves_at_the_step_that_it_restored(in_process: Make) -> None:
     listener = RecordingListener()
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=3)
     estimator.train(endless_input_fn, steps=4, saving_listeners=EACH_SAVE_ARRIVES)
@@ -67,7 +67,7 @@ def test_a4_9_a_run_that_goes_on_saves_at_the_step_that_it_restored(in_process: 
     assert published_steps(estimator.model_dir) == [0, 3, 4, 7, 8]
 
 
-def test_a4_9_the_files_are_those_of_tensorflow(in_process: Make) -> None:
+def test_the_files_are_those_of_tensorflow(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={}).train(endless_input_fn, steps=2)
 
     assert names_in(estimator.model_dir) == {"checkpoint", "graph.pbtxt", *files_of(0), *files_of(2)}
@@ -77,7 +77,7 @@ def test_a4_9_the_files_are_those_of_tensorflow(in_process: Make) -> None:
         assert "dense/kernel" in {variable.op.name for variable in v1.global_variables()}
 
 
-def test_a4_9_the_graph_is_there_before_the_first_checkpoint(in_process: Make) -> None:
+def test_the_graph_is_there_before_the_first_checkpoint(in_process: Make) -> None:
     found = []
 
     class Looks(v1.train.CheckpointSaverListener):
@@ -90,7 +90,7 @@ def test_a4_9_the_graph_is_there_before_the_first_checkpoint(in_process: Make) -
     assert found[0] == {"graph.pbtxt"}
 
 
-def test_a4_9_graphs_may_be_left_out(in_process: Make) -> None:
+def test_graphs_may_be_left_out(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={}, checkpoint_save_graph_def=False)
     estimator.train(endless_input_fn, steps=1)
 
@@ -99,7 +99,7 @@ def test_a4_9_graphs_may_be_left_out(in_process: Make) -> None:
     assert not [name for name in names if name.endswith((".pbtxt", ".meta"))]
 
 
-def test_a4_9_time_makes_checkpoints_too(in_process: Make) -> None:
+def test_time_makes_checkpoints_too(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_secs=1e-9)
     estimator.train(endless_input_fn, steps=3, saving_listeners=EACH_SAVE_ARRIVES)
 
@@ -107,7 +107,7 @@ def test_a4_9_time_makes_checkpoints_too(in_process: Make) -> None:
 
 
 @pytest.mark.parametrize("off", [None, 0])
-def test_a4_9_without_intervals_there_are_no_checkpoints(in_process: Make, off: int | None) -> None:
+def test_without_intervals_there_are_no_checkpoints(in_process: Make, off: int | None) -> None:
     calls: list[tuple[str, str]] = []
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=off, save_checkpoints_secs=None)
 
@@ -118,7 +118,7 @@ def test_a4_9_without_intervals_there_are_no_checkpoints(in_process: Make, off: 
     assert estimator.latest_checkpoint() is None
 
 
-def test_a4_9_a_directory_that_was_moved_trains_on(in_process: Make, tmp_path: Path) -> None:
+def test_a_directory_that_was_moved_trains_on(in_process: Make, tmp_path: Path) -> None:
     in_process(linear_model_fn, params={}, model_dir=tmp_path / "old").train(endless_input_fn, steps=3)
 
     (tmp_path / "old").rename(tmp_path / "new")
@@ -130,7 +130,7 @@ def test_a4_9_a_directory_that_was_moved_trains_on(in_process: Make, tmp_path: P
     assert not (tmp_path / "old").exists()
 
 
-def test_a4_9_only_the_newest_checkpoints_are_kept(in_process: Make) -> None:
+def test_only_the_newest_checkpoints_are_kept(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=1, keep_checkpoint_max=2)
     estimator.train(endless_input_fn, steps=5, saving_listeners=EACH_SAVE_ARRIVES)
 
@@ -138,7 +138,7 @@ def test_a4_9_only_the_newest_checkpoints_are_kept(in_process: Make) -> None:
     assert names_in(estimator.model_dir) == {"checkpoint", "graph.pbtxt", *files_of(4), *files_of(5)}
 
 
-def test_a4_9_five_checkpoints_are_kept_by_default(in_process: Make) -> None:
+def test_five_checkpoints_are_kept_by_default(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=1)
     estimator.train(endless_input_fn, steps=7, saving_listeners=EACH_SAVE_ARRIVES)
 
@@ -146,14 +146,14 @@ def test_a4_9_five_checkpoints_are_kept_by_default(in_process: Make) -> None:
 
 
 @pytest.mark.parametrize("every", [None, 0])
-def test_a4_9_every_checkpoint_may_be_kept(in_process: Make, every: int | None) -> None:
+def test_every_checkpoint_may_be_kept(in_process: Make, every: int | None) -> None:
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=1, keep_checkpoint_max=every)
     estimator.train(endless_input_fn, steps=7, saving_listeners=EACH_SAVE_ARRIVES)
 
     assert published_steps(estimator.model_dir) == saved_steps(estimator.model_dir) == list(range(8))
 
 
-def test_a4_9_one_more_is_kept_for_every_so_many_hours(in_process: Make) -> None:
+def test_one_more_is_kept_for_every_so_many_hours(in_process: Make) -> None:
     estimator = in_process(
         linear_model_fn,
         params={},
@@ -175,7 +175,7 @@ def own_saver(estimator: Any, **kwargs: Any) -> Any:
     return v1.train.CheckpointSaverHook(estimator.model_dir, **{"save_steps": 2, **kwargs})
 
 
-def test_a4_10_a_saver_hook_of_the_users_takes_the_place_of_the_default_one(in_process: Make) -> None:
+def test_a_saver_hook_of_the_users_takes_the_place_of_the_default_one(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=1)
 
     estimator.train(endless_input_fn, steps=5, hooks=[own_saver(estimator)])
@@ -186,7 +186,7 @@ def test_a4_10_a_saver_hook_of_the_users_takes_the_place_of_the_default_one(in_p
 
 
 @pytest.mark.parametrize("field", ["training_hooks", "training_chief_hooks"])
-def test_a4_10_a_saver_hook_of_the_spec_takes_the_place_of_the_default_one(in_process: Make, field: str) -> None:
+def test_a_saver_hook_of_the_spec_takes_the_place_of_the_default_one(in_process: Make, field: str) -> None:
     model_fn = with_spec(linear_model_fn, **{field: lambda: [own_saver(estimator)]})
     estimator: Any = in_process(model_fn, params={}, save_checkpoints_steps=1)
 
@@ -195,7 +195,7 @@ def test_a4_10_a_saver_hook_of_the_spec_takes_the_place_of_the_default_one(in_pr
     assert saved_steps(estimator.model_dir) == [0, 2, 4, 5]
 
 
-def test_a4_10_a_saver_hook_of_the_users_uses_the_default_saver(in_process: Make, tmp_path: Path) -> None:
+def test_a_saver_hook_of_the_users_uses_the_default_saver(in_process: Make, tmp_path: Path) -> None:
     estimator = in_process(linear_model_fn, params={}, model_dir=tmp_path / "old", keep_checkpoint_max=2)
     estimator.train(endless_input_fn, steps=5, hooks=[own_saver(estimator, save_steps=1)])
 
@@ -205,7 +205,7 @@ def test_a4_10_a_saver_hook_of_the_users_uses_the_default_saver(in_process: Make
     assert moved.latest_checkpoint() == str(tmp_path / "new" / "model.ckpt-5")
 
 
-def test_a4_10_the_saver_of_the_scaffold_wins(in_process: Make) -> None:
+def test_the_saver_of_the_scaffold_wins(in_process: Make) -> None:
     def some_variables() -> Any:
         wanted = [v for v in v1.global_variables() if v.op.name != "dense/bias"]
         return v1.train.Scaffold(saver=v1.train.Saver(wanted, save_relative_paths=True))
@@ -217,7 +217,7 @@ def test_a4_10_the_saver_of_the_scaffold_wins(in_process: Make) -> None:
     assert saved_steps(estimator.model_dir)[-1] == 9
 
 
-def test_a4_10_a_saver_hook_may_share_the_scaffold_of_the_spec(in_process: Make) -> None:
+def test_a_saver_hook_may_share_the_scaffold_of_the_spec(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
         scaffold = v1.train.Scaffold()
         spec = linear_model_fn(features, labels, mode, params)
@@ -230,7 +230,7 @@ def test_a4_10_a_saver_hook_may_share_the_scaffold_of_the_spec(in_process: Make)
     assert saved_steps(estimator.model_dir) == [0, 2, 3]
 
 
-def test_a4_10_the_saver_of_the_scaffold_says_how_many_to_keep(in_process: Make) -> None:
+def test_the_saver_of_the_scaffold_says_how_many_to_keep(in_process: Make) -> None:
     def keeps_two() -> Any:
         return v1.train.Scaffold(saver=v1.train.Saver(max_to_keep=2))
 
@@ -240,7 +240,7 @@ def test_a4_10_the_saver_of_the_scaffold_says_how_many_to_keep(in_process: Make)
     assert published_steps(estimator.model_dir) == saved_steps(estimator.model_dir) == [4, 5]
 
 
-def test_a4_10_a_saver_in_the_collection_wins(in_process: Make) -> None:
+def test_a_saver_in_the_collection_wins(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
         spec = linear_model_fn(features, labels, mode, params)
         wanted = [v for v in v1.global_variables() if v.op.name != "dense/bias"]
@@ -255,7 +255,7 @@ def test_a4_10_a_saver_in_the_collection_wins(in_process: Make) -> None:
 # 11
 
 
-def test_a4_11_the_order_of_a_listeners_calls(in_process: Make) -> None:
+def test_the_order_of_a_listeners_calls(in_process: Make) -> None:
     listener = RecordingListener()
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=2)
 
@@ -270,7 +270,7 @@ def test_a4_11_the_order_of_a_listeners_calls(in_process: Make) -> None:
     ]
 
 
-def test_a4_11_the_checkpoint_is_published_between_before_and_after_save(in_process: Make) -> None:
+def test_the_checkpoint_is_published_between_before_and_after_save(in_process: Make) -> None:
     seen = []
 
     class Looks(v1.train.CheckpointSaverListener):
@@ -286,7 +286,7 @@ def test_a4_11_the_checkpoint_is_published_between_before_and_after_save(in_proc
     assert seen == [[], [0], [0], [0, 3]]
 
 
-def test_a4_11_a_listener_that_returns_true_stops_training(in_process: Make) -> None:
+def test_a_listener_that_returns_true_stops_training(in_process: Make) -> None:
     stops, other = RecordingListener(stop_at=4), RecordingListener()
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=2)
 
@@ -297,7 +297,7 @@ def test_a4_11_a_listener_that_returns_true_stops_training(in_process: Make) -> 
 
 
 @pytest.mark.parametrize("with_own_hook", [False, True])
-def test_a4_11_a_listener_is_attached_once(in_process: Make, with_own_hook: bool) -> None:
+def test_a_listener_is_attached_once(in_process: Make, with_own_hook: bool) -> None:
     listener = RecordingListener()
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=2)
     hooks = [own_saver(estimator, listeners=[listener])] if with_own_hook else []
@@ -308,7 +308,7 @@ def test_a4_11_a_listener_is_attached_once(in_process: Make, with_own_hook: bool
     assert [step for method, step in listener.calls if method == "after_save"] == [0, 2]
 
 
-def test_a4_11_listeners_are_attached_to_the_users_first_saver_hook(in_process: Make, tmp_path: Path) -> None:
+def test_listeners_are_attached_to_the_users_first_saver_hook(in_process: Make, tmp_path: Path) -> None:
     listener = RecordingListener(stop_at=4)
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=None, save_checkpoints_secs=None)
     second = v1.train.CheckpointSaverHook(str(tmp_path / "second"), save_steps=1)
@@ -319,7 +319,7 @@ def test_a4_11_listeners_are_attached_to_the_users_first_saver_hook(in_process: 
     assert estimator.get_variable_value("global_step") == 4
 
 
-def test_a4_11_without_a_saver_hook_listeners_are_refused(in_process: Make) -> None:
+def test_without_a_saver_hook_listeners_are_refused(in_process: Make) -> None:
     estimator = in_process(linear_model_fn, params={}, save_checkpoints_steps=None, save_checkpoints_secs=None)
 
     with pytest.raises(ValueError, match="There should be a CheckpointSaverHook to use saving_listeners"):
@@ -327,12 +327,12 @@ def test_a4_11_without_a_saver_hook_listeners_are_refused(in_process: Make) -> N
 
 
 @pytest.mark.parametrize("listeners", [[1], ["listener"], 1.5, [RecordingHook("hook", [])], RecordingListener()])
-def test_a4_11_what_is_no_listener_is_refused(in_process: Make, listeners: Any) -> None:
+def test_what_is_no_listener_is_refused(in_process: Make, listeners: Any) -> None:
     with pytest.raises(TypeError, match="saving_listeners must be a list of CheckpointSaverListener"):
         in_process(linear_model_fn).train(endless_input_fn, steps=1, saving_listeners=listeners)
 
 
-def test_a4_11_listeners_may_be_any_iterable_and_factories(in_process: Make) -> None:
+def test_listeners_may_be_any_iterable_and_factories(in_process: Make) -> None:
     made: list[RecordingListener] = []
 
     def factory() -> RecordingListener:
@@ -347,7 +347,7 @@ def test_a4_11_listeners_may_be_any_iterable_and_factories(in_process: Make) -> 
 # 12
 
 
-def test_a4_12_training_goes_on_from_the_newest_checkpoint(in_process: Make, tmp_path: Path) -> None:
+def test_training_goes_on_from_the_newest_checkpoint(in_process: Make, tmp_path: Path) -> None:
     params = {"learning_rate": 0.1}
 
     def batches(start: int) -> Callable[[], tf.data.Dataset]:
@@ -362,7 +362,7 @@ def test_a4_12_training_goes_on_from_the_newest_checkpoint(in_process: Make, tmp
     assert np.array_equal(again.get_variable_value("dense/kernel"), kernel)
 
 
-def test_a4_12_a_changed_shape_is_an_error_that_says_so(in_process: Make) -> None:
+def test_a_changed_shape_is_an_error_that_says_so(in_process: Make) -> None:
     def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
         prediction = tf.matmul(features, v1.get_variable("weights", [4, params["units"]]))
         loss = tf.reduce_mean(tf.square(prediction - labels))
@@ -374,7 +374,7 @@ def test_a4_12_a_changed_shape_is_an_error_that_says_so(in_process: Make) -> Non
         in_process(model_fn, params={"units": 2}).train(endless_input_fn, steps=1)
 
 
-def test_a4_12_variables_that_hooks_add_when_they_begin_are_saved_and_restored(in_process: Make) -> None:
+def test_variables_that_hooks_add_when_they_begin_are_saved_and_restored(in_process: Make) -> None:
     class CountsItsRuns(v1.train.SessionRunHook):
         def begin(self) -> None:
             runs = v1.get_variable("runs", [], initializer=v1.zeros_initializer(), trainable=False)
@@ -390,7 +390,7 @@ def test_a4_12_variables_that_hooks_add_when_they_begin_are_saved_and_restored(i
     assert estimator.get_variable_value("runs") == 3.0
 
 
-def test_a4_12_init_fn_runs_only_without_a_checkpoint_and_local_init_op_always(in_process: Make) -> None:
+def test_init_fn_runs_only_without_a_checkpoint_and_local_init_op_always(in_process: Make) -> None:
     init_fn_calls = []
     local_values = []
 
@@ -447,7 +447,7 @@ def value(estimator: Any, name: str) -> Any:
     return estimator.get_variable_value(name)
 
 
-def test_a4_14_a_model_that_is_trained_does_not_warm_start(
+def test_a_model_that_is_trained_does_not_warm_start(
     trained: Any, warm: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     warm(None).train(endless_input_fn, steps=1)
@@ -461,7 +461,7 @@ def test_a4_14_a_model_that_is_trained_does_not_warm_start(
     assert value(estimator, "global_step") == 2
 
 
-def test_a4_14_warm_start_is_logged(trained: Any, warm: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_warm_start_is_logged(trained: Any, warm: Make, caplog: pytest.LogCaptureFixture) -> None:
     path = trained.latest_checkpoint()
 
     with caplog.at_level(logging.INFO):

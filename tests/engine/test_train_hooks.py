@@ -54,22 +54,22 @@ def of(calls: Calls, method: str) -> list[str]:
 
 
 @pytest.mark.parametrize("hooks", [[1], ["hook"], 1.5, [None]])
-def test_a4_5_what_is_no_hook_is_refused(in_process: Make, hooks: Any) -> None:
+def test_what_is_no_hook_is_refused(in_process: Make, hooks: Any) -> None:
     with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, got "):
         in_process(linear_model_fn).train(endless_input_fn, steps=1, hooks=hooks)
 
 
-def test_a4_5_one_hook_without_a_list_is_refused(in_process: Make) -> None:
+def test_one_hook_without_a_list_is_refused(in_process: Make) -> None:
     with pytest.raises(TypeError, match=r"Hooks must be a SessionRunHook, got .*Pass a list of them"):
         in_process(linear_model_fn).train(endless_input_fn, steps=1, hooks=RecordingHook("user", []))
 
 
-def test_a4_5_what_a_factory_makes_must_be_a_hook(in_process: Make) -> None:
+def test_what_a_factory_makes_must_be_a_hook(in_process: Make) -> None:
     with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, got 'no hook'"):
         in_process(linear_model_fn, params={}).train(endless_input_fn, steps=1, hooks=[lambda: "no hook"])
 
 
-def test_a4_5_hooks_may_be_any_iterable(in_process: Make) -> None:
+def test_hooks_may_be_any_iterable(in_process: Make) -> None:
     calls: Calls = []
     hooks = (RecordingHook(name, calls) for name in ("first", "second"))
 
@@ -79,7 +79,7 @@ def test_a4_5_hooks_may_be_any_iterable(in_process: Make) -> None:
 
 
 @pytest.mark.parametrize("method", ["begin", "before_run", "after_run", "end"])
-def test_a4_5_the_order_of_hooks(in_process: Make, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+def test_the_order_of_hooks(in_process: Make, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     calls: Calls = []
     for kind in (
         SaveCheckpoints,
@@ -113,7 +113,7 @@ def test_a4_5_the_order_of_hooks(in_process: Make, monkeypatch: pytest.MonkeyPat
     ]
 
 
-def test_a4_5_the_life_of_a_hook(in_process: Make) -> None:
+def test_the_life_of_a_hook(in_process: Make) -> None:
     calls: Calls = []
 
     in_process(linear_model_fn, params={}).train(endless_input_fn, steps=2, hooks=[RecordingHook("user", calls)])
@@ -126,7 +126,7 @@ def test_a4_5_the_life_of_a_hook(in_process: Make) -> None:
     ]
 
 
-def test_a4_5_the_step_that_finds_no_data_has_no_after_run(in_process: Make) -> None:
+def test_the_step_that_finds_no_data_has_no_after_run(in_process: Make) -> None:
     calls: Calls = []
 
     in_process(linear_model_fn, params={}).train(one_pass_input_fn, hooks=[RecordingHook("user", calls)])
@@ -136,7 +136,7 @@ def test_a4_5_the_step_that_finds_no_data_has_no_after_run(in_process: Make) -> 
     assert calls[-2:] == [("user", "before_run"), ("user", "end")]
 
 
-def test_a4_5_after_another_error_there_is_neither_after_run_nor_end(in_process: Make) -> None:
+def test_after_another_error_there_is_neither_after_run_nor_end(in_process: Make) -> None:
     calls: Calls = []
 
     def input_fn() -> tf.data.Dataset:
@@ -148,7 +148,7 @@ def test_a4_5_after_another_error_there_is_neither_after_run_nor_end(in_process:
     assert calls[-1] == ("user", "before_run")
 
 
-def test_a4_5_an_error_of_a_hook_reaches_the_caller(in_process: Make) -> None:
+def test_an_error_of_a_hook_reaches_the_caller(in_process: Make) -> None:
     calls: Calls = []
     error = OSError("no more space")
 
@@ -165,7 +165,7 @@ def test_a4_5_an_error_of_a_hook_reaches_the_caller(in_process: Make) -> None:
     assert saved_steps(estimator.model_dir) == [0]
 
 
-def test_a4_5_a_hook_may_ask_to_stop(in_process: Make) -> None:
+def test_a_hook_may_ask_to_stop(in_process: Make) -> None:
     calls: Calls = []
 
     class StopsAfterThree(RecordingHook):
@@ -181,9 +181,7 @@ def test_a4_5_a_hook_may_ask_to_stop(in_process: Make) -> None:
 
 
 @pytest.mark.parametrize(("given", "last_step"), [({"num_steps": 3}, 5), ({"last_step": 4}, 4)])
-def test_a4_5_a_stop_at_step_hook_of_the_user_is_heeded(
-    in_process: Make, given: dict[str, int], last_step: int
-) -> None:
+def test_a_stop_at_step_hook_of_the_user_is_heeded(in_process: Make, given: dict[str, int], last_step: int) -> None:
     estimator = in_process(linear_model_fn, params={}).train(endless_input_fn, steps=2)
 
     estimator.train(endless_input_fn, steps=100, hooks=[v1.train.StopAtStepHook(**given)])
@@ -191,7 +189,7 @@ def test_a4_5_a_stop_at_step_hook_of_the_user_is_heeded(
     assert estimator.get_variable_value("global_step") == last_step
 
 
-def test_a4_5_a_hook_may_add_operations_in_begin(in_process: Make) -> None:
+def test_a_hook_may_add_operations_in_begin(in_process: Make) -> None:
     doubled = []
 
     class Doubles(v1.train.SessionRunHook):
@@ -210,7 +208,7 @@ def test_a4_5_a_hook_may_add_operations_in_begin(in_process: Make) -> None:
     assert all(value % 2 == 0 for value in doubled)
 
 
-def test_a4_5_user_hooks_see_a_loss_before_it_is_refused(in_process: Make) -> None:
+def test_user_hooks_see_a_loss_before_it_is_refused(in_process: Make) -> None:
     calls: Calls = []
     model_fn = with_spec_without_labels(
         given_loss_model_fn, training_hooks=lambda: [RecordingHook("hook of spec", calls)]
@@ -231,7 +229,7 @@ def with_spec_without_labels(model_fn: Callable[..., Any], **fields: Callable[[]
 # 6
 
 
-def test_a4_6_a_loss_that_is_not_a_number_ends_training(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loss_that_is_not_a_number_ends_training(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     calls: Calls = []
 
     with pytest.raises(v1.train.NanLossDuringTrainingError):
@@ -242,7 +240,7 @@ def test_a4_6_a_loss_that_is_not_a_number_ends_training(in_process: Make, caplog
     assert of(calls, "end") == []
 
 
-def test_a4_6_there_is_no_last_checkpoint(in_process: Make) -> None:
+def test_there_is_no_last_checkpoint(in_process: Make) -> None:
     estimator = in_process(given_loss_model_fn)
 
     with pytest.raises(v1.train.NanLossDuringTrainingError):
@@ -252,7 +250,7 @@ def test_a4_6_there_is_no_last_checkpoint(in_process: Make) -> None:
 
 
 @pytest.mark.parametrize("interval", [{"save_checkpoints_steps": 1}, {"save_checkpoints_secs": 1e-9}])
-def test_a4_6_weights_that_are_not_numbers_are_never_published(in_process: Make, interval: dict[str, Any]) -> None:
+def test_weights_that_are_not_numbers_are_never_published(in_process: Make, interval: dict[str, Any]) -> None:
     estimator = in_process(given_loss_model_fn, **interval)
 
     with pytest.raises(v1.train.NanLossDuringTrainingError):
@@ -267,7 +265,7 @@ def test_a4_6_weights_that_are_not_numbers_are_never_published(in_process: Make,
 # 7
 
 
-def test_a4_7_the_loss_is_summarized_and_collected(in_process: Make) -> None:
+def test_the_loss_is_summarized_and_collected(in_process: Make) -> None:
     collected = []
 
     class ReadsCollection(v1.train.SessionRunHook):
@@ -284,7 +282,7 @@ def test_a4_7_the_loss_is_summarized_and_collected(in_process: Make) -> None:
     assert collected == [[4.0], [3.0], [2.0]]
 
 
-def test_a4_7_a_loss_summary_of_the_users_is_the_only_one(in_process: Make) -> None:
+def test_a_loss_summary_of_the_users_is_the_only_one(in_process: Make) -> None:
     def model_fn(features: Any, mode: str) -> EstimatorSpec:
         v1.summary.scalar("loss", features * 100.0)
         return given_loss_model_fn(features, mode)
@@ -295,7 +293,7 @@ def test_a4_7_a_loss_summary_of_the_users_is_the_only_one(in_process: Make) -> N
     assert {value.tag for event in events(estimator.model_dir) for value in event.summary.value} == {"loss"}
 
 
-def test_a4_7_summaries_come_at_their_interval(in_process: Make) -> None:
+def test_summaries_come_at_their_interval(in_process: Make) -> None:
     def model_fn(features: Any, mode: str) -> EstimatorSpec:
         v1.summary.scalar("own", features)
         return given_loss_model_fn(features, mode)
@@ -305,7 +303,7 @@ def test_a4_7_summaries_come_at_their_interval(in_process: Make) -> None:
     assert scalars(estimator.model_dir, "own") == {1: 1.0, 4: 4.0, 7: 7.0}
 
 
-def test_a4_7_the_summary_op_of_the_scaffold_wins(in_process: Make) -> None:
+def test_the_summary_op_of_the_scaffold_wins(in_process: Make) -> None:
     def model_fn(features: Any, mode: str) -> EstimatorSpec:
         wanted = v1.summary.scalar("wanted", features)
         v1.summary.scalar("other", features)
@@ -318,7 +316,7 @@ def test_a4_7_the_summary_op_of_the_scaffold_wins(in_process: Make) -> None:
 
 
 @pytest.mark.parametrize("off", [None, 0])
-def test_a4_7_summaries_may_be_off(in_process: Make, off: int | None) -> None:
+def test_summaries_may_be_off(in_process: Make, off: int | None) -> None:
     estimator = in_process(given_loss_model_fn, save_summary_steps=off).train(losses_input_fn(4, 3))
 
     assert scalars(estimator.model_dir, "loss") == {}
@@ -327,7 +325,7 @@ def test_a4_7_summaries_may_be_off(in_process: Make, off: int | None) -> None:
 # 8
 
 
-def test_a4_8_the_rate_is_logged_and_written(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_rate_is_logged_and_written(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     estimator = in_process(linear_model_fn, params={}, log_step_count_steps=4)
 
     with caplog.at_level(logging.INFO):
@@ -340,7 +338,7 @@ def test_a4_8_the_rate_is_logged_and_written(in_process: Make, caplog: pytest.Lo
     assert all(rate > 0 for rate in written.values())
 
 
-def test_a4_8_loss_and_step_are_logged(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_loss_and_step_are_logged(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         in_process(given_loss_model_fn, log_step_count_steps=2).train(losses_input_fn(4, 3, 2, 1))
 
@@ -348,7 +346,7 @@ def test_a4_8_loss_and_step_are_logged(in_process: Make, caplog: pytest.LogCaptu
     assert [(float(line[1]), int(line[2])) for line in lines if line] == [(4.0, 0), (2.0, 2)]
 
 
-def test_a4_8_hooks_read_the_global_step_as_it_is_before_the_step(in_process: Make) -> None:
+def test_hooks_read_the_global_step_as_it_is_before_the_step(in_process: Make) -> None:
     steps = []
 
     class ReadsStep(v1.train.SessionRunHook):
@@ -366,7 +364,7 @@ def test_a4_8_hooks_read_the_global_step_as_it_is_before_the_step(in_process: Ma
     assert steps == list(range(200))
 
 
-def test_a4_8_none_turns_both_off(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_none_turns_both_off(in_process: Make, caplog: pytest.LogCaptureFixture) -> None:
     estimator = in_process(linear_model_fn, params={}, log_step_count_steps=None)
 
     with caplog.at_level(logging.INFO):

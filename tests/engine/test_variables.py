@@ -25,13 +25,13 @@ def momentum_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
     return EstimatorSpec(mode, loss=loss, train_op=optimizer.minimize(loss, v1.train.get_global_step()))
 
 
-def test_a8_names_are_those_of_all_variables_slots_and_global_step_included(in_process: MakeEstimator) -> None:
+def test_names_are_those_of_all_variables_slots_and_global_step_included(in_process: MakeEstimator) -> None:
     estimator = in_process(momentum_model_fn).train(endless_input_fn, steps=1)
 
     assert sorted(estimator.get_variable_names()) == ["dense/kernel", "dense/kernel/Momentum", "global_step"]
 
 
-def test_a8_values_are_arrays_of_the_newest_checkpoint(in_process: MakeEstimator) -> None:
+def test_values_are_arrays_of_the_newest_checkpoint(in_process: MakeEstimator) -> None:
     estimator = in_process(momentum_model_fn)
     estimator.train(endless_input_fn, steps=1)
     before = estimator.get_variable_value("dense/kernel")
@@ -46,7 +46,7 @@ def test_a8_values_are_arrays_of_the_newest_checkpoint(in_process: MakeEstimator
     np.testing.assert_array_equal(after, tf.train.load_variable(estimator.model_dir, "dense/kernel"))
 
 
-def test_a8_the_first_step_is_the_one_that_the_gradient_says(in_process: MakeEstimator) -> None:
+def test_the_first_step_is_the_one_that_the_gradient_says(in_process: MakeEstimator) -> None:
     estimator = in_process(momentum_model_fn).train(endless_input_fn, steps=1)
 
     x, y, ones = X[:32], Y[:32], np.ones([4, 1], np.float32)
@@ -55,7 +55,7 @@ def test_a8_the_first_step_is_the_one_that_the_gradient_says(in_process: MakeEst
     np.testing.assert_allclose(estimator.get_variable_value("dense/kernel"), ones - 0.01 * gradient, rtol=1e-5)
 
 
-def test_a8_without_a_checkpoint_there_are_no_variables(in_process: MakeEstimator) -> None:
+def test_without_a_checkpoint_there_are_no_variables(in_process: MakeEstimator) -> None:
     estimator = in_process(momentum_model_fn)
     message = f"Could not find trained model in model_dir: {estimator.model_dir}."
 
@@ -65,14 +65,14 @@ def test_a8_without_a_checkpoint_there_are_no_variables(in_process: MakeEstimato
         assert isinstance(caught.value, ValueError)
 
 
-def test_a8_an_unknown_variable_is_named_beside_the_known_ones(in_process: MakeEstimator) -> None:
+def test_an_unknown_variable_is_named_beside_the_known_ones(in_process: MakeEstimator) -> None:
     estimator = in_process(momentum_model_fn).train(endless_input_fn, steps=1)
 
     with pytest.raises(ValueError, match=r"no variable 'dense/bias'.*dense/kernel, dense/kernel/Mom.*step"):
         estimator.get_variable_value("dense/bias")
 
 
-def test_a8_the_latest_checkpoint_is_a_path_or_none(in_process: MakeEstimator) -> None:
+def test_the_latest_checkpoint_is_a_path_or_none(in_process: MakeEstimator) -> None:
     estimator = in_process(linear_model_fn, params={})
     assert estimator.latest_checkpoint() is None
 
@@ -82,7 +82,7 @@ def test_a8_the_latest_checkpoint_is_a_path_or_none(in_process: MakeEstimator) -
     assert tf.train.latest_checkpoint(estimator.model_dir) == estimator.latest_checkpoint()
 
 
-def test_a8_a_checkpoint_that_is_not_whole_is_passed_over(in_process: MakeEstimator) -> None:
+def test_a_checkpoint_that_is_not_whole_is_passed_over(in_process: MakeEstimator) -> None:
     estimator = in_process(linear_model_fn, params={})
     estimator.train(endless_input_fn, steps=2).train(endless_input_fn, steps=2)
     (data,) = Path(estimator.model_dir).glob("model.ckpt-4.data-*")
@@ -92,7 +92,7 @@ def test_a8_a_checkpoint_that_is_not_whole_is_passed_over(in_process: MakeEstima
     assert estimator.get_variable_value("global_step") == 2
 
 
-def test_a8_files_that_were_never_published_are_no_checkpoint(in_process: MakeEstimator) -> None:
+def test_files_that_were_never_published_are_no_checkpoint(in_process: MakeEstimator) -> None:
     estimator = in_process(linear_model_fn, params={}).train(endless_input_fn, steps=2)
     for path in Path(estimator.model_dir).glob("model.ckpt-2.*"):
         (path.parent / path.name.replace("-2.", "-9.")).write_bytes(path.read_bytes())
@@ -101,13 +101,13 @@ def test_a8_files_that_were_never_published_are_no_checkpoint(in_process: MakeEs
 
 
 @pytest.mark.parametrize(("name", "folder"), [(None, "eval"), ("", "eval"), ("test", "eval_test")])
-def test_a8_eval_dir_is_named_for_the_evaluation(in_process: MakeEstimator, name: str | None, folder: str) -> None:
+def test_eval_dir_is_named_for_the_evaluation(in_process: MakeEstimator, name: str | None, folder: str) -> None:
     estimator = in_process(linear_model_fn, params={})
 
     assert estimator.eval_dir(name) == f"{estimator.model_dir}/{folder}"
 
 
-def test_a8_variables_come_from_a_remote_model_dir(in_process: MakeEstimator) -> None:
+def test_variables_come_from_a_remote_model_dir(in_process: MakeEstimator) -> None:
     estimator = in_process(momentum_model_fn, model_dir="memory://a8-variables/model")
     estimator.train(endless_input_fn, steps=2)
 

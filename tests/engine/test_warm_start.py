@@ -66,11 +66,11 @@ def serving_input_receiver_fn() -> TensorServingInputReceiver:
     return TensorServingInputReceiver(x, x)
 
 
-# What it starts from (A1.10)
+# What it starts from
 
 
 @pytest.mark.parametrize("kind", [str, str.encode, Path, WarmStartSettings], ids=["str", "bytes", "path", "settings"])
-def test_a1_10_a_path_warm_starts_every_trainable_variable(trained: Any, warm: Make, kind: Callable[..., Any]) -> None:
+def test_a_path_warm_starts_every_trainable_variable(trained: Any, warm: Make, kind: Callable[..., Any]) -> None:
     estimator = warm(kind(trained.latest_checkpoint())).train(endless_input_fn, steps=1)
 
     assert equal(estimator, trained, "dense/kernel")
@@ -78,12 +78,12 @@ def test_a1_10_a_path_warm_starts_every_trainable_variable(trained: Any, warm: M
     assert value(estimator, "global_step") == 1
 
 
-def test_a1_10_a_model_dir_stands_for_its_newest_checkpoint(trained: Any, warm: Make) -> None:
+def test_a_model_dir_stands_for_its_newest_checkpoint(trained: Any, warm: Make) -> None:
     assert equal(warm(trained.model_dir).train(endless_input_fn, steps=1), trained, "dense/kernel")
 
 
 @pytest.mark.parametrize("kind", [str, WarmStartSettings])
-def test_a1_10_a_saved_model_stands_for_its_variables(
+def test_a_saved_model_stands_for_its_variables(
     trained: Any, warm: Make, tmp_path: Path, kind: Callable[[str], Any]
 ) -> None:
     exported = trained.export_savedmodel(tmp_path / "export", serving_input_receiver_fn)
@@ -94,7 +94,7 @@ def test_a1_10_a_saved_model_stands_for_its_variables(
     assert equal(estimator, trained, "dense/bias")
 
 
-def test_a1_10_a_relative_path_counts_from_the_drivers_directory(
+def test_a_relative_path_counts_from_the_drivers_directory(
     trained: Any, warm: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(Path(trained.model_dir).parent)
@@ -105,7 +105,7 @@ def test_a1_10_a_relative_path_counts_from_the_drivers_directory(
     assert equal(estimator, trained, "dense/kernel")
 
 
-def test_a1_10_a_remote_checkpoint_is_fetched(in_process: Make, warm: Make) -> None:
+def test_a_remote_checkpoint_is_fetched(in_process: Make, warm: Make) -> None:
     trained = in_process(linear_model_fn, params={"learning_rate": 0.1}, model_dir="memory://a1-10/model")
     trained.train(endless_input_fn, steps=5)
 
@@ -113,12 +113,12 @@ def test_a1_10_a_remote_checkpoint_is_fetched(in_process: Make, warm: Make) -> N
 
 
 @pytest.mark.parametrize("given", [3, ["path"], {"ckpt_to_initialize_from": "path"}])
-def test_a1_10_another_kind_is_refused(warm: Make, given: Any) -> None:
+def test_another_kind_is_refused(warm: Make, given: Any) -> None:
     with pytest.raises(ValueError, match="warm_start_from must be a string or a WarmStartSettings, instead got <class"):
         warm(given)
 
 
-def test_a1_10_nowhere_is_refused_before_anything_is_built(warm: Make, tmp_path: Path) -> None:
+def test_nowhere_is_refused_before_anything_is_built(warm: Make, tmp_path: Path) -> None:
     estimator = warm(str(tmp_path / "nowhere"), lambda features, params: pytest.fail("model_fn was called"))
 
     for verb in (estimator.train, estimator.evaluate, lambda input_fn: next(estimator.predict(input_fn))):
@@ -127,7 +127,7 @@ def test_a1_10_nowhere_is_refused_before_anything_is_built(warm: Make, tmp_path:
 
 
 @pytest.mark.parametrize("path", [None, ""])
-def test_a10_a_checkpoint_is_needed(path: Any) -> None:
+def test_a_checkpoint_is_needed(path: Any) -> None:
     with pytest.raises(ValueError, match="`ckpt_to_initialize_from` MUST be set in WarmStartSettings"):
         WarmStartSettings(path)
 
@@ -179,7 +179,7 @@ def variable(name: str) -> tf.Variable:
         (None, set()),
     ],
 )
-def test_a10_variables_are_chosen(with_slots: Any, warm: Make, chosen: Any, started: set[str]) -> None:
+def test_variables_are_chosen(with_slots: Any, warm: Make, chosen: Any, started: set[str]) -> None:
     settings = WarmStartSettings(with_slots.model_dir, vars_to_warm_start=chosen)
 
     first = warm(settings, momentum_model_fn)
@@ -199,14 +199,12 @@ def test_a10_variables_are_chosen(with_slots: Any, warm: Make, chosen: Any, star
         ({"dense/kernel"}, "must be a `list` or `str`"),
     ],
 )
-def test_a10_another_choice_is_refused(chosen: Any, message: str) -> None:
+def test_another_choice_is_refused(chosen: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WarmStartSettings("path", vars_to_warm_start=chosen)
 
 
-def test_a10_a_partitioned_variable_starts_from_a_whole_one_and_back(
-    in_process: Make, warm: Make, tmp_path: Path
-) -> None:
+def test_a_partitioned_variable_starts_from_a_whole_one_and_back(in_process: Make, warm: Make, tmp_path: Path) -> None:
     def partitioned_model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
         kernel = v1.get_variable("dense/kernel", [4, 1], partitioner=v1.fixed_size_partitioner(2), use_resource=True)
         loss = tf.reduce_mean(tf.square(tf.matmul(features, tf.convert_to_tensor(kernel)) - labels))
@@ -226,7 +224,7 @@ def test_a10_a_partitioned_variable_starts_from_a_whole_one_and_back(
     assert equal(back, trained, "dense/kernel")
 
 
-def test_a10_variables_of_keras_start_too(in_process: Make, tmp_path: Path) -> None:
+def test_variables_of_keras_start_too(in_process: Make, tmp_path: Path) -> None:
     trained = in_process(worlds.keras_model_fn, params={}, model_dir=tmp_path / "trained")
     trained.train(worlds.endless_input_fn, steps=3)
     config = trained.config.replace(model_dir=str(tmp_path / "warm"))
@@ -243,7 +241,7 @@ def test_a10_variables_of_keras_start_too(in_process: Make, tmp_path: Path) -> N
     assert all(np.array_equal(reader.get_tensor(name), value(trained, name)) for name in names)
 
 
-def test_a10_a_keras_variable_is_known_by_its_path(with_slots: Any) -> None:
+def test_a_keras_variable_is_known_by_its_path(with_slots: Any) -> None:
     with tf.Graph().as_default():
         layer = keras.layers.Dense(1, name="dense")
         layer.build((None, 4))
@@ -260,7 +258,7 @@ def renamed_model_fn(features: Any, labels: Any, mode: str, params: Any) -> Esti
         return linear_model_fn(features, labels, mode, params)
 
 
-def test_a10_renamed_variables_start_from_their_old_names(trained: Any, warm: Make) -> None:
+def test_renamed_variables_start_from_their_old_names(trained: Any, warm: Make) -> None:
     names = {f"renamed/dense/{name}": f"dense/{name}" for name in ("kernel", "bias")}
     settings = WarmStartSettings(trained.latest_checkpoint(), var_name_to_prev_var_name=names)
 
@@ -270,14 +268,14 @@ def test_a10_renamed_variables_start_from_their_old_names(trained: Any, warm: Ma
         assert np.array_equal(value(estimator, name), value(trained, old))
 
 
-def test_a10_a_name_that_no_variable_has_is_an_error(trained: Any, warm: Make) -> None:
+def test_a_name_that_no_variable_has_is_an_error(trained: Any, warm: Make) -> None:
     settings = WarmStartSettings(trained.model_dir, var_name_to_prev_var_name={"dense/krenel": "dense/kernel"})
 
     with pytest.raises(ValueError, match="dense/krenel"):
         warm(settings).train(endless_input_fn, steps=1)
 
 
-def test_a10_a_variable_that_the_checkpoint_lacks_is_an_error(trained: Any, warm: Make) -> None:
+def test_a_variable_that_the_checkpoint_lacks_is_an_error(trained: Any, warm: Make) -> None:
     with pytest.raises(ValueError, match="renamed/dense/"):
         warm(trained.model_dir, renamed_model_fn).train(endless_input_fn, steps=1)
 
@@ -325,7 +323,7 @@ def table_after(words: Any, tmp_path: Path, shape: tuple[int, int], info: Any, *
 
 @pytest.mark.parametrize("kind", [VocabInfo, v1.train.VocabInfo], ids=["ours", "tensorflows"])
 @pytest.mark.parametrize("folder", ["local", "memory://a10-words"])
-def test_a10_rows_follow_their_words(words: Any, tmp_path: Path, kind: Any, folder: str) -> None:
+def test_rows_follow_their_words(words: Any, tmp_path: Path, kind: Any, folder: str) -> None:
     (tmp_path / "local").mkdir()
     files = save_words(str(tmp_path / folder) if folder == "local" else folder, new=NEW_WORDS, old=OLD_WORDS)
     info = kind(files["new"], 3, 2, files["old"], backup_initializer=v1.random_uniform_initializer(8.0, 9.0))
@@ -339,7 +337,7 @@ def test_a10_rows_follow_their_words(words: Any, tmp_path: Path, kind: Any, fold
     assert other == 7.0
 
 
-def test_a10_new_rows_are_zeros_unless_told_otherwise(words: Any, tmp_path: Path) -> None:
+def test_new_rows_are_zeros_unless_told_otherwise(words: Any, tmp_path: Path) -> None:
     files = save_words(str(tmp_path), new=NEW_WORDS, old=OLD_WORDS)
 
     table, _ = table_after(words, tmp_path, (3, 2), VocabInfo(files["new"], 3, 0, files["old"]))
@@ -348,7 +346,7 @@ def test_a10_new_rows_are_zeros_unless_told_otherwise(words: Any, tmp_path: Path
     assert np.all(table[[0, 2]] != 0.0)
 
 
-def test_a10_only_the_first_of_the_old_words_may_count(words: Any, tmp_path: Path) -> None:
+def test_only_the_first_of_the_old_words_may_count(words: Any, tmp_path: Path) -> None:
     files = save_words(str(tmp_path), new=NEW_WORDS, old=OLD_WORDS)
 
     table, _ = table_after(words, tmp_path, (3, 2), VocabInfo(files["new"], 3, 0, files["old"], old_vocab_size=2))
@@ -357,7 +355,7 @@ def test_a10_only_the_first_of_the_old_words_may_count(words: Any, tmp_path: Pat
     np.testing.assert_array_equal(table, [[0.0, 0.0], [0.0, 0.0], old[0]])
 
 
-def test_a10_columns_follow_their_words(words: Any, tmp_path: Path) -> None:
+def test_columns_follow_their_words(words: Any, tmp_path: Path) -> None:
     files = save_words(str(tmp_path), new=("no", "maybe", "yes"), old=("yes", "no"))
 
     table, _ = table_after(words, tmp_path, (4, 3), VocabInfo(files["new"], 3, 0, files["old"], axis=1))
@@ -366,7 +364,7 @@ def test_a10_columns_follow_their_words(words: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(table, np.stack([old[:, 1], np.zeros(4), old[:, 0]], axis=1))
 
 
-def test_a10_none_starts_what_has_a_vocabulary_alone(words: Any, tmp_path: Path) -> None:
+def test_none_starts_what_has_a_vocabulary_alone(words: Any, tmp_path: Path) -> None:
     files = save_words(str(tmp_path), new=NEW_WORDS, old=OLD_WORDS)
     info = VocabInfo(files["new"], 3, 0, files["old"])
 
@@ -376,13 +374,13 @@ def test_a10_none_starts_what_has_a_vocabulary_alone(words: Any, tmp_path: Path)
     assert other == 1.0
 
 
-def test_a10_a_vocabulary_is_for_rows_or_for_columns() -> None:
+def test_a_vocabulary_is_for_rows_or_for_columns() -> None:
     with pytest.raises(ValueError, match="only supported values for the axis argument are 0 and 1, got 2"):
         VocabInfo("new", 3, 0, "old", axis=2)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda settings: pickle.loads(pickle.dumps(settings))])
-def test_a10_settings_can_be_copied(copied: Callable[[Any], Any]) -> None:
+def test_settings_can_be_copied(copied: Callable[[Any], Any]) -> None:
     settings = WarmStartSettings("path", [".*"], {"words/table": VocabInfo("new", 3, 0, "old")}, {"new": "old"})
 
     assert copied(settings) == settings
@@ -393,7 +391,7 @@ def test_a10_settings_can_be_copied(copied: Callable[[Any], Any]) -> None:
 # In which verbs
 
 
-def test_a10_verbs_without_a_checkpoint_start_warm(trained: Any, warm: Make, tmp_path: Path) -> None:
+def test_verbs_without_a_checkpoint_start_warm(trained: Any, warm: Make, tmp_path: Path) -> None:
     estimator = warm(trained.latest_checkpoint())
 
     result, expected = estimator.evaluate(one_pass_input_fn), trained.evaluate(one_pass_input_fn)
@@ -406,7 +404,7 @@ def test_a10_verbs_without_a_checkpoint_start_warm(trained: Any, warm: Make, tmp
     assert estimator.latest_checkpoint() is None
 
 
-def test_a10_vocabularies_act_in_other_verbs_too(words: Any, tmp_path: Path) -> None:
+def test_vocabularies_act_in_other_verbs_too(words: Any, tmp_path: Path) -> None:
     files = save_words(str(tmp_path), new=NEW_WORDS, old=OLD_WORDS)
     info = VocabInfo(files["new"], 3, 0, files["old"])
     start = WarmStartSettings(words.model_dir, var_name_to_vocab_info={"words/table": info})
@@ -419,7 +417,7 @@ def test_a10_vocabularies_act_in_other_verbs_too(words: Any, tmp_path: Path) -> 
     np.testing.assert_array_equal(table[[0, 2]], value(words, "words/table")[[3, 0]])
 
 
-def test_a10_verbs_with_a_checkpoint_do_not_start_warm(
+def test_verbs_with_a_checkpoint_do_not_start_warm(
     trained: Any, warm: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     estimator = warm(None).train(endless_input_fn, steps=1)

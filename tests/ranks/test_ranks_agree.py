@@ -47,13 +47,13 @@ def halves(input_context: Any) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensors((tf.fill([4, 4], value), tf.zeros([4, 1]))).repeat()
 
 
-def test_a4_4_unequal_inputs_end_together(on_ranks: Callable[..., Any]) -> None:
+def test_unequal_inputs_end_together(on_ranks: Callable[..., Any]) -> None:
     estimator = on_ranks(linear_model_fn, params={})
     estimator.train(three_or_five_batches)
     assert estimator.latest_checkpoint().endswith("-3")
 
 
-def test_a4_4_an_empty_input_on_one_rank_makes_no_step(
+def test_an_empty_input_on_one_rank_makes_no_step(
     on_ranks: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     estimator = on_ranks(linear_model_fn, params={})

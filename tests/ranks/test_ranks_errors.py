@@ -42,7 +42,7 @@ def test_an_error_of_one_rank_outranks_its_waiting_peers(on_ranks: Callable[...,
     assert "Raised on rank 1" in "".join(caught.value.__notes__)
 
 
-def test_a4_6_a_nan_loss_ends_training_and_is_not_published(on_ranks: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_nan_loss_ends_training_and_is_not_published(on_ranks: Callable[..., Any], tmp_path: Path) -> None:
     estimator = on_ranks(nan_model_fn, params={"folder": str(tmp_path)}, save_checkpoints_steps=1)
     with pytest.raises(v1.train.NanLossDuringTrainingError):
         estimator.train(endless_input_fn, steps=10)

@@ -73,7 +73,7 @@ def rate_hook(folder: str) -> v1.train.SessionRunHook:
     return v1.train.StepCounterHook(every_n_steps=2, output_dir=f"{folder}/rate-{rank()}")
 
 
-def test_a4_5_every_hook_works_on_two_workers(on_ranks: Callable[..., Any], tmp_path: Path) -> None:
+def test_every_hook_works_on_two_workers(on_ranks: Callable[..., Any], tmp_path: Path) -> None:
     folder = str(tmp_path)
     for name in ("profile", "rate", "summaries"):
         for number in (0, 1):

@@ -46,7 +46,7 @@ def averaging_model_fn(features: Any, labels: Any, mode: str, params: Any) -> Es
     return spec._replace(train_op=train_op, scaffold=scaffold)
 
 
-def test_a4_11_every_rank_takes_part_in_a_save_and_the_chief_publishes_it(
+def test_every_rank_takes_part_in_a_save_and_the_chief_publishes_it(
     on_ranks: Callable[..., Any], tmp_path: Any
 ) -> None:
     estimator = on_ranks(averaging_model_fn, params={}, save_checkpoints_steps=2)

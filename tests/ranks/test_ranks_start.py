@@ -51,7 +51,7 @@ def old(in_process: Callable[..., Any], tmp_path: Path) -> Any:
     return trained_words(in_process, tmp_path / "old")
 
 
-def test_a9_a10_two_workers_start_warm_and_know_their_place(
+def test_two_workers_start_warm_and_know_their_place(
     on_ranks: Callable[..., Any], old: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(
@@ -163,7 +163,7 @@ def tensors_of_a_queue_and_an_iterator() -> Any:
     return x * ones.get_next(), y
 
 
-def test_a2_4_tensors_feed_two_workers_and_their_end_is_an_error(on_ranks: Callable[..., Any]) -> None:
+def test_tensors_feed_two_workers_and_their_end_is_an_error(on_ranks: Callable[..., Any]) -> None:
     steps = 2 * NUM_ROWS // 32
     estimator = on_ranks(linear_model_fn, params={"learning_rate": 0.1}, save_checkpoints_steps=steps)
 

@@ -76,7 +76,7 @@ def trained(on_ray: Callable[..., Any], in_process: Callable[..., Any], tmp_path
     return make
 
 
-def test_a5_7_merged_ranges_give_the_numbers_of_one_pass(
+def test_merged_ranges_give_the_numbers_of_one_pass(
     trained: Callable[..., Any], in_process: Callable[..., Any], dataset: Any, tmp_path: Path
 ) -> None:
     estimator = trained()
@@ -89,9 +89,7 @@ def test_a5_7_merged_ranges_give_the_numbers_of_one_pass(
     assert list((tmp_path / "model" / "eval_merged").glob("events*"))
 
 
-def test_a5_1_steps_are_the_first_batches(
-    trained: Callable[..., Any], in_process: Callable[..., Any], dataset: Any
-) -> None:
+def test_steps_are_the_first_batches(trained: Callable[..., Any], in_process: Callable[..., Any], dataset: Any) -> None:
     estimator = trained()
     input_fn = dataset_input_fn(dataset, batch_size=BATCH, label_columns="y")
     local = in_process(model_fn, params={}, model_dir=estimator.model_dir)
@@ -99,7 +97,7 @@ def test_a5_1_steps_are_the_first_batches(
     assert estimator.evaluate(input_fn, steps=3)["mae"] != pytest.approx(local.evaluate(input_fn)["mae"])
 
 
-def test_a5_7_a_metric_that_cannot_be_merged_is_evaluated_in_one_task_and_named(
+def test_a_metric_that_cannot_be_merged_is_evaluated_in_one_task_and_named(
     trained: Callable[..., Any], dataset: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -109,7 +107,7 @@ def test_a5_7_a_metric_that_cannot_be_merged_is_evaluated_in_one_task_and_named(
     assert result["peak"] > 1.0
 
 
-def test_a6_6_rows_come_in_input_order_and_stay_warm(trained: Callable[..., Any], dataset: Any, tmp_path: Path) -> None:
+def test_rows_come_in_input_order_and_stay_warm(trained: Callable[..., Any], dataset: Any, tmp_path: Path) -> None:
     estimator = trained(folder=str(tmp_path))
     input_fn = dataset_input_fn(dataset, batch_size=BATCH, label_columns="y")
     first = [row["id"] for row in estimator.predict(input_fn)]
@@ -130,7 +128,7 @@ def held_up_block(batch: dict[str, Any], last: int, given: str) -> dict[str, Any
     return {**batch, "x": batch["id"].astype(np.float32)}
 
 
-def test_a6_6_the_first_row_of_a_cold_model_comes_before_the_last_of_two_blocks(
+def test_the_first_row_of_a_cold_model_comes_before_the_last_of_two_blocks(
     cluster: Any, trained: Callable[..., Any], tmp_path: Path
 ) -> None:
     given, num_rows = tmp_path / "given", 2 * 16_400
@@ -156,7 +154,7 @@ def test_more_than_the_object_store_holds_goes_through_two_gpus_at_flat_memory(t
     assert {tuple(ids) for ids in seen["gpus"]} == {(0,), (1,)}
 
 
-def test_a6_1_two_generators_interleave_and_one_is_left_early(trained: Callable[..., Any], dataset: Any) -> None:
+def test_two_generators_interleave_and_one_is_left_early(trained: Callable[..., Any], dataset: Any) -> None:
     estimator = trained()
     input_fn = dataset_input_fn(dataset, batch_size=BATCH, label_columns="y")
     one, other = estimator.predict(input_fn), estimator.predict(input_fn, predict_keys=["id"])

@@ -86,7 +86,7 @@ def dataset_input(ray: Any) -> Any:
     return dataset_input_fn(dataset, batch_size=32, label_columns="y", map_fn=lambda x, y: (x, y[:, tf.newaxis]))
 
 
-def test_a11_2_evaluations_and_exports_happen_while_two_workers_train_once(
+def test_evaluations_and_exports_happen_while_two_workers_train_once(
     on_ray: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     estimator = on_ray(linear_model_fn, 2, params={}, save_checkpoints_steps=5, keep_checkpoint_max=None)
@@ -106,12 +106,10 @@ def test_a11_2_evaluations_and_exports_happen_while_two_workers_train_once(
     assert [Path(path).parent.name for path in exports] == ["best_exporter", "final"]
     # One training: each rank made each step once.
     assert notes(tmp_path, "steps") == {0: list(range(1, 21)), 1: list(range(1, 21))}
-    assert caplog.text.count("EvalSpec.throttle_secs is 0") == 1  # A11.3
+    assert caplog.text.count("EvalSpec.throttle_secs is 0") == 1
 
 
-def test_a13_1_an_early_stop_ends_both_workers_and_the_loop(
-    cluster: Any, on_ray: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_an_early_stop_ends_both_workers_and_the_loop(cluster: Any, on_ray: Callable[..., Any], tmp_path: Path) -> None:
     input_fn = dataset_input(cluster)
     estimator = on_ray(linear_model_fn, 2, params={}, save_checkpoints_steps=5)
     evaluated = partial(GoOnWhen, 7, str(tmp_path), "model/eval/*.tfevents.*")
@@ -159,7 +157,7 @@ def test_a_signal_stops_the_training_beside_with_a_checkpoint_and_nothing_is_eva
     assert not read_eval_metrics(estimator.eval_dir())
 
 
-def test_a11_3_where_training_takes_every_cpu_evaluations_wait_and_the_last_is_made(
+def test_where_training_takes_every_cpu_evaluations_wait_and_the_last_is_made(
     cluster: Any, on_ray: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpus = cluster.cluster_resources()["CPU"]
@@ -179,7 +177,7 @@ def test_a11_3_where_training_takes_every_cpu_evaluations_wait_and_the_last_is_m
     assert list(read_eval_metrics(estimator.eval_dir())) == [20]
 
 
-def test_a11_2_an_error_of_an_exporter_ends_the_workers(on_ray: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_error_of_an_exporter_ends_the_workers(on_ray: Callable[..., Any], tmp_path: Path) -> None:
     estimator = on_ray(linear_model_fn, 1, params={}, save_checkpoints_steps=5, step_timeout_secs=300)
     for_ever = partial(GoOnWhen, 12, str(tmp_path), "never")
 
@@ -191,7 +189,7 @@ def test_a11_2_an_error_of_an_exporter_ends_the_workers(on_ray: Callable[..., An
     assert notes(tmp_path, "waited_in_vain") == {}
 
 
-def test_a11_2_an_error_of_training_ends_the_loop(on_ray: Callable[..., Any]) -> None:
+def test_an_error_of_training_ends_the_loop(on_ray: Callable[..., Any]) -> None:
     def failing_input_fn() -> tf.data.Dataset:
         raise LookupError("the input's own error")
 
@@ -200,7 +198,7 @@ def test_a11_2_an_error_of_training_ends_the_loop(on_ray: Callable[..., Any]) ->
         train_and_evaluate(estimator, TrainSpec(failing_input_fn, max_steps=5), beside())
 
 
-def test_a13_2_one_worker_evaluates_in_memory(cluster: Any, on_ray: Callable[..., Any]) -> None:
+def test_one_worker_evaluates_in_memory(cluster: Any, on_ray: Callable[..., Any]) -> None:
     estimator = on_ray(linear_model_fn, 1, params={}, save_checkpoints_steps=4)
     hook = InMemoryEvaluatorHook(estimator, dataset_input(cluster), name="memory", every_n_iter=4)
     estimator.train(endless_input_fn, steps=6, hooks=[hook])

@@ -89,7 +89,7 @@ def weights_of(estimator: Any) -> dict[str, np.ndarray]:
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
-def test_a2_8_a4_13_two_workers_with_batch_b_equal_one_with_batch_2b(
+def test_two_workers_with_batch_b_equal_one_with_batch_2b(
     cluster: Any, on_ray: Callable[..., Any], in_process: Callable[..., Any], rows: pa.Table, tmp_path: Path
 ) -> None:
     dataset = cluster.data.from_arrow(rows).repartition(3).materialize()

@@ -49,7 +49,7 @@ def test_tasks_predict_with_a_warm_start_and_know_their_place(
     assert alone.items() <= in_a_task.items()
 
 
-def test_a1_11_an_estimator_works_where_it_is_sent(cluster: Any, on_ray: Callable[..., Any], old: Any) -> None:
+def test_an_estimator_works_where_it_is_sent(cluster: Any, on_ray: Callable[..., Any], old: Any) -> None:
     estimator = on_ray(words_model_fn, 1, params=old.params, model_dir=old.model_dir)
     estimator.get_variable_names()  # used, on Ray
 
