@@ -1,7 +1,7 @@
-"""Predict and evaluate over Ray tasks, beside Ray Data's own actor pool over the exported SavedModel.
+"""Predict and evaluate in Ray tasks, against an actor pool of Ray Data over the exported SavedModel.
 
 A small MLP (20-64-64-1) on 1 M and 5 M rows of 20 floats in batches of 1024, and a model that only multiplies matrices.
-Ray runs already; both sides read the same materialized Dataset with the same number of CPUs.
+Ray is warm, and both sides read the same materialized Dataset with the same number of CPUs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CPUS = 2
 MILLION = 1_000_000
 HEAVY_ROWS = 65_536
 HEAVY_UNITS = 1536
-ROWS_BY_ONE_OF_TF_ESTIMATOR = 0.11e6  # rows/s on such a machine, rows one by one
+TF_ESTIMATOR_ROWS_PER_SEC = 0.11e6  # rows/s row by row, on a similar machine
 
 
 def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
@@ -74,7 +74,7 @@ def estimator_of(units: list[int], folder: str, tasks: int = CPUS) -> Estimator:
 
 
 def rows(number: int) -> Any:
-    """Materialized in Ray's object store, in 16 blocks."""
+    """Rows in Ray's object store, in 16 blocks."""
     x = np.random.default_rng(0).normal(size=(number, NUM_FEATURES)).astype(np.float32)
     column = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), NUM_FEATURES)
     blocks = [pa.table({"x": column.slice(part[0], len(part))}) for part in np.array_split(np.arange(number), 16)]
@@ -82,7 +82,7 @@ def rows(number: int) -> Any:
 
 
 class Served:
-    """What a user of Ray Data writes: an actor that has loaded the SavedModel."""
+    """The actor that a user of Ray Data writes: it loads the SavedModel once."""
 
     def __init__(self, path: str) -> None:
         import tensorflow as tf
@@ -118,9 +118,9 @@ def actor_pool(path: str, dataset: Any) -> int:
     return drained(predicted.iter_batches(batch_size=None, batch_format="numpy"))
 
 
-def in_turns(rounds: int, mine: Callable[[], Any], theirs: Callable[[], Any]) -> list[list[float]]:
-    """Seconds of each in each round. Ours is called once before the clock runs: Ray ends processes that stay idle while
-    others need theirs, as those of the actor pool, and it is the second of two calls that is measured.
+def alternated(rounds: int, mine: Callable[[], Any], theirs: Callable[[], Any]) -> list[list[float]]:
+    """Seconds of each program in each round. Ours runs once before it is timed, since the actor pool makes Ray end our
+    idle processes, and the benchmark measures a second call.
     """
     measured: list[list[float]] = [[], []]
     for number in range(rounds):
@@ -137,8 +137,8 @@ def seconds(program: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def rows_one_by_one(estimator: Estimator, dataset: Any, number: int) -> float:
-    """Rows a second."""
+def row_by_row(estimator: Estimator, dataset: Any, number: int) -> float:
+    """Rows per second."""
     predictions = estimator.predict(dataset_input_fn(dataset, batch_size=BATCH))
     began = time.perf_counter()
     count = sum(1 for _ in predictions)
@@ -156,7 +156,7 @@ def first_row(estimator: Estimator, dataset: Any) -> float:
 
 
 def bare_session(number: int) -> Callable[[], Any]:
-    """The batches of an evaluation in a session that is open, fed by arrays in memory."""
+    """The batches of an evaluation in an open session, fed by arrays in memory."""
     import tensorflow as tf
     import tensorflow.compat.v1 as v1
 
@@ -181,7 +181,7 @@ def evaluate(estimator: Estimator, dataset: Any) -> dict[str, Any]:
 
 
 def over_draining(estimator: Estimator, dataset: Any, rounds: int) -> float:
-    """Seconds of a second evaluate of a dataset that is read from Parquet, above those of reading it."""
+    """Seconds of a second evaluate over Parquet, minus those of reading the dataset."""
     with tempfile.TemporaryDirectory() as folder:
         dataset.write_parquet(folder)
 
@@ -209,7 +209,7 @@ def main() -> int:
 
     def compare(what: str, mine: Callable[[], Any], theirs: Callable[[], Any], goal: float) -> None:
         print(what, flush=True)
-        ours_secs, their_secs = in_turns(options.rounds, mine, theirs)
+        ours_secs, their_secs = alternated(options.rounds, mine, theirs)
         comparisons.append(Comparison(what, ours_secs, their_secs, "s", goal))
 
     one = rows(MILLION)
@@ -219,7 +219,7 @@ def main() -> int:
     pairs = list(zip(comparisons[0].ours, comparisons[0].peer, strict=True))
     memory = [psutil.Process().memory_info().rss]
     print("5 M rows", flush=True)
-    long = in_turns(
+    long = alternated(
         options.rounds, functools.partial(ours, small, five), functools.partial(actor_pool, small_path, five)
     )
     memory.append(psutil.Process().memory_info().rss)
@@ -231,10 +231,10 @@ def main() -> int:
     comparisons.append(Comparison(what, rates[0], rates[1], "M rows/s", 1.2, at_least=True))
     del five
     ours(small, one)
-    by_one = [rows_one_by_one(small, one, MILLION) / 1e6 for _ in range(options.rounds)]
-    tf_estimator = [ROWS_BY_ONE_OF_TF_ESTIMATOR / 1e6] * options.rounds
-    what = "rows one by one, against 0.11 M rows/s, tf.estimator's on such a machine"
-    comparisons.append(Comparison(what, by_one, tf_estimator, "M rows/s", 3.0, at_least=True))
+    by_row = [row_by_row(small, one, MILLION) / 1e6 for _ in range(options.rounds)]
+    tf_estimator = [TF_ESTIMATOR_ROWS_PER_SEC / 1e6] * options.rounds
+    what = "predict row by row, against tf.estimator's 0.11 M rows/s on a similar machine"
+    comparisons.append(Comparison(what, by_row, tf_estimator, "M rows/s", 3.0, at_least=True))
 
     few = rows(10_000)
     bare = bare_session(10_000)
@@ -253,11 +253,11 @@ def main() -> int:
     compare(what, functools.partial(evaluate, heavy, some), functools.partial(evaluate, alone, some), 1 / 1.7)
     ray.shutdown()
     status = report(comparisons, check=options.check)
-    print(f"\nA second evaluate of 10,000 rows: {over:.3f} s above a bare session (goal 0.3)")
-    print(f"The same from Parquet: {over_parquet:.3f} s above draining it (goal 0.3)")
+    print(f"\nA second evaluate of 10,000 rows: {over:.3f} s more than a bare session (goal 0.3)")
+    print(f"The same from Parquet: {over_parquet:.3f} s more than draining it (goal 0.3)")
     print(f"A second predict, to its first row: {to_first:.3f} s (goal 0.2)")
     grown = [f"{size / 2**20:.0f} MiB" for size in memory]
-    print(f"Memory of the driver before and after predictions of 5 M rows: {' and '.join(grown)}")
+    print(f"Memory of the driver before and after predicting 5 M rows: {' and '.join(grown)}")
     return max(status, int(options.check and (max(over, over_parquet) > 0.3 or to_first > 0.2)))
 
 

@@ -1,8 +1,7 @@
-"""The input road: rows of a Ray Dataset into `session.run`, in one process, against what one would write by hand.
+"""Input throughput: rows of a Ray Dataset into `session.run`, in one process, against hand-written pipelines.
 
 The session takes each batch and does nothing with it. Peers: a generator over pyarrow tables with `rebatch`, for data
-that is in memory already; draining the same dataset block by block without TensorFlow, for data that is read from
-Parquet meanwhile; and `Dataset.to_tf`.
+in memory; draining the same dataset block by block without TensorFlow, for data read from Parquet; and `Dataset.to_tf`.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def in_memory(table: pa.Table) -> Any:
     return ray.data.from_arrow([table.slice(start, size) for start in range(0, table.num_rows, size)])
 
 
-# The roads: each makes a tf.data.Dataset of batches in the default graph.
+# Pipelines: each returns a tf.data.Dataset of batches in the default graph.
 
 
 def ours(dataset: Any) -> tf.data.Dataset:
@@ -80,11 +79,11 @@ def ours(dataset: Any) -> tf.data.Dataset:
     given = dataset_input_fn(dataset, batch_size=BATCH)
     rows = rows_in_order(dataset, schema.names, given, BATCH, RunConfig())
     spec = RowSpec(column_specs(schema, schema.names), {}, single_label=False, batch_size=BATCH)
-    return dataset_of_rows(rows.tables, spec, None, ModeKeys.TRAIN, [], [])
+    return dataset_of_rows(rows.tables, spec, None, ModeKeys.TRAIN)[0]
 
 
 def by_hand(table: pa.Table) -> tf.data.Dataset:
-    """What an expert writes who has all rows in this process."""
+    """A hand-written pipeline over rows in this process."""
     names = table.column_names
     size = -(-table.num_rows // BLOCKS)
 
@@ -102,7 +101,7 @@ def to_tf(dataset: Any) -> tf.data.Dataset:
     return dataset.to_tf(names[:-1], names[-1], batch_size=BATCH)
 
 
-# The measures: rows per second from the start of the iterator to the last row.
+# Measurements: rows per second from the start of the iterator to the last row.
 
 
 def into_session(make: Callable[[Any], tf.data.Dataset], data: Any, rows: int) -> float:
@@ -119,7 +118,7 @@ def into_session(make: Callable[[Any], tf.data.Dataset], data: Any, rows: int) -
 
 
 def wait_of_a_step(make: Callable[[Any], tf.data.Dataset], data: Any) -> float:
-    """Microseconds that a step of 5 ms waits for its batch, on the average."""
+    """Average time in microseconds that a step of 5 ms waits for its batch."""
     with tf.Graph().as_default(), v1.Session() as session:
         iterator = v1.data.make_initializable_iterator(make(data))
         take = session.make_callable(tf.group(*tf.nest.flatten(iterator.get_next(), expand_composites=True)))
@@ -141,8 +140,8 @@ def drained(dataset: Any, rows: int) -> float:
     return rows / (time.perf_counter() - began)
 
 
-def in_turns(programs: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
-    """What ours and the peer give in turns, after one round of both that warms up."""
+def alternated(programs: Sequence[Callable[[], float]], rounds: int) -> list[list[float]]:
+    """Measurements of ours and the peer, alternated, after one warm-up round of both."""
     rates: list[list[float]] = [[], []]
     for number in range(-1, rounds):
         for place in (0, 1) if number % 2 else (1, 0):
@@ -153,8 +152,8 @@ def in_turns(programs: Sequence[Callable[[], float]], rounds: int) -> list[list[
 
 
 def compared(what: str, programs: Sequence[Callable[[], float]], goal: float, rounds: int) -> Comparison:
-    """Our rate and the peer's."""
-    rates = [[rate / 1e3 for rate in each] for each in in_turns(programs, rounds)]
+    """Compare our rate with the peer's."""
+    rates = [[rate / 1e3 for rate in each] for each in alternated(programs, rounds)]
     print(f"{what}: done", flush=True)
     return Comparison(what, rates[0], rates[1], unit="k rows/s", goal=goal, at_least=True)
 
@@ -167,22 +166,22 @@ def main() -> int:
     rng, rounds = np.random.default_rng(0), options.rounds
     table = floats(rng, FLOAT_ROWS)
     dataset = in_memory(table)
-    road = lambda: into_session(ours, dataset, FLOAT_ROWS)  # noqa: E731
+    pipeline = lambda: into_session(ours, dataset, FLOAT_ROWS)  # noqa: E731
     comparisons = [
         compared(
             "20 float columns in memory, against pyarrow by hand",
-            [road, lambda: into_session(by_hand, table, FLOAT_ROWS)],
+            [pipeline, lambda: into_session(by_hand, table, FLOAT_ROWS)],
             0.8,
             rounds,
         ),
         compared(
             "20 float columns in memory, against Dataset.to_tf",
-            [road, lambda: into_session(to_tf, dataset, FLOAT_ROWS)],
+            [pipeline, lambda: into_session(to_tf, dataset, FLOAT_ROWS)],
             8.0,
             rounds,
         ),
     ]
-    waits = in_turns([lambda: wait_of_a_step(ours, dataset), lambda: wait_of_a_step(to_tf, dataset)], rounds)
+    waits = alternated([lambda: wait_of_a_step(ours, dataset), lambda: wait_of_a_step(to_tf, dataset)], rounds)
     what = "wait for the batch in a step of 5 ms, against Dataset.to_tf"
     comparisons.append(Comparison(what, waits[0], waits[1], unit="µs", goal=1.0))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
-"""The road of chunks alone: rows of a Parquet dataset to 1, 2 and 4 consumers, against `Dataset.streaming_split`.
+"""Sharded input without TensorFlow: a Parquet dataset to 1, 2 and 4 consumers, against `Dataset.streaming_split`.
 
-Each consumer is an actor that takes its share of every global batch and does nothing with it; ours take exactly their
-rows of each batch, in order, those of `streaming_split` whichever blocks are ready.
+Each consumer is an actor that takes its share of every global batch and does nothing with it. Ours get exactly
+their rows of each batch, in order; those of `streaming_split` get whichever blocks are ready.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TIMEOUT_SECS = 300.0
 
 @ray.remote(num_cpus=0)
 class Consumer:
-    """Takes rows and counts them."""
+    """Counts the rows that it gets."""
 
     def ours(self, source: RowSource, feed: Any, attempt: str, rank: int, num_ranks: int) -> int:
         refs = blocks_from(feed, attempt, rank, TIMEOUT_SECS, 0) if num_ranks > 1 else source.block_refs()

@@ -7,29 +7,31 @@ The public surface:
     exporters.py       LatestExporter, BestExporter, FinalExporter
     extenders.py       add_metrics
     experimental/      early stopping, in-memory evaluation, call_logit_fn
-    trackers.py        MLflow
+    trackers.py        MLflow hook
     config.py          RunConfig
     spec.py            EstimatorSpec, ModeKeys
     inputs.py          dataset_input_fn, numpy_input_fn, pandas_input_fn
     export.py          receivers, their builders, export outputs
     hooks.py           the names of TensorFlow's hooks
     warm_start.py      WarmStartSettings, VocabInfo
-    errors.py          every error, drawn as a tree
+    errors.py          the error classes
 
-Private packages, from the top of the imports to the bottom:
+Private packages and modules, from the top of the imports to the bottom:
 
     cli/               the commands of `ray-estimator`
-    _job_builder.py    from an Estimator and a verb to a job
-    _runtime/          where jobs run: on Ray or in this process; imports no TensorFlow
-    _engine/           what a worker or a task does: graphs and sessions; imports no Ray
+    _driver/           from an Estimator and a verb to a job; one training run
+    _runtime/          execution of jobs on Ray or in this process; does not import TensorFlow
+    _engine/           graphs and sessions of workers and tasks; does not import Ray
     _reporting/        progress display and summary lines
-    _jobs/             what is sent: jobs, serialized user code, results, errors
-    _checkpoints/      what is published in model_dir, and who may write there
+    _jobs/             jobs, serialized user code, results, errors
+    _checkpoints/      checkpoints in model_dir, and the lease of its writer
     _validation/       checks of arguments on the driver
     _storage/          files by URL on any fsspec store, staging, SavedModels
-    _data/             from blocks of a Ray Dataset to the arrays of a rank
-    _compat/           the names of tf.estimator, put back by `install()`
+    _data/             blocks of a Ray Dataset to arrays of a rank
+    _compat/           the names of tf.estimator, restored by `install()`
     _process/          signals, process identity, heartbeat
+    _numbers.py        the check of positive numbers
+    _tf_private/       private names of TensorFlow and Keras
 
 Importing the package imports neither TensorFlow nor Ray.
 """

@@ -1,30 +1,30 @@
-"""Every error that the package raises of its own accord.
+"""The package's own errors.
 
     RayEstimatorError
     ├── EstimatorNotTrainedError (ValueError)   no checkpoint to evaluate, predict or export
-    ├── CheckpointNotFoundError (ValueError)    a checkpoint is not there
-    │   └── CheckpointDamagedError              … or not whole
-    ├── InputChangedError (ValueError)          training is to go on with rows that are others now
-    ├── ShippingError (TypeError)               user code that cannot travel to the workers
+    ├── CheckpointNotFoundError (ValueError)    a checkpoint does not exist
+    │   └── CheckpointDamagedError              … or is damaged
+    ├── InputChangedError (ValueError)          the input to resume from has changed
+    ├── ShippingError (TypeError)               user code cannot be serialized and sent to the workers
     │   └── ModuleNotShippedError               … because they cannot import one of its modules
-    ├── TaskLostError (RuntimeError)            a task whose worker died each time it ran
-    ├── TaskTimeoutError (RuntimeError)         a task that stood still each time it ran
-    └── TrainingError (RuntimeError)            a training run that could not go on
+    ├── TaskLostError (RuntimeError)            the worker of a task died in every attempt
+    ├── TaskTimeoutError (RuntimeError)         a task made no progress in every attempt
+    └── TrainingError (RuntimeError)            training cannot continue
         ├── ModelDirInUseError                  another driver trains in model_dir
-        ├── ModelDirAccessError                 model_dir cannot be used from where the run needs it
-        ├── WriterFencedError                   another writer has taken model_dir over
-        ├── ResourcesTimeoutError               workers, or a task, found no place in the cluster
-        ├── StepTimeoutError                    a step did not end: who waits, who is silent
-        ├── InputTimeoutError                   the input gave no data in time
+        ├── ModelDirAccessError                 model_dir cannot be accessed where the run needs it
+        ├── WriterFencedError                   another writer has taken over the lease of model_dir
+        ├── ResourcesTimeoutError               not enough cluster resources for the workers or a task
+        ├── StepTimeoutError                    a step hangs
+        ├── InputTimeoutError                   the input returned no data in time
         ├── InputEndedError                     tensors without a tf.data.Dataset ended on one of several workers
         ├── RanksDisagreeError                  the workers built different graphs
-        └── WorkersLostError                    more worker deaths than `failure_config` allows
+        └── WorkersLostError                    more worker failures than `failure_config` allows
 
-Errors of the user's own code (model_fn, input_fn, hooks, map_fn) are not here: they reach the
-driver as themselves, with a note that holds the worker's traceback. So does TensorFlow's
-`NanLossDuringTrainingError`. Bad arguments are plain `ValueError` and `TypeError`.
+Errors of user code (model_fn, input_fn, hooks, map_fn) are raised on the driver with their own type and a note that
+holds the worker's traceback. So is TensorFlow's `NanLossDuringTrainingError`. Invalid arguments raise `ValueError` and
+`TypeError`.
 
-Each class hands its constructor's arguments to `super().__init__`, so that it survives pickle.
+Each class passes the arguments of its constructor to `super().__init__`, so that it can be pickled.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from datetime import UTC, datetime
 
 
 class RayEstimatorError(Exception):
-    """Root of the package's own errors."""
+    """Base class of the package's own errors."""
 
 
 class EstimatorNotTrainedError(RayEstimatorError, ValueError):
-    """There is no trained model where one is needed.
+    """There is no trained model in model_dir.
 
     Attributes:
-        model_dir: The directory searched.
+        model_dir: The directory.
     """
 
     def __init__(self, model_dir: str) -> None:
@@ -56,11 +56,11 @@ class EstimatorNotTrainedError(RayEstimatorError, ValueError):
 
 
 class CheckpointNotFoundError(RayEstimatorError, ValueError):
-    """A checkpoint that the caller named is not there, or not whole.
+    """The requested checkpoint does not exist or is damaged.
 
     Attributes:
-        checkpoint_path: What the caller named.
-        reason: What was found instead.
+        checkpoint_path: The requested path.
+        reason: What is wrong.
     """
 
     def __init__(self, checkpoint_path: str, reason: str) -> None:
@@ -73,18 +73,19 @@ class CheckpointNotFoundError(RayEstimatorError, ValueError):
 
 
 class CheckpointDamagedError(CheckpointNotFoundError):
-    """A checkpoint lacks files, or they are not what was written.
+    """Files of the checkpoint are missing or differ from what was written.
 
-    Whoever named no checkpoint gets the one before, which the log says; whoever named this one gets this error.
+    It is raised only for a checkpoint that is requested by path. Otherwise the checkpoint before is used, with a
+    warning.
     """
 
 
 class InputChangedError(RayEstimatorError, ValueError):
-    """A training run was cut off, and the input that is to go on where it stopped is not the one that it had read.
+    """Training resumes after an interrupted run, and its input differs from the one that the run had read.
 
     Attributes:
-        rows: How many rows it had consumed.
-        changes: What is different, by name: how it was, and how it is.
+        rows: Number of rows that the run had consumed.
+        changes: Differences by name: the value before, and the value now.
     """
 
     def __init__(self, rows: int, changes: Mapping[str, tuple[str, str]]) -> None:
@@ -95,19 +96,19 @@ class InputChangedError(RayEstimatorError, ValueError):
     def __str__(self) -> str:
         changes = "; ".join(f"{name}: was {before}, is {now}" for name, (before, now) in self.changes.items())
         return (
-            f"The last training run was cut off after {self.rows:,} rows of its input, and the input has changed "
-            f"since ({changes}). Give the same input to go on with the next row; or choose: "
-            "dataset_input_fn(..., resume='restart') reads the new one from its beginning, "
-            f"resume='rows' passes over its first {self.rows:,} rows."
+            f"The last training run was interrupted after {self.rows:,} rows of its input, and the input has changed "
+            f"since ({changes}). Pass the original input to resume exactly, or use "
+            "dataset_input_fn(..., resume='restart') to start from its first row, or "
+            f"resume='rows' to skip its first {self.rows:,} rows."
         )
 
 
 class ShippingError(RayEstimatorError, TypeError):
-    """User code that cannot be pickled, and so cannot travel to the workers.
+    """User code cannot be serialized and sent to the workers.
 
     Attributes:
         what: The argument that holds it, for example ``hooks[0]``.
-        reason: What stopped it, and the cure.
+        reason: What cannot be serialized, and how to fix it.
     """
 
     def __init__(self, what: str, reason: str) -> None:
@@ -116,7 +117,7 @@ class ShippingError(RayEstimatorError, TypeError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.what} cannot travel to the workers: {self.reason}"
+        return f"{self.what} cannot be serialized and sent to the workers: {self.reason}"
 
 
 class ModuleNotShippedError(ShippingError):
@@ -134,19 +135,19 @@ class ModuleNotShippedError(ShippingError):
     def __str__(self) -> str:
         root = self.module.partition(".")[0]
         return (
-            f"{self.what} needs the module {self.module!r}, which the workers cannot import. Either ship it: "
-            f'ray.init(runtime_env={{"working_dir": "."}}) (or RunConfig(worker_runtime_env={{"py_modules": [...]}})); '
-            f"or send it by value: ray.cloudpickle.register_pickle_by_value({root}) before train()."
+            f"{self.what} needs the module {self.module!r}, which the workers cannot import. Ship it with "
+            f'ray.init(runtime_env={{"working_dir": "."}}) or RunConfig(worker_runtime_env={{"py_modules": [...]}}), '
+            f"or send it by value: call ray.cloudpickle.register_pickle_by_value({root}) before train()."
         )
 
 
 class TaskLostError(RayEstimatorError, RuntimeError):
-    """A task of evaluate, predict or an export whose worker died each time it ran.
+    """The worker of a task of evaluate, predict or an export died in every attempt.
 
     Attributes:
-        what: The task in words, with its rows if it has some.
-        tries: How often it was tried.
-        last: What Ray says of the last death.
+        what: Description of the task, with its range of rows if it has one.
+        tries: Number of attempts.
+        last: Ray's error for the last failure.
     """
 
     def __init__(self, what: str, tries: int, last: str) -> None:
@@ -157,19 +158,19 @@ class TaskLostError(RayEstimatorError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"{self.what} lost its worker {self.tries} times, the last time by {self.last}. If it needs more memory, "
-            'ask for it: RunConfig(task_resources={"memory": ...}), in bytes; or use a smaller batch. Otherwise look '
-            "at what these rows do to the model: the log of a dead worker is on its node, in Ray's session directory."
+            f"{self.what} lost its worker {self.tries} times, last with {self.last}. If it needs more memory, set "
+            'RunConfig(task_resources={"memory": ...}), in bytes, or use a smaller batch. Otherwise see the log of the '
+            "dead worker, which is on its node in Ray's session directory: these rows may crash the model."
         )
 
 
 class TaskTimeoutError(RayEstimatorError, RuntimeError):
-    """A task of evaluate or predict that stood still each time it ran. A note holds the stack where it stood.
+    """A task of evaluate or predict made no progress in every attempt. A note holds its stack trace.
 
     Attributes:
-        what: The task in words, with its rows if it has some.
-        tries: How often it was tried.
-        timeout_secs: How long it went on without a batch.
+        what: Description of the task, with its range of rows if it has one.
+        tries: Number of attempts.
+        timeout_secs: How long it ran without a batch.
     """
 
     def __init__(self, what: str, tries: int, timeout_secs: float) -> None:
@@ -180,14 +181,14 @@ class TaskTimeoutError(RayEstimatorError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"{self.what} went on for {self.timeout_secs:g} s without a batch, {self.tries} times, and was ended. If a "
+            f"{self.what} made no progress for {self.timeout_secs:g} s and was killed ({self.tries} attempts). If a "
             "batch, or building the graph, may take this long, raise RunConfig(step_timeout_secs=...), and "
-            "input_timeout_secs where a Ray Dataset is slow. Else look at where it stood."
+            "input_timeout_secs for a slow Ray Dataset. Otherwise see the attached stack trace."
         )
 
 
 class TrainingError(RayEstimatorError, RuntimeError):
-    """A training run that could not go on."""
+    """Training cannot continue."""
 
 
 class ModelDirInUseError(TrainingError):
@@ -195,9 +196,9 @@ class ModelDirInUseError(TrainingError):
 
     Attributes:
         model_dir: The directory.
-        host: The host of the driver that trains there.
-        pid: Its process.
-        since: Since when, in seconds since the epoch.
+        host: Host of the driver that trains there.
+        pid: Its process id.
+        since: When it started, in seconds since the epoch.
     """
 
     def __init__(self, model_dir: str, host: str, pid: int, since: int) -> None:
@@ -210,17 +211,17 @@ class ModelDirInUseError(TrainingError):
     def __str__(self) -> str:
         return (
             f"model_dir {self.model_dir} is in use: process {self.pid} on host {self.host} has trained there since "
-            f"{datetime.fromtimestamp(self.since, UTC)}. Wait until it ends, or end it, or choose another model_dir."
+            f"{datetime.fromtimestamp(self.since, UTC)}. Wait until it ends, stop it, or choose another model_dir."
         )
 
 
 class ModelDirAccessError(TrainingError):
-    """Files of model_dir cannot be written, read, listed or deleted from where the run needs them.
+    """Files in model_dir cannot be written, read, listed or deleted where the run needs to.
 
     Attributes:
         model_dir: The directory.
-        where: From where it was tried, in words.
-        reason: What failed, and the store's own words.
+        where: Description of the process that tried.
+        reason: What failed, with the store's message.
     """
 
     def __init__(self, model_dir: str, where: str, reason: str) -> None:
@@ -231,10 +232,10 @@ class ModelDirAccessError(TrainingError):
 
     @classmethod
     def not_shared(cls, model_dir: str, where: str) -> ModelDirAccessError:
-        """What the driver wrote is not there."""
+        """Return the error for a model_dir that does not hold the driver's files."""
         reason = (
-            "a file that the driver wrote there is not to be seen, so it is another directory. Choose the URL of an "
-            "object store, or a directory that all nodes share, and give workers the same environment variables for it."
+            "a file that the driver wrote there is not visible here, so this is a different directory. Use the URL of "
+            "an object store, or a directory that all nodes share, and give workers the same environment variables."
         )
         return cls(model_dir, where, reason)
 
@@ -243,11 +244,11 @@ class ModelDirAccessError(TrainingError):
 
 
 class WriterFencedError(TrainingError):
-    """Another writer has taken model_dir over, so this run may not write there any more.
+    """Another writer has taken over the lease of model_dir, so this run may no longer write there.
 
     Attributes:
         model_dir: The directory.
-        by: The other writer, in words.
+        by: Description of the other writer.
     """
 
     def __init__(self, model_dir: str, by: str) -> None:
@@ -257,20 +258,20 @@ class WriterFencedError(TrainingError):
 
     def __str__(self) -> str:
         return (
-            f"This run no longer writes in model_dir {self.model_dir}: it gave no sign of life for too long, and was "
-            f"taken over by {self.by}. What it had published is kept."
+            f"This run can no longer write to model_dir {self.model_dir}: it missed its heartbeats, and the lease was "
+            f"taken over by {self.by}. Checkpoints that it has published are kept."
         )
 
 
 class ResourcesTimeoutError(TrainingError):
-    """Workers, or a task, found no place in the cluster within `start_timeout_secs`.
+    """Workers, or a task, could not be scheduled within `start_timeout_secs`.
 
     Attributes:
-        asked: Resources asked for, a mapping for each worker.
-        cluster: Resources of the cluster, in total.
-        available: Resources that were free.
+        asked: Requested resources, a mapping for each worker.
+        cluster: Total resources of the cluster.
+        available: Free resources.
         timeout_secs: How long the run waited.
-        argument: The argument of `RunConfig` that asks: "scaling_config", or "task_resources" of a task.
+        argument: Argument of `RunConfig` with the request: "scaling_config", or "task_resources" for a task.
     """
 
     def __init__(
@@ -290,11 +291,12 @@ class ResourcesTimeoutError(TrainingError):
 
     def __str__(self) -> str:
         each = dict(self.asked[0]) if self.asked else {}
-        who = "task" if self.argument == "task_resources" else "worker"
+        kind = "task" if self.argument == "task_resources" else "worker"
         return (
-            f"{len(self.asked)} {who}(s) of {each} found no place within start_timeout_secs={self.timeout_secs:g}: "
-            f"the cluster has {dict(self.cluster)}, of which {dict(self.available)} is free. Ask for less in "
-            f"RunConfig({self.argument}=...), free or add nodes, or raise start_timeout_secs."
+            f"{len(self.asked)} {kind}(s) of {each} could not be scheduled within "
+            f"start_timeout_secs={self.timeout_secs:g}: the cluster has {dict(self.cluster)}, of which "
+            f"{dict(self.available)} is free. Request less in RunConfig({self.argument}=...), free or add nodes, or "
+            "raise start_timeout_secs."
         )
 
 
@@ -302,10 +304,10 @@ class StepTimeoutError(TrainingError):
     """A step did not end within `step_timeout_secs`.
 
     Attributes:
-        step: The last global step that ended.
-        timeout_secs: The deadline.
-        waiting: What each rank that answers was doing, by rank.
-        silent: Seconds since the last sign of life of each rank that does not answer, by rank.
+        step: Last global step that ended.
+        timeout_secs: The timeout.
+        waiting: Current activity of each rank that responds, by rank.
+        silent: Seconds since the last heartbeat of each rank that does not respond, by rank.
     """
 
     def __init__(self, step: int, timeout_secs: float, waiting: Mapping[int, str], silent: Mapping[int, float]) -> None:
@@ -317,20 +319,20 @@ class StepTimeoutError(TrainingError):
 
     def __str__(self) -> str:
         waiting = "; ".join(f"rank {rank}: {doing}" for rank, doing in sorted(self.waiting.items())) or "none"
-        silent = "; ".join(f"rank {rank}: for {secs:.0f} s" for rank, secs in sorted(self.silent.items())) or "none"
+        silent = "; ".join(f"rank {rank} for {secs:.0f} s" for rank, secs in sorted(self.silent.items())) or "none"
         return (
             f"No step ended within step_timeout_secs={self.timeout_secs:g} after global step {self.step}. "
-            f"Ranks that wait: {waiting}. Ranks that do not answer: {silent}. If steps (or saves) may take this "
-            "long, raise RunConfig(step_timeout_secs=...)."
+            f"Waiting ranks: {waiting}. Ranks that do not respond: {silent}. If steps or saves may take this long, "
+            "raise RunConfig(step_timeout_secs=...)."
         )
 
 
 class InputTimeoutError(TrainingError):
-    """The input gave no data within `input_timeout_secs`.
+    """The input returned no data within `input_timeout_secs`.
 
     Attributes:
-        source: What was waited for.
-        timeout_secs: The deadline.
+        source: Description of the input.
+        timeout_secs: The timeout.
     """
 
     def __init__(self, source: str, timeout_secs: float) -> None:
@@ -340,17 +342,16 @@ class InputTimeoutError(TrainingError):
 
     def __str__(self) -> str:
         return (
-            f"{self.source} gave no data within input_timeout_secs={self.timeout_secs:g}. Ray Data may lack CPUs "
-            "(leave some outside resources_per_worker), or its source may be slow: raise "
-            "RunConfig(input_timeout_secs=...)."
+            f"{self.source} returned no data within input_timeout_secs={self.timeout_secs:g}. If Ray Data lacks CPUs, "
+            "lower resources_per_worker. If its source is slow, raise RunConfig(input_timeout_secs=...)."
         )
 
 
 class InputEndedError(TrainingError):
-    """An input_fn that returns tensors ended on one worker of several, whose peers cannot see it coming.
+    """The input ended on one of several workers, and its input_fn returns tensors, so the others could not stop.
 
     Attributes:
-        rank: The worker whose input ended.
+        rank: Rank of the worker whose input ended.
     """
 
     def __init__(self, rank: int) -> None:
@@ -359,17 +360,17 @@ class InputEndedError(TrainingError):
 
     def __str__(self) -> str:
         return (
-            f"The tensors that input_fn returned on rank {self.rank} came to an end. With several workers, return the "
-            "tf.data.Dataset itself (all ranks then stop at the same step), or repeat the input for ever and pass "
-            "steps or max_steps."
+            f"The input of rank {self.rank} ended, and input_fn returns tensors. With several workers, return the "
+            "tf.data.Dataset itself, so that all workers stop at the same step, or repeat the input indefinitely and "
+            "pass steps or max_steps."
         )
 
 
 class RanksDisagreeError(TrainingError):
-    """The workers built graphs that cannot train together.
+    """The workers built different graphs.
 
     Attributes:
-        difference: The first difference, in words.
+        difference: Description of the first difference.
     """
 
     def __init__(self, difference: str) -> None:
@@ -379,16 +380,16 @@ class RanksDisagreeError(TrainingError):
     def __str__(self) -> str:
         return (
             f"The workers built different graphs: {self.difference}. model_fn must build the same variables and "
-            "losses on every worker; do not branch on the rank, the clock or random numbers while building."
+            "losses on every worker. It must not depend on the rank, the clock or random numbers."
         )
 
 
 class WorkersLostError(TrainingError):
-    """Workers died more often than `failure_config` allows.
+    """More workers failed than `failure_config` allows.
 
     Attributes:
-        max_failures: How many deaths were allowed.
-        last: The last failure, in words.
+        max_failures: Number of failures allowed.
+        last: Description of the last failure.
     """
 
     def __init__(self, max_failures: int, last: str) -> None:
@@ -398,6 +399,6 @@ class WorkersLostError(TrainingError):
 
     def __str__(self) -> str:
         return (
-            f"Training lost its workers more often than failure_config.max_failures={self.max_failures} allows. "
-            f"The last failure: {self.last}. Train again with the same model_dir to go on from its last checkpoint."
+            f"Workers failed more often than failure_config.max_failures={self.max_failures} allows. Last failure: "
+            f"{self.last}. Call train again with the same model_dir to resume from its newest checkpoint."
         )

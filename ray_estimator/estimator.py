@@ -1,4 +1,4 @@
-"""`Estimator`: the verbs. Each checks, resolves, runs and returns; all of it on the driver."""
+"""`Estimator`: train, evaluate, predict and export one model."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ray_estimator._checkpoints.lease import hold
+from ray_estimator._checkpoints.event_files import eval_dir_name
 from ray_estimator._checkpoints.store import Checkpoint
 from ray_estimator._data.batches import num_rows_of, rows_of
+from ray_estimator._driver.job_builder import JobBuilder
+from ray_estimator._driver.training_run import prepare_training
 from ray_estimator._engine import entrypoints
-from ray_estimator._job_builder import JobBuilder
-from ray_estimator._jobs.last_step import last_step_of, own_target
-from ray_estimator._process.signals import Stop, stopped_by_signals
+from ray_estimator._process.signals import Stop
 from ray_estimator._reporting.summary import Summary
 from ray_estimator._validation.arguments import (
     check_argument_order,
     check_keras,
-    check_positive,
+    check_steps,
     checked_config,
     checked_hooks,
-    checked_listeners,
 )
 from ray_estimator._validation.exports import checked_assets, checked_receiver_fns
 from ray_estimator._validation.user_functions import call_model_fn, check_input_fn, check_model_fn
 from ray_estimator.config import RunConfig
-from ray_estimator.errors import EstimatorNotTrainedError, RayEstimatorError
+from ray_estimator.errors import EstimatorNotTrainedError
 from ray_estimator.inputs import DatasetInput, InputFn
 from ray_estimator.spec import EstimatorSpec, ModeKeys
 from ray_estimator.warm_start import WarmStartSettings, as_settings
@@ -42,28 +41,28 @@ logger = logging.getLogger(__name__)
 
 
 class Estimator:
-    """Trains, evaluates, serves and exports one model, on a Ray cluster or in this process.
+    """A model that is trained, evaluated, used for predictions and exported, on a Ray cluster or in this process.
 
     All methods run on the driver. They send `model_fn` to Ray Train workers (train) or to Ray tasks (evaluate,
-    predict, export); with ``ScalingConfig(num_workers=0)`` everything runs in the calling process instead. The first
-    verb that needs Ray calls `ray.init()` if nobody has; Ray is never shut down.
+    predict, export). With ``ScalingConfig(num_workers=0)`` everything runs in the calling process instead. The first
+    method that needs Ray calls `ray.init()` if Ray is not initialized. Ray is never shut down.
 
     Args:
-        model_fn: A function of a by-name subset, with `features`, of ``(features, labels, mode, params, config,
-            model_dir)`` that builds the model in a v1 graph and returns an `EstimatorSpec`.
-        model_dir: Where checkpoints and events go: a local path or any fsspec URL. On several nodes it must be one
-            that all of them see. None: the config's, else a temporary local directory.
-        config: How to run. None: the defaults, one worker.
-        params: Hyperparameters, most often a dict; model_fn and input_fn get a copy.
-        warm_start_from: Where an untrained model's variables start from: the path of a checkpoint, a model_dir or a
+        model_fn: A function that builds the model in a v1 graph and returns an `EstimatorSpec`. It takes `features`
+            and any of ``(labels, mode, params, config, model_dir)``, by name.
+        model_dir: Directory of checkpoints and events: a local path or any fsspec URL. With several nodes, all of them
+            must be able to access it. None: the config's, otherwise a temporary local directory.
+        config: The configuration. None: the defaults, with one worker.
+        params: Hyperparameters, usually a dict. model_fn and input_fn get a copy.
+        warm_start_from: Initial values of an untrained model's variables: the path of a checkpoint, a model_dir or a
             SavedModel, or `WarmStartSettings`.
 
-    A subclass may add methods and call ``super().__init__(model_fn=...)``; of these here it may override `model_fn`,
-    `latest_checkpoint` and `experimental_export_all_saved_models`.
+    A subclass may add methods and call ``super().__init__(model_fn=...)``. Of the members below it may override only
+    `model_fn`, `latest_checkpoint` and `experimental_export_all_saved_models`.
 
     Raises:
-        ValueError: An argument is missing or contradicts another; a subclass overrides another member.
-        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is missing or contradicts another, or a subclass overrides another member.
+        TypeError: An argument has the wrong type.
     """
 
     def __init__(
@@ -87,11 +86,11 @@ class Estimator:
             model_dir_is_temporary=model_dir is None and (config is None or config.model_dir is None),
         )
 
-    # What it holds
+    # Properties and checkpoints
 
     @property
     def model_dir(self) -> str:
-        """Where checkpoints are."""
+        """The directory of checkpoints and events."""
         return self._job_builder.model_dir
 
     @property
@@ -122,32 +121,32 @@ class Estimator:
         return public_model_fn
 
     def eval_dir(self, name: str | None = None) -> str:
-        """The directory of the events of evaluations called `name`."""
-        return self._job_builder.storage.join(self.model_dir, f"eval_{name}" if name else "eval")
+        """Return the directory of event files for evaluations with this `name`."""
+        return self._job_builder.storage.join(self.model_dir, eval_dir_name(name))
 
     def latest_checkpoint(self) -> str | None:
-        """The path of the newest whole checkpoint, without suffix; None if there is none."""
+        """Return the path of the newest intact checkpoint, without suffix; None if there is none."""
         newest = self._job_builder.store.latest()
         return None if newest is None else newest.path
 
     def get_variable_names(self) -> list[str]:
-        """The names of all variables of the newest checkpoint, optimizer slots and global step included.
+        """Return the names of all variables in the newest checkpoint, including optimizer slots and the global step.
 
         Raises:
             EstimatorNotTrainedError: There is no checkpoint.
         """
-        return self._of_variables(entrypoints.variable_names)
+        return self._read_variables(entrypoints.variable_names)
 
     def get_variable_value(self, name: str) -> Any:
-        """The value of one variable of the newest checkpoint, a NumPy array.
+        """Return the value of a variable in the newest checkpoint, as a NumPy array.
 
         Raises:
             EstimatorNotTrainedError: There is no checkpoint.
             ValueError: There is no such variable.
         """
-        return self._of_variables(entrypoints.variable_value, name)
+        return self._read_variables(entrypoints.variable_value, name)
 
-    # The verbs
+    # Train, evaluate, predict, export
 
     def train(
         self,
@@ -158,54 +157,55 @@ class Estimator:
         *,
         saving_listeners: Sequence[Any] | None = None,
     ) -> Estimator:
-        """Trains, from the newest checkpoint in model_dir if there is one.
+        """Train, starting from the newest checkpoint in model_dir if there is one.
 
-        On each worker, in one process each, which all make the same steps:
+        Each worker is one process. All workers run the same steps:
 
-            create the strategy; restore the newest checkpoint, or initialise
+            create the strategy; restore the newest checkpoint, or initialize
             hooks.begin(); save; hooks.after_create_session()
-            until the target, the end of the input, or a hook's request to stop:
-                hooks.before_run(); one step; save if it is time; hooks.after_run()
+            until the last step, the end of the input, or a hook's request to stop:
+                hooks.before_run(); one step; save if it is due; hooks.after_run()
             save the last step; hooks.end()
 
-        A worker that dies takes its group down; Ray Train starts the group again, which goes on from the newest
-        checkpoint to the same last step. Errors of user code and NaN losses are not tried again.
+        If a worker dies, Ray Train restarts the whole group, which resumes from the newest checkpoint and trains to the
+        same last step. Errors of user code and NaN losses are not retried.
 
-        Ctrl-C and SIGTERM, heard in the main thread, stop all workers at the same step, publish its checkpoint, and are
-        then raised; the next call goes on from there, a Ray Dataset with the very next row. What takes longer than
-        `RunConfig.stop_timeout_secs`, or is interrupted a second time, ends at once, and leaves the checkpoint that was
-        published last. (In tf.estimator an interrupt loses all steps since then.) A notice that a node is going away
-        stops its workers in the same way, and they go on elsewhere without a failure being counted.
+        Ctrl-C and SIGTERM, received in the main thread, stop all workers at the same step, publish its checkpoint, and
+        are then raised. The next call resumes from there, with the next row of a Ray Dataset. If this takes longer than
+        `RunConfig.stop_timeout_secs`, or a second signal arrives, training ends at once and the newest published
+        checkpoint is kept. (In tf.estimator an interrupt loses all steps since the last checkpoint.) A preemption
+        notice for a node stops the workers in the same way. They resume on other nodes, and this does not count as a
+        failure.
 
         Args:
-            input_fn: `dataset_input_fn(...)`, or a function as tf.estimator takes it: it runs on every worker, under
+            input_fn: `dataset_input_fn(...)`, or a function as in tf.estimator. The function runs on every worker, in
                 the graph, may take `mode`, `params`, `config` and `input_context`, and returns a `tf.data.Dataset` or
-                ``(features, labels)``. Its batches are per replica. After a run that was cut off, by a kill or by an
-                interrupt, a `tf.data.Dataset` goes on with the next batch on each of as many workers, if TensorFlow
-                can save its iterator, and the pipeline is the same; else the log says that input_fn begins anew. (In
-                tf.estimator it always does.) Files are told apart by their names: TFRecords go on by position.
-            steps: How many more steps to make. None: until the input ends.
-            hooks: `SessionRunHook`s, or zero-argument callables that make one on each worker after model_fn. They run
-                on every rank; their copies do not come back.
-            max_steps: The global step to end at; nothing happens if it is reached already. Excludes `steps`.
-            saving_listeners: `CheckpointSaverListener`s, or callables that make one; they run on the chief.
+                ``(features, labels)``. Its batches are per replica. After a run that was killed or interrupted, each
+                worker resumes a `tf.data.Dataset` with the next batch if the number of workers and the pipeline are the
+                same and TensorFlow can save its iterator. Otherwise the input starts again, with a log message. (In
+                tf.estimator it always starts again.) Files are identified by name, TFRecords by position.
+            steps: Number of steps to train for. None: until the input ends.
+            hooks: `SessionRunHook`s, or functions without arguments that create one on each worker after model_fn. They
+                run on every rank. Changes to them do not come back to the driver.
+            max_steps: Global step to stop at. If it is reached already, nothing is trained. Excludes `steps`.
+            saving_listeners: `CheckpointSaverListener`s, or functions that create one. They run on the chief.
 
         Returns:
             The Estimator itself.
 
         Raises:
-            ValueError: Both `steps` and `max_steps`, or one that is not positive; a dataset without the columns.
-            TypeError: Hooks or listeners of the wrong kind; a Ray Dataset that is not wrapped.
-            ShippingError: User code that cannot travel to the workers.
+            ValueError: Both `steps` and `max_steps` are set, one is not positive, or the dataset lacks a column.
+            TypeError: A hook or listener has the wrong type, or a Ray Dataset is passed without `dataset_input_fn`.
+            ShippingError: User code cannot be serialized and sent to the workers.
             ModelDirInUseError: Another driver, or another thread of this one, trains in model_dir.
-            ModelDirAccessError: model_dir cannot be used from here, or from where workers run.
-            TrainingError: No place in the cluster, a step without end, or workers lost too often.
-            NanLossDuringTrainingError: The loss was not a number (TensorFlow's own error).
-            KeyboardInterrupt, SystemExit: A signal stopped training; the exit status for SIGTERM is 143.
+            ModelDirAccessError: model_dir cannot be used from the driver or from the workers.
+            TrainingError: Not enough cluster resources, a step that hangs, or too many lost workers.
+            NanLossDuringTrainingError: The loss is NaN (TensorFlow's own error).
+            KeyboardInterrupt, SystemExit: A signal stopped training. The exit status for SIGTERM is 143.
         """
-        run = self._training(input_fn, steps, hooks, max_steps, saving_listeners)
-        if run is not None:
-            run(Stop())
+        training = prepare_training(self._job_builder, input_fn, steps, hooks, max_steps, saving_listeners)
+        if training is not None:
+            training.run(Stop())
         return self
 
     def evaluate(
@@ -218,32 +218,33 @@ class Estimator:
         *,
         allow_untrained: bool = False,
     ) -> dict[str, Any]:
-        """Evaluates a checkpoint on the input, to its end or for `steps` batches.
+        """Evaluate a checkpoint on the input, to its end or for `steps` batches.
 
-        A Ray Dataset fans out over Ray tasks by ranges of whole batches, whose metric states are merged before values
-        are computed: the numbers are those of a single pass. Callable inputs and calls with hooks run as one task.
+        A Ray Dataset is split into ranges of whole batches, which are evaluated in parallel Ray tasks. Their metric
+        states are merged before values are computed, so the results equal those of a single pass. Other inputs, and
+        calls with hooks, run as one task.
 
         Args:
-            input_fn: As in `train`; `num_epochs=None` means one pass.
-            steps: How many batches. None: all.
-            hooks: `SessionRunHook`s, or callables that make one.
-            checkpoint_path: The checkpoint to evaluate. None: the newest in model_dir that is whole.
-            name: Events go to ``eval_<name>``.
-            allow_untrained: Evaluate initial weights if there is no checkpoint.
+            input_fn: As in `train`. `num_epochs=None` means one pass.
+            steps: Number of batches. None: all.
+            hooks: `SessionRunHook`s, or functions that create one.
+            checkpoint_path: Checkpoint to evaluate. None: the newest intact one in model_dir.
+            name: Events are written to ``eval_<name>``.
+            allow_untrained: Whether to evaluate initial weights if there is no checkpoint.
 
         Returns:
-            Every metric by name, as a Python or NumPy scalar or array; `loss`, the mean of the batches' losses; and
+            Every metric by name, as a Python or NumPy scalar or array, `loss`, which is the mean over batches, and
             `global_step`.
 
         Raises:
             EstimatorNotTrainedError: There is no checkpoint.
-            CheckpointNotFoundError: `checkpoint_path` names none.
-            CheckpointDamagedError: It names a damaged one; or model_dir has checkpoints, and none of them is whole.
-            ValueError: `steps` is not positive; a metric is called `loss` or `global_step`.
+            CheckpointNotFoundError: There is no checkpoint at `checkpoint_path`.
+            CheckpointDamagedError: The checkpoint at `checkpoint_path`, or every checkpoint in model_dir, is damaged.
+            ValueError: `steps` is not positive, or a metric is named `loss` or `global_step`.
         """
         check_argument_order(steps, hooks)
         check_input_fn(input_fn, ModeKeys.EVAL)
-        check_positive("steps", steps)
+        check_steps("steps", steps)
         hooks = checked_hooks(hooks)
         runtime = self._job_builder.runtime()
         summary = Summary(self._job_builder.config)
@@ -266,17 +267,18 @@ class Estimator:
         yield_single_examples: bool = True,
         allow_untrained: bool = False,
     ) -> Iterator[Any]:
-        """Yields predictions in the order of the input.
+        """Yield predictions in the order of the input.
 
-        A generator: nothing happens, not even a check, before the first `next()`. Left early, it begins no more work.
+        This is a generator: it checks its arguments and starts work at the first `next()`. Closing it early schedules
+        no further work.
 
         Args:
-            input_fn: As in `train`; labels are not needed, and `num_epochs=None` means one pass.
-            predict_keys: Names of the predictions to give, if they are a dict; unknown names among them are left out.
-            hooks: `SessionRunHook`s, or callables that make one; the prediction then runs as one task.
-            checkpoint_path: The checkpoint to use. None: the newest in model_dir that is whole.
-            yield_single_examples: Yield rows; else whole batches as model_fn returned them.
-            allow_untrained: Predict with initial weights if there is no checkpoint.
+            input_fn: As in `train`. Labels are not needed, and `num_epochs=None` means one pass.
+            predict_keys: Names of the predictions to yield, if they are a dict. Unknown names are ignored.
+            hooks: `SessionRunHook`s, or functions that create one. With hooks, the prediction runs as one task.
+            checkpoint_path: Checkpoint to use. None: the newest intact one in model_dir.
+            yield_single_examples: Whether to yield rows. Otherwise whole batches, as model_fn returned them.
+            allow_untrained: Whether to predict with initial weights if there is no checkpoint.
 
         Yields:
             For each row (or batch) an array, or a dict of arrays by prediction name.
@@ -284,7 +286,7 @@ class Estimator:
         Raises:
             EstimatorNotTrainedError: There is no checkpoint.
             CheckpointNotFoundError, CheckpointDamagedError: As in `evaluate`.
-            ValueError: Predictions of a batch differ in length, or `predict_keys` does not fit the predictions.
+            ValueError: Predictions of a batch differ in length, or none of `predict_keys` is a prediction.
         """
         check_input_fn(input_fn, ModeKeys.PREDICT)
         hooks = checked_hooks(hooks)
@@ -293,15 +295,15 @@ class Estimator:
         summary, number = Summary(self._job_builder.config), 0
         with contextlib.ExitStack() as stack:
 
-            def begin(checkpoint: Checkpoint | None) -> tuple[Iterator[Any], Checkpoint | None]:
+            def start(checkpoint: Checkpoint | None) -> tuple[Iterator[Any], Checkpoint | None]:
                 job, rows = self._job_builder.prediction(runtime, input_fn, keys, hooks, checkpoint)
                 batches = stack.enter_context(contextlib.closing(runtime.predict(job, rows, one_task=bool(hooks))))
-                # The first batch shows that the checkpoint can be used.
+                # Read the first batch here, where a damaged checkpoint can still be replaced by an older one.
                 first = list(itertools.islice(batches, 1))
                 stack.enter_context(self._job_builder.store.reading(checkpoint))
                 return itertools.chain(first, batches), checkpoint
 
-            batches, used = self._with_checkpoint(checkpoint_path, begin, allow_untrained=allow_untrained)
+            batches, used = self._with_checkpoint(checkpoint_path, start, allow_untrained=allow_untrained)
             for batch in batches:
                 if yield_single_examples:
                     yield from rows_of(batch)
@@ -319,48 +321,49 @@ class Estimator:
         keep_columns: Sequence[str] = (),
         checkpoint_path: str | None = None,
     ) -> Any:
-        """A lazy Ray Dataset of predictions, in the order of the input: what `write_parquet` and the like take.
+        """Return a lazy Ray Dataset of predictions, in the order of the input, for example for `write_parquet`.
 
-        Nothing runs before the Dataset is used, and then in Ray Data's own tasks, with `task_resources`, in process
-        too; errors come as Ray Data's. The checkpoint is chosen now, and must be there still when the Dataset is used.
-        Batches have `batch_size` rows but for the last of a task. With `ray.data.DataContext.checkpoint_config` a job
-        that was killed while it wrote goes on with the rows that it lacks, if `keep_columns` has the id column.
+        The predictions run when the Dataset is consumed, in Ray Data's tasks with `task_resources`, also with
+        ``num_workers=0``. Errors are raised by Ray Data. The checkpoint is chosen by this call and must still exist
+        when the Dataset is consumed. Batches have `batch_size` rows, except the last one of a task. With
+        `ray.data.DataContext.checkpoint_config`, a job that was killed while writing resumes with the missing rows if
+        `keep_columns` has the id column.
 
         Args:
             input_fn: `dataset_input_fn(...)`.
             predict_keys: As in `predict`.
-            keep_columns: Columns of the input that stay beside the predictions.
+            keep_columns: Columns of the input to keep alongside the predictions.
             checkpoint_path: As in `predict`.
 
         Returns:
-            A `ray.data.Dataset` with the kept columns, and a column for each prediction; if model_fn predicts no dict,
-            the column is called `predictions`.
+            A `ray.data.Dataset` with the kept columns and a column for each prediction. If model_fn does not predict a
+            dict, the column is named `predictions`.
 
         Raises:
-            TypeError: `input_fn` is not made by `dataset_input_fn`.
+            TypeError: `input_fn` does not come from `dataset_input_fn`.
             EstimatorNotTrainedError: There is no checkpoint.
             CheckpointNotFoundError, CheckpointDamagedError: As in `evaluate`.
-            ValueError: `keep_columns` has a name that the dataset has not.
+            ValueError: `keep_columns` names a column that the dataset does not have.
         """
         if not isinstance(input_fn, DatasetInput):
             raise TypeError(
-                f"predict_dataset expects dataset_input_fn(dataset, batch_size=...), given: {input_fn!r}. For other "
-                "inputs use predict."
+                f"input_fn must be dataset_input_fn(dataset, batch_size=...), got {input_fn!r}. For other inputs use "
+                "predict."
             )
         runtime = self._job_builder.cluster()
         keys = (predict_keys,) if isinstance(predict_keys, str) else predict_keys
         kept = tuple(dict.fromkeys([keep_columns] if isinstance(keep_columns, str) else keep_columns))
 
-        def begin(checkpoint: Checkpoint | None) -> Any:
+        def start(checkpoint: Checkpoint | None) -> Any:
             job, rows = self._job_builder.prediction(runtime, input_fn, keys, (), checkpoint)
             if rows is None:
                 raise AssertionError("A DatasetInput has rows.")
             names = rows.dataset.schema().names
             if missing := [name for name in kept if name not in names]:
-                raise ValueError(f"keep_columns has {missing}, but the columns of the dataset are {names}.")
+                raise ValueError(f"keep_columns must be columns of the dataset, got {missing}. It has {names}.")
             return runtime.predicted_dataset(job, rows, kept)
 
-        return self._with_checkpoint(checkpoint_path, begin)
+        return self._with_checkpoint(checkpoint_path, start)
 
     def export_savedmodel(
         self,
@@ -371,21 +374,22 @@ class Estimator:
         checkpoint_path: str | None = None,
         strip_default_attrs: bool = False,
     ) -> str:
-        """Exports the model of a checkpoint as a SavedModel for serving. Runs as one Ray task.
+        """Export the model of a checkpoint as a SavedModel for serving. Runs as one Ray task.
 
         Args:
-            export_dir_base: Local path or URL; the export gets a directory of its own below, named by a timestamp.
-            serving_input_receiver_fn: Makes a `ServingInputReceiver`, in the graph.
+            export_dir_base: Parent directory, a local path or URL. The export is written to a new subdirectory, named
+                by a timestamp.
+            serving_input_receiver_fn: Function that returns a `ServingInputReceiver`. It runs in the graph.
             assets_extra: Source path or URL by destination below ``assets.extra/``.
-            as_text: Write the SavedModel's proto as text.
-            checkpoint_path: The checkpoint to export. None: the newest in model_dir that is whole.
-            strip_default_attrs: Leave out attributes that have their default value.
+            as_text: Whether to write the SavedModel's proto as text.
+            checkpoint_path: Checkpoint to export. None: the newest intact one in model_dir.
+            strip_default_attrs: Whether to omit attributes that have their default value.
 
         Returns:
             The path or URL of the new directory.
 
         Raises:
-            ValueError: No receiver function, no checkpoint, or a model_fn that the checkpoint does not fit.
+            ValueError: There is no receiver function or no checkpoint, or the checkpoint does not match model_fn.
         """
         receiver_fns = {ModeKeys.PREDICT: _required(serving_input_receiver_fn)}
         return self._export(
@@ -406,21 +410,22 @@ class Estimator:
         checkpoint_path: str | None = None,
         experimental_mode: str = ModeKeys.PREDICT,
     ) -> str:
-        """As `export_savedmodel`, without attributes that have their default value, and in any mode.
+        """Export like `export_savedmodel`, without attributes that have their default value, and in any mode.
 
         Args:
-            export_dir_base: As there.
-            serving_input_receiver_fn: As there; in TRAIN and EVAL it makes a `SupervisedInputReceiver`.
-            assets_extra: As there.
-            as_text: As there.
-            checkpoint_path: As there.
-            experimental_mode: The mode in which model_fn builds what is exported.
+            export_dir_base: As in `export_savedmodel`.
+            serving_input_receiver_fn: As in `export_savedmodel`. In TRAIN and EVAL it returns a
+                `SupervisedInputReceiver`.
+            assets_extra: As in `export_savedmodel`.
+            as_text: As in `export_savedmodel`.
+            checkpoint_path: As in `export_savedmodel`.
+            experimental_mode: Mode in which model_fn builds the exported graph.
 
         Returns:
             The path or URL of the new directory.
 
         Raises:
-            ValueError: As there; or the mode is unknown.
+            ValueError: As in `export_savedmodel`, or the mode is unknown.
         """
         receiver_fns = {experimental_mode: _required(serving_input_receiver_fn)}
         return self._export(export_dir_base, receiver_fns, assets_extra, as_text, checkpoint_path)
@@ -433,93 +438,30 @@ class Estimator:
         as_text: bool = False,
         checkpoint_path: str | None = None,
     ) -> str:
-        """Exports a SavedModel with a MetaGraph for each mode in the map, and one set of variables.
+        """Export a SavedModel with one MetaGraph for each mode in the map and one set of variables.
 
-        PREDICT gets the signatures of its `export_outputs`, under the tag ``serve``. TRAIN and EVAL, under the tags
-        ``train`` and ``eval``, get one signature of that name with the loss, the predictions, and value and update of
-        each metric; TRAIN's train_op is where TensorFlow's loaders look for it. The variables are those of the first
-        mode in the order TRAIN, EVAL, PREDICT; the others must need no more.
+        PREDICT has the signatures of its `export_outputs`, under the tag ``serve``. TRAIN and EVAL, under the tags
+        ``train`` and ``eval``, have one signature of that name with the loss, the predictions, and the value and update
+        op of each metric. TRAIN's train_op is stored where TensorFlow's loaders expect it. The variables are those of
+        the first mode in the order TRAIN, EVAL, PREDICT. The other modes must not need further ones.
 
         Args:
             export_dir_base: As in `export_savedmodel`.
-            input_receiver_fn_map: By mode, a function that makes a `SupervisedInputReceiver` or, for PREDICT, a
+            input_receiver_fn_map: By mode, a function that returns a `SupervisedInputReceiver` or, for PREDICT, a
                 `ServingInputReceiver`.
             assets_extra: As in `export_savedmodel`.
-            as_text: As there.
-            checkpoint_path: As there.
+            as_text: As in `export_savedmodel`.
+            checkpoint_path: As in `export_savedmodel`.
 
         Returns:
             The path or URL of the new directory.
 
         Raises:
-            ValueError: No mode, an unknown one, no checkpoint, or a model_fn that the checkpoint does not fit.
+            ValueError: There is no mode, an unknown one, or no checkpoint, or the checkpoint does not match model_fn.
         """
         return self._export(export_dir_base, input_receiver_fn_map, assets_extra, as_text, checkpoint_path)
 
-    # What the verbs share
-
-    def _training(
-        self, input_fn: InputFn, steps: int | None, hooks: Any, max_steps: int | None, saving_listeners: Any
-    ) -> Callable[[Stop], None] | None:
-        """A training run: checked and packed here, to be made wherever it is called; None if nothing is left to do.
-
-        It ends when the `Stop` that it takes says so. In the main thread signals say so, too.
-        """
-        check_argument_order(steps, hooks)
-        check_input_fn(input_fn, ModeKeys.TRAIN)
-        check_positive("steps", steps)
-        check_positive("max_steps", max_steps)
-        if steps is not None and max_steps is not None:
-            raise ValueError("Can not provide both steps and max_steps.")
-        hooks = checked_hooks(hooks)
-        listeners = checked_listeners(saving_listeners)
-        start = self._start()
-        if _is_done(start, max_steps):
-            return None
-        runtime = self._job_builder.runtime()
-        others, _ = own_target(hooks, 0)
-        job_of, rows = self._job_builder.training(runtime, input_fn, start, others, listeners)
-
-        def run(stop: Stop) -> None:
-            summary = Summary(self._job_builder.config)
-            runtime.check_model_dir()
-            with hold(self.model_dir, self._job_builder.storage, on_loss=stop.end_at_once) as lease:
-                # Only now nobody else trains here.
-                start = self._start()
-                if _is_done(start, max_steps):
-                    return
-                first_step = _step_of(start)
-                _, own_last_step = own_target(hooks, first_step)
-                last_step = last_step_of(first_step, steps, max_steps, own_last_step)
-                read = self._job_builder.going_on(rows, start, lease.generation)
-                source = None if read is None else read.source
-                job = job_of(first_step=first_step, last_step=last_step, generation=lease.generation, source=source)
-                # Only now, since connecting to Ray sets a handler, too.
-                with stopped_by_signals(stop):
-                    result = runtime.train(job, read, stop)
-                    if stop.why is not None:
-                        self._say_stopped(stop.why, result.step)
-            if result.step == first_step and stop.why is None:
-                logger.warning("Training with estimator made no steps. Perhaps input is empty or misspecified.")
-            logger.info("Loss for final step: %s.", result.loss)
-            summary.trained(result, first_step)
-
-        return run
-
-    def _say_stopped(self, why: str, step: int) -> None:
-        newest = self._job_builder.store.latest()
-        saved = "no checkpoint is published" if newest is None else f"the checkpoint of step {newest.step} is published"
-        logger.warning("%s: stopped at step %d; %s. Call train again to go on.", why, step, saved)
-
-    def _start(self) -> Checkpoint | None:
-        """What training goes on from."""
-        try:
-            return self._job_builder.store.start()
-        except RayEstimatorError:
-            raise
-        except Exception:
-            self._job_builder.runtime().check_model_dir()  # Where this raises, it says more.
-            raise
+    # Shared parts of the methods above
 
     def _export(
         self,
@@ -556,27 +498,27 @@ class Estimator:
         except EstimatorNotTrainedError as error:
             raise ValueError(f"Couldn't find trained model at {self.model_dir}.") from error
 
-    def _of_variables(self, ask: Callable[..., T], *args: Any) -> T:
-        """What `ask` finds among the variables of the newest checkpoint."""
-        program = self._job_builder
+    def _read_variables(self, read: Callable[..., T], *args: Any) -> T:
+        builder = self._job_builder
 
         def run(checkpoint: Checkpoint | None) -> T:
             if checkpoint is None:
                 raise EstimatorNotTrainedError(self.model_dir)
-            return program.runtime().run(ask, self.model_dir, program.config, checkpoint, *args)
+            return builder.runtime().run(read, self.model_dir, builder.config, checkpoint, *args)
 
         return self._with_checkpoint(None, run)
 
     def _with_checkpoint(
         self, checkpoint_path: str | None, use: Callable[[Checkpoint | None], T], *, allow_untrained: bool = False
     ) -> T:
-        """What `use` returns for the checkpoint that a caller names, else for the newest; None means initial weights.
+        """Return what `use` returns for the checkpoint at `checkpoint_path`, or for the newest one.
 
-        Its files stay meanwhile. If the newest proves damaged, `use` is called again with the one before.
+        `use` gets None for initial weights. The checkpoint's files are kept until it returns. If the newest checkpoint
+        turns out to be damaged, `use` is called again with the one before.
         """
         store = self._job_builder.store
         if checkpoint_path is None and type(self).latest_checkpoint is not Estimator.latest_checkpoint:
-            checkpoint_path = self.latest_checkpoint()  # A subclass names one.
+            checkpoint_path = self.latest_checkpoint()  # the override of a subclass
         if checkpoint_path is not None:
             named = store.find(os.fsdecode(checkpoint_path))
             with store.reading(named):
@@ -590,10 +532,26 @@ class Estimator:
         return store.with_newest(use_newest)
 
 
+# For the other modules of the package
+
+
 def check_estimator(estimator: Any) -> None:
-    """Refuses what is no Estimator, with a TypeError."""
+    """Check that the argument `estimator` is an Estimator, with a TypeError."""
     if not isinstance(estimator, Estimator):
-        raise TypeError(f"`estimator` must have type ray_estimator.Estimator, given: {estimator!r}.")
+        raise TypeError(f"`estimator` must have type ray_estimator.Estimator, got {estimator!r}.")
+
+
+def job_builder_of(estimator: Estimator) -> JobBuilder:
+    """Return the JobBuilder of an Estimator, also of a subclass."""
+    return estimator._job_builder
+
+
+def derived_estimator(estimator: Estimator, model_fn: Callable[..., Any]) -> Estimator:
+    """Return an Estimator for `model_fn` with the config, model_dir and warm start of `estimator`."""
+    builder = estimator._job_builder
+    derived = Estimator(model_fn, config=estimator.config, warm_start_from=builder.warm_start)
+    derived._job_builder.model_dir_is_temporary = builder.model_dir_is_temporary
+    return derived
 
 
 def _required(input_receiver_fn: Any) -> Any:
@@ -603,22 +561,11 @@ def _required(input_receiver_fn: Any) -> Any:
 
 
 def _refuse_overrides(kind: type[Estimator]) -> None:
-    """As tf.estimator, which users know to be changed by its model_fn alone."""
+    """Refuse overrides, as tf.estimator does: model_fn is the only way to change what an Estimator does."""
     own = {name for name in vars(Estimator) if not name.startswith("__")} - _MAY_BE_OVERRIDDEN
     overridden = sorted(name for name in own if getattr(kind, name) is not getattr(Estimator, name))
     if overridden:
         raise ValueError(
-            f"Subclasses of Estimator cannot override members of Estimator. {kind} does override {overridden}: give "
-            "them other names, and change the model in model_fn."
+            f"Subclasses of Estimator cannot override members of Estimator. {kind} does override {overridden}: rename "
+            "them, and change the model in model_fn."
         )
-
-
-def _step_of(start: Checkpoint | None) -> int:
-    return 0 if start is None else start.step
-
-
-def _is_done(start: Checkpoint | None, max_steps: int | None) -> bool:
-    if max_steps is None or _step_of(start) < max_steps:
-        return False
-    logger.info("Skipping training since max_steps has already saved.")
-    return True

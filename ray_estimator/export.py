@@ -1,12 +1,12 @@
-"""What an export needs: receivers of inputs, their builders, and the kinds of export outputs.
+"""Exports: input receivers, their builders, and export outputs.
 
-    ServingInputReceiver, TensorServingInputReceiver    what a serving_input_receiver_fn returns
+    ServingInputReceiver, TensorServingInputReceiver    results of a serving_input_receiver_fn
     SupervisedInputReceiver                             the same with labels, for exports of TRAIN and EVAL
-    build_..._receiver_fn                               make such functions
-    PredictOutput, ClassificationOutput, ...            values of EstimatorSpec's export_outputs, TensorFlow's own
+    build_..._receiver_fn                               return such functions
+    PredictOutput, ClassificationOutput, ...            TensorFlow's values for EstimatorSpec's export_outputs
 
-A receiver function runs in the graph of the export. The builders keep dtypes and shapes, no tensors, so what they
-return travels. Importing this module imports no TensorFlow; using it does.
+A receiver function runs in the graph of the export. The functions that the builders return hold dtypes and shapes but
+no tensors, so they can be serialized. Importing this module does not import TensorFlow. Using it does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SINGLE_LABEL = "label"
 _SINGLE_RECEIVER = "input"
 _OUTPUTS = ("ClassificationOutput", "EvalOutput", "ExportOutput", "PredictOutput", "RegressionOutput")
 
-__all__ = [  # noqa: F822  the outputs come from TensorFlow when they are asked for
+__all__ = [  # noqa: F822  the outputs are imported from TensorFlow on first use
     "ClassificationOutput",
     "EvalOutput",
     "ExportOutput",
@@ -45,18 +45,17 @@ class _Receiver(NamedTuple):
 
 
 class ServingInputReceiver(_Receiver):
-    """The inputs of an exported model, as a serving_input_receiver_fn returns them.
+    """The inputs of an exported model, returned by a serving_input_receiver_fn.
 
     Args:
-        features: What model_fn gets: a dict of Tensors by name or int, or one Tensor, which becomes
+        features: Features for model_fn: a dict of Tensors by name or int, or one Tensor, which becomes
             ``{"feature": tensor}``.
-        receiver_tensors: What the signature takes: a dict of Tensors by name, or one, which becomes
+        receiver_tensors: Inputs of the signature: a dict of Tensors by name, or one Tensor, which becomes
             ``{"input": tensor}``.
-        receiver_tensors_alternatives: Further sets of inputs by name, each a dict or one Tensor; each gives further
-            signatures.
+        receiver_tensors_alternatives: Further sets of inputs by name, each a dict or one Tensor. Each adds signatures.
 
     Raises:
-        ValueError: Something is None, no Tensor, or not named by strings.
+        ValueError: A value is None or not a Tensor, or a key is not a string.
     """
 
     __slots__ = ()
@@ -74,7 +73,7 @@ class ServingInputReceiver(_Receiver):
 
 
 class TensorServingInputReceiver(_Receiver):
-    """As `ServingInputReceiver`, for a model_fn whose features are one Tensor: it gets that very Tensor."""
+    """A `ServingInputReceiver` for a model_fn whose features are one Tensor, which it gets unchanged."""
 
     __slots__ = ()
 
@@ -85,7 +84,7 @@ class TensorServingInputReceiver(_Receiver):
         if features is None:
             raise ValueError("features must be defined.")
         if not _is_tensor(features):
-            raise ValueError(f"feature must be one Tensor, given: {features!r}. For a dict use ServingInputReceiver.")
+            raise ValueError(f"feature must be one Tensor, got {features!r}. For a dict use ServingInputReceiver.")
         return super().__new__(
             cls,
             features=features,
@@ -101,16 +100,16 @@ class _SupervisedReceiver(NamedTuple):
 
 
 class SupervisedInputReceiver(_SupervisedReceiver):
-    """The inputs of a model that is exported in TRAIN or EVAL, as an input_receiver_fn returns them.
+    """The inputs of a model that is exported in TRAIN or EVAL, returned by an input_receiver_fn.
 
     Args:
-        features: What model_fn gets as features, just as it is: a Tensor, or a dict of Tensors by name or int.
-        labels: What it gets as labels, likewise.
-        receiver_tensors: What the signature takes: a dict of Tensors by name, or one, which becomes
+        features: Features for model_fn, passed unchanged: a Tensor, or a dict of Tensors by name or int.
+        labels: Labels for model_fn, in the same form.
+        receiver_tensors: Inputs of the signature: a dict of Tensors by name, or one Tensor, which becomes
             ``{"input": tensor}``.
 
     Raises:
-        ValueError: Something is None, no Tensor, or not named by strings (features and labels: or ints).
+        ValueError: A value is None or not a Tensor, or a key is not a string (in features and labels: or an int).
     """
 
     __slots__ = ()
@@ -133,20 +132,20 @@ class SupervisedInputReceiver(_SupervisedReceiver):
 def build_raw_serving_input_receiver_fn(
     features: Mapping[str, Any], default_batch_size: int | None = None
 ) -> Callable[[], ServingInputReceiver]:
-    """A receiver function that takes features as they are.
+    """Return a receiver function that takes features as they are.
 
     Args:
-        features: By name, Tensors, SparseTensors, RaggedTensors, arrays or `tf.TypeSpec`s such as `tf.TensorSpec`,
-            whose dtype and shape the inputs have; the first dimension is the batch. A placeholder has the name of the
+        features: Templates of the inputs' dtypes and shapes, by name: Tensors, SparseTensors, RaggedTensors, arrays or
+            `tf.TypeSpec`s such as `tf.TensorSpec`. The first dimension is the batch. A placeholder gets the name of the
             Tensor's op, if it has one.
-        default_batch_size: The batch dimension; None for any.
+        default_batch_size: Batch dimension. None: any.
 
     Raises:
-        TypeError: `features` is no dict, or a value no tensor.
+        TypeError: `features` is not a dict, or a value is not a tensor.
     """
     if not isinstance(features, Mapping):
         raise TypeError(
-            f"features must be a dict of Tensors by name, given: {features!r}. For a model_fn whose features are one "
+            f"features must be a dict of Tensors by name, got {features!r}. For a model_fn whose features are one "
             "Tensor write a function that returns TensorServingInputReceiver(tensor, tensor)."
         )
     templates = _templates("features", features)
@@ -161,11 +160,11 @@ def build_raw_serving_input_receiver_fn(
 def build_parsing_serving_input_receiver_fn(
     feature_spec: Mapping[str, Any], default_batch_size: int | None = None
 ) -> Callable[[], ServingInputReceiver]:
-    """A receiver function that takes serialized `tf.train.Example`s, as input ``examples``, and parses them.
+    """Return a receiver function that parses serialized `tf.train.Example`s, from the input ``examples``.
 
     Args:
-        feature_spec: By name, `tf.io.FixedLenFeature`s and the like.
-        default_batch_size: How many examples come at once; None for any number.
+        feature_spec: Features such as `tf.io.FixedLenFeature`, by name.
+        default_batch_size: Number of examples in a batch. None: any.
     """
 
     def serving_input_receiver_fn() -> ServingInputReceiver:
@@ -181,17 +180,17 @@ def build_parsing_serving_input_receiver_fn(
 def build_raw_supervised_input_receiver_fn(
     features: Any, labels: Any, default_batch_size: int | None = None
 ) -> Callable[[], SupervisedInputReceiver]:
-    """A receiver function that takes features and labels as they are, for exports of TRAIN and EVAL.
+    """Return a receiver function that takes features and labels as they are, for exports of TRAIN and EVAL.
 
     Args:
-        features: One template, as `build_raw_serving_input_receiver_fn` describes them, or a dict of them; the
-            model_fn gets features of the same structure. The input of a single one is called ``input``.
-        labels: The same for labels. The input of a single one is called ``label``.
-        default_batch_size: The batch dimension; None for any.
+        features: A template as in `build_raw_serving_input_receiver_fn`, or a dict of them. model_fn gets features of
+            the same structure. The input of a single template is named ``input``.
+        labels: The same for labels. The input of a single template is named ``label``.
+        default_batch_size: Batch dimension. None: any.
 
     Raises:
         ValueError: Features and labels have keys in common, or one of them is None.
-        TypeError: A value is no tensor.
+        TypeError: A value is not a tensor.
     """
     named_features = _by_name("features", features, _SINGLE_RECEIVER)
     named_labels = _by_name("labels", labels, _SINGLE_LABEL)
@@ -219,23 +218,23 @@ def build_raw_supervised_input_receiver_fn(
 def build_supervised_input_receiver_fn_from_input_fn(
     input_fn: Callable[..., Any], **input_fn_args: Any
 ) -> Callable[[], SupervisedInputReceiver]:
-    """A receiver function whose inputs are like those that `input_fn` gives, for exports of TRAIN and EVAL.
+    """Return a receiver function whose inputs have the types of those of `input_fn`, for exports of TRAIN and EVAL.
 
-    `input_fn` is called here and now, once, on the driver, in a graph of its own; no data is read.
+    `input_fn` is called once, immediately, on the driver, in a new graph. No data is read.
 
     Args:
-        input_fn: A function that returns a `tf.data.Dataset` of ``(features, labels)``, or ``(features, labels)``.
-        **input_fn_args: What to call it with.
+        input_fn: Function that returns a `tf.data.Dataset` of ``(features, labels)``, or ``(features, labels)``.
+        **input_fn_args: Arguments for `input_fn`.
 
     Raises:
-        ValueError: `input_fn` gives no labels; or as `build_raw_supervised_input_receiver_fn` raises it.
-        TypeError: `input_fn` is no function.
+        ValueError: `input_fn` returns no labels, or as in `build_raw_supervised_input_receiver_fn`.
+        TypeError: `input_fn` is not a function.
     """
     import tensorflow as tf
 
     if not callable(input_fn):
         raise TypeError(
-            f"input_fn must be callable, given: {input_fn!r}. For dataset_input_fn(...) describe the columns: "
+            f"input_fn must be callable, got {input_fn!r}. For dataset_input_fn(...) describe the columns: "
             "build_raw_supervised_input_receiver_fn({name: tf.TensorSpec(...)}, ...)."
         )
     with tf.Graph().as_default():
@@ -243,7 +242,7 @@ def build_supervised_input_receiver_fn_from_input_fn(
         if isinstance(returned, tf.data.Dataset):
             returned = returned.element_spec
         if not isinstance(returned, tuple | list) or len(returned) != 2:
-            raise ValueError(f"input_fn should return (features, labels) as a len 2 tuple. It returned {returned!r}.")
+            raise ValueError(f"input_fn should return (features, labels) as a len 2 tuple, got {returned!r}.")
         return build_raw_supervised_input_receiver_fn(*returned)
 
 
@@ -252,9 +251,9 @@ def build_supervised_input_receiver_fn_from_input_fn(
 
 def __getattr__(name: str) -> Any:
     if name in _OUTPUTS:
-        from tensorflow.python.saved_model.model_utils import export_output
+        from ray_estimator._tf_private.saved_model import output_class
 
-        return getattr(export_output, name)
+        return output_class(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -277,9 +276,9 @@ def _named(what: str, tensors: Any, single_name: str, *, int_keys: bool = False)
     named = dict(tensors) if isinstance(tensors, Mapping) else {single_name: tensors}
     for name, tensor in named.items():
         if not isinstance(name, str | int if int_keys else str):
-            raise ValueError(f"{what} keys must be strings{' or ints' if int_keys else ''}: {name!r}.")
+            raise ValueError(f"{what} keys must be strings{' or ints' if int_keys else ''}, got {name!r}.")
         if not _is_tensor(tensor):
-            raise ValueError(f"{what} {name!r} must be a Tensor, SparseTensor or RaggedTensor, given: {tensor!r}.")
+            raise ValueError(f"{what} {name!r} must be a Tensor, SparseTensor or RaggedTensor, got {tensor!r}.")
     return named
 
 
@@ -287,7 +286,7 @@ def _alternatives(alternatives: Any) -> dict[str, dict[str, Any]] | None:
     if alternatives is None:
         return None
     if not isinstance(alternatives, Mapping):
-        raise ValueError(f"receiver_tensors_alternatives must be a dict: {alternatives!r}.")
+        raise ValueError(f"receiver_tensors_alternatives must be a dict, got {alternatives!r}.")
     return {
         name: _named("receiver_tensors_alternative", tensors, _SINGLE_RECEIVER)
         for name, tensors in alternatives.items()
@@ -296,12 +295,12 @@ def _alternatives(alternatives: Any) -> dict[str, dict[str, Any]] | None:
 
 def _by_name(what: str, values: Any, single_name: str) -> Mapping[Any, Any]:
     if values is None:
-        raise ValueError(f"{what} must be defined: give a Tensor or a dict of Tensors whose dtype and shape they have.")
+        raise ValueError(f"{what} must be defined. Pass a Tensor, or a dict of Tensors, with their dtypes and shapes.")
     return values if isinstance(values, Mapping) else {single_name: values}
 
 
 def _templates(what: str, values: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The type of each value, with the name of its op if it has one: types travel, tensors of a graph would not."""
+    """Return the type of each value, with the name of its op if it has one. Types can be serialized, tensors cannot."""
     return {name: _template(f"{what}[{name!r}]", value) for name, value in values.items()}
 
 
@@ -311,9 +310,9 @@ def _template(what: str, value: Any) -> Any:
     if isinstance(value, tf.TypeSpec):
         return value
     if isinstance(value, tf.Tensor):
-        return tf.TensorSpec.from_tensor(value)  # which keeps the name of its op
+        return tf.TensorSpec.from_tensor(value)  # keeps the name of its op
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        raise TypeError(f"{what} must be a Tensor, an array or a tf.TypeSpec, given: {value!r}.")
+        raise TypeError(f"{what} must be a Tensor, an array or a tf.TypeSpec, got {value!r}.")
     return tf.type_spec_from_value(value)
 
 

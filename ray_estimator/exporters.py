@@ -1,4 +1,4 @@
-"""What `train_and_evaluate` exports after its evaluations. Exporters decide on the driver."""
+"""Exporters of `train_and_evaluate`. They run on the driver."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ray_estimator._checkpoints.event_files import EVENT_FILES, eval_dir_name
 from ray_estimator._engine import entrypoints
+from ray_estimator._numbers import check_number
 from ray_estimator._storage.saved_model import remove as remove_saved_model
 from ray_estimator._storage.storage import Storage
 from ray_estimator._validation.user_functions import accepted_arguments
-from ray_estimator.estimator import Estimator
+from ray_estimator.estimator import Estimator, job_builder_of
 
 Metrics = Mapping[str, Any]
 CompareFn = Callable[..., bool]
@@ -25,12 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 class Exporter(abc.ABC):
-    """Something that `train_and_evaluate` calls after each evaluation, on the driver. Subclass it for your own."""
+    """A function of `train_and_evaluate` that is called after each evaluation, on the driver. Subclass it."""
 
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """The name of the exporter and of its directory below ``<model_dir>/export``; unique in an `EvalSpec`."""
+        """Name of the exporter and of its directory below ``<model_dir>/export``. Unique in an `EvalSpec`."""
 
     @abc.abstractmethod
     def export(
@@ -41,15 +43,14 @@ class Exporter(abc.ABC):
         eval_result: Metrics,
         is_the_final_export: bool,
     ) -> Any:
-        """Exports, or decides not to.
+        """Export the checkpoint, or do nothing.
 
         Args:
             estimator: The Estimator that trains.
-            export_path: Where exports go, path or URL: ``<model_dir>/export/<name>``.
+            export_path: Directory of the exports, path or URL: ``<model_dir>/export/<name>``.
             checkpoint_path: The checkpoint that was evaluated.
-            eval_result: What `Estimator.evaluate` returned for it.
-            is_the_final_export: Whether this evaluation is the last one: True once `TrainSpec.max_steps` is reached,
-                never without `max_steps`.
+            eval_result: The result of `Estimator.evaluate` for it.
+            is_the_final_export: Whether `TrainSpec.max_steps` is reached. Always False without `max_steps`.
 
         Returns:
             The path or URL of the export; None if there is none.
@@ -57,14 +58,14 @@ class Exporter(abc.ABC):
 
 
 class LatestExporter(Exporter):
-    """Exports a SavedModel after every evaluation, and deletes old exports.
+    """An exporter that exports a SavedModel after every evaluation and deletes old exports.
 
     Args:
-        name: The exporter's name.
+        name: Name of the exporter.
         serving_input_receiver_fn: As in `Estimator.export_saved_model`.
         assets_extra: As in `Estimator.export_saved_model`.
         as_text: As in `Estimator.export_saved_model`.
-        exports_to_keep: How many of the newest exports stay; None for all.
+        exports_to_keep: Number of newest exports to keep. None: all.
 
     Raises:
         ValueError: `exports_to_keep` is not positive.
@@ -84,7 +85,7 @@ class LatestExporter(Exporter):
 
     @property
     def name(self) -> str:
-        """The exporter's name."""
+        """Name of the exporter."""
         return self._saved_model.name
 
     def export(
@@ -95,17 +96,17 @@ class LatestExporter(Exporter):
         eval_result: Metrics,
         is_the_final_export: bool,
     ) -> str:
-        """Exports the checkpoint."""
+        """Export the checkpoint."""
         path = self._saved_model.export(estimator, export_path, checkpoint_path)
         _delete_old_exports(_storage_of(estimator), export_path, self._exports_to_keep)
         return path
 
 
 class FinalExporter(Exporter):
-    """Exports a SavedModel once, after the evaluation at `TrainSpec.max_steps`.
+    """An exporter that exports a SavedModel once, after the evaluation at `TrainSpec.max_steps`.
 
     Args:
-        name: The exporter's name.
+        name: Name of the exporter.
         serving_input_receiver_fn: As in `Estimator.export_saved_model`.
         assets_extra: As in `Estimator.export_saved_model`.
         as_text: As in `Estimator.export_saved_model`.
@@ -122,7 +123,7 @@ class FinalExporter(Exporter):
 
     @property
     def name(self) -> str:
-        """The exporter's name."""
+        """Name of the exporter."""
         return self._saved_model.name
 
     def export(
@@ -133,7 +134,7 @@ class FinalExporter(Exporter):
         eval_result: Metrics,
         is_the_final_export: bool,
     ) -> str | None:
-        """Exports the checkpoint if it is the last one."""
+        """Export the checkpoint if it is the last one."""
         if not is_the_final_export:
             return None
         logger.info("Performing the final export in the end of training.")
@@ -144,40 +145,40 @@ def _loss_smaller(best_eval_result: Metrics, current_eval_result: Metrics) -> bo
     for name, result in zip(_COMPARE_FN_ARGUMENTS, (best_eval_result, current_eval_result), strict=True):
         if not result or "loss" not in result:
             raise ValueError(
-                f"{name} cannot be empty or no loss is found in it, given: {result!r}. Pass a compare_fn that compares "
+                f"{name} cannot be empty or no loss is found in it, got {result!r}. Pass a compare_fn that compares "
                 "another metric."
             )
     return bool(best_eval_result["loss"] > current_eval_result["loss"])
 
 
 class BestExporter(Exporter):
-    """Exports a SavedModel after each evaluation that is better than every one before.
+    """An exporter that exports a SavedModel after each evaluation that is better than all evaluations before.
 
-    The best result survives a restart: it is read back from the event files of earlier evaluations, once for each
-    model_dir. Unlike tf.estimator's, it then never exports a worse model than it has exported already. As long as
-    there is no export at all, whatever is evaluated next is exported.
+    The best result survives a restart: it is read from the event files of earlier evaluations, once for each model_dir.
+    After a restart, unlike in tf.estimator, it never exports a worse model than it has exported before. If there is no
+    export yet, the next evaluated checkpoint is exported.
 
     Args:
-        name: The exporter's name.
+        name: Name of the exporter.
         serving_input_receiver_fn: As in `Estimator.export_saved_model`.
-        event_file_pattern: Where the event files of the evaluations are, relative to model_dir; with an
-            `EvalSpec(name="test")`, ``eval_test/*.tfevents.*``. None: results of earlier processes do not count.
-        compare_fn: A function ``(best_eval_result, current_eval_result)`` that says whether the current result is
-            better. Results that are read back have numbers only.
+        event_file_pattern: Glob of the event files of the evaluations, relative to model_dir. With
+            `EvalSpec(name="test")` it is ``eval_test/*.tfevents.*``. None: ignore results of earlier processes.
+        compare_fn: Function ``(best_eval_result, current_eval_result)`` that returns whether the current result is
+            better. Results from event files hold only numbers.
         assets_extra: As in `Estimator.export_saved_model`.
         as_text: As in `Estimator.export_saved_model`.
-        exports_to_keep: How many of the newest exports stay; None for all.
+        exports_to_keep: Number of newest exports to keep. None: all.
 
     Raises:
-        ValueError: `compare_fn` is None or has other arguments; `exports_to_keep` is not positive. While exporting:
-            there is no `loss` to compare by.
+        ValueError: `compare_fn` is None or has other arguments, or `exports_to_keep` is not positive. During export:
+            there is no `loss` to compare.
     """
 
     def __init__(
         self,
         name: str = "best_exporter",
         serving_input_receiver_fn: Callable[[], Any] | None = None,
-        event_file_pattern: str | None = "eval/*.tfevents.*",
+        event_file_pattern: str | None = f"{eval_dir_name()}/{EVENT_FILES}",
         compare_fn: CompareFn = _loss_smaller,
         assets_extra: Mapping[str, str] | None = None,
         as_text: bool = False,
@@ -194,7 +195,7 @@ class BestExporter(Exporter):
 
     @property
     def name(self) -> str:
-        """The exporter's name."""
+        """Name of the exporter."""
         return self._saved_model.name
 
     def export(
@@ -205,7 +206,7 @@ class BestExporter(Exporter):
         eval_result: Metrics,
         is_the_final_export: bool,
     ) -> str | None:
-        """Exports the checkpoint if its result is the best one."""
+        """Export the checkpoint if its result is the best one."""
         if self._model_dir != estimator.model_dir:
             self._best = self._best_before(estimator, export_path, eval_result)
             self._model_dir = estimator.model_dir
@@ -221,19 +222,21 @@ class BestExporter(Exporter):
         return bool(self._compare_fn(best_eval_result=best, current_eval_result=current))
 
     def _best_before(self, estimator: Estimator, export_path: str, current: Metrics) -> Metrics | None:
-        """The best result of earlier processes; None if none of them exported anything."""
+        """Return the best result of earlier processes; None if they exported nothing."""
         storage = _storage_of(estimator)
         if self._event_file_pattern is None or not _exports(storage, export_path):
             return None
         logger.info("Loading best metric from event files.")
-        found = estimator._job_builder.runtime().run(
-            entrypoints.event_scalars, storage, estimator.model_dir, self._event_file_pattern
+        found = (
+            job_builder_of(estimator)
+            .runtime()
+            .run(entrypoints.event_scalars, storage, estimator.model_dir, self._event_file_pattern)
         )
         numbers_now = {name for name, value in current.items() if isinstance(value, numbers.Real)}
         best: Metrics | None = None
         for step, metrics in found.items():
             result = {**metrics, "global_step": step}
-            # The current result is in the files already; of older code's results, some may lack a metric.
+            # The files hold the current result too, and results of older code that may lack a metric.
             if step == current.get("global_step") or not numbers_now <= result.keys():
                 continue
             if best is None or self._is_better(result, best):
@@ -242,7 +245,7 @@ class BestExporter(Exporter):
 
 
 class _SavedModel:
-    """How to export a SavedModel."""
+    """The arguments of a SavedModel export."""
 
     def __init__(
         self, name: str, receiver_fn: Callable[[], Any] | None, assets_extra: Mapping[str, str] | None, as_text: bool
@@ -255,7 +258,7 @@ class _SavedModel:
     def export(self, estimator: Estimator, export_path: str, checkpoint_path: str) -> str:
         return estimator.export_saved_model(
             export_path,
-            self._receiver_fn,  # type: ignore[arg-type]  # None is refused there
+            self._receiver_fn,  # type: ignore[arg-type]  # export_saved_model checks it
             assets_extra=self._assets_extra,
             as_text=self._as_text,
             checkpoint_path=checkpoint_path,
@@ -267,7 +270,7 @@ def _storage_of(estimator: Estimator) -> Storage:
 
 
 def _exports(storage: Storage, export_path: str) -> list[str]:
-    """The names of the exports, oldest first: timestamps of ten digits."""
+    """Return the names of the exports, oldest first. They are timestamps of ten digits."""
     return [name for name in storage.list_dir(export_path) if _TIMESTAMP.fullmatch(name)]
 
 
@@ -278,20 +281,18 @@ def _delete_old_exports(storage: Storage, export_path: str, to_keep: int | None)
         url = storage.join(export_path, name)
         try:
             remove_saved_model(storage, url)
-        except Exception as error:  # Stores raise what they like, and no training should end for it.
+        except Exception as error:  # Any error of any store. Training continues.
             logger.warning("Could not delete the old export %s: %s", url, error)
 
 
 def _check_exports_to_keep(exports_to_keep: int | None) -> None:
-    if exports_to_keep is not None and exports_to_keep <= 0:
-        raise ValueError(
-            f"`exports_to_keep`, if provided, must be a positive number, given: {exports_to_keep!r}. None keeps all."
-        )
+    requirement = "`exports_to_keep`, if provided, must be a positive number"
+    check_number("exports_to_keep", exports_to_keep, integer=True, or_none=" or None", requirement=requirement)
 
 
 def _check_compare_fn(compare_fn: Any) -> None:
     if compare_fn is None:
-        raise ValueError("`compare_fn` must not be None. Leave it out to compare losses.")
+        raise ValueError("`compare_fn` must not be None. Omit it to compare losses.")
     accepted = set(accepted_arguments(compare_fn))
     for name in _COMPARE_FN_ARGUMENTS:
         if name not in accepted:

@@ -1,4 +1,4 @@
-"""Functions that build on a model_fn, or on a part of one."""
+"""Functions that extend an Estimator's model_fn."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 
 from ray_estimator._validation.user_functions import accepted_arguments, call_with_accepted
 from ray_estimator.config import RunConfig
-from ray_estimator.estimator import Estimator, check_estimator
+from ray_estimator.estimator import Estimator, check_estimator, derived_estimator
 from ray_estimator.spec import ModeKeys
 
 _METRIC_FN_ARGUMENTS = ("features", "labels", "predictions", "config")
 
 
 def add_metrics(estimator: Estimator, metric_fn: Callable[..., Mapping[str, Any]]) -> Estimator:
-    """Returns an Estimator that evaluates further metrics beside those of its model_fn.
+    """Return an Estimator that evaluates further metrics in addition to those of its model_fn.
 
     Args:
-        estimator: The Estimator to extend. It stays as it is; the new one shares its model_dir, config, params and
-            warm start.
-        metric_fn: A function of any of ``(features, labels, predictions, config)``. It runs in the EVAL graph, after
-            model_fn, and returns metrics by name, as `EstimatorSpec.eval_metric_ops` takes them. Of two metrics of
-            one name its own is kept.
+        estimator: Estimator to extend. It is not changed. The new one has the same model_dir, config, params and warm
+            start.
+        metric_fn: Function of any of ``(features, labels, predictions, config)``. It runs in the EVAL graph, after
+            model_fn, and returns metrics by name, like `EstimatorSpec.eval_metric_ops`. They replace metrics of
+            model_fn with the same name.
 
     Raises:
         ValueError: `metric_fn` has other arguments.
-        TypeError: `estimator` is no Estimator, or `metric_fn` cannot be called.
+        TypeError: `estimator` is not an Estimator, or `metric_fn` is not callable.
     """
     check_estimator(estimator)
     _check_metric_fn(metric_fn)
@@ -40,19 +40,15 @@ def add_metrics(estimator: Estimator, metric_fn: Callable[..., Mapping[str, Any]
         )
         return spec._replace(eval_metric_ops={**(spec.eval_metric_ops or {}), **added})
 
-    extended = Estimator(
-        model_fn_with_metrics, config=estimator.config, warm_start_from=estimator._job_builder.warm_start
-    )
-    extended._job_builder.model_dir_is_temporary = estimator._job_builder.model_dir_is_temporary
-    return extended
+    return derived_estimator(estimator, model_fn_with_metrics)
 
 
 def _check_metric_fn(metric_fn: Any) -> None:
     if not callable(metric_fn):
-        raise TypeError(f"metric_fn must be callable, given: {metric_fn!r}.")
+        raise TypeError(f"metric_fn must be callable, got {metric_fn!r}.")
     unknown = sorted(set(accepted_arguments(metric_fn)) - set(_METRIC_FN_ARGUMENTS))
     if unknown:
         raise ValueError(
-            f"metric_fn ({metric_fn}) has following not expected args: {unknown}. It may have "
+            f"metric_fn ({metric_fn}) has following not expected args: {unknown}. The valid ones are "
             f"{list(_METRIC_FN_ARGUMENTS)}; bind others with functools.partial."
         )

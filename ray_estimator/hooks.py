@@ -1,4 +1,4 @@
-"""Hooks under the names that tf.estimator gave them. They are TensorFlow's own, imported when they are asked for."""
+"""TensorFlow's hooks, under the names that they have in tf.estimator. They are imported on first use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = (
     "StopAtStepHook",
     "SummarySaverHook",
 )
-"""Each is found here, at the root of the package, and in `tf.compat.v1.train`."""
+"""The names here and at the root of the package. The hooks come from `tf.compat.v1.train`."""
 
 
 def __getattr__(name: str) -> Any:

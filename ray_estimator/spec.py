@@ -1,6 +1,6 @@
-"""What a model_fn is asked for, and what it returns: `ModeKeys` and `EstimatorSpec`.
+"""The modes and the result of a model_fn: `ModeKeys` and `EstimatorSpec`.
 
-Importing this module imports no TensorFlow; making an `EstimatorSpec` does.
+Importing this module does not import TensorFlow. Creating an `EstimatorSpec` does.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _DEFAULT_SIGNATURE = "serving_default"
 
 
 class ModeKeys:
-    """The modes in which a model_fn is called.
+    """The modes of a model_fn.
 
     Attributes:
         TRAIN: One step computes the loss and runs `train_op`.
         EVAL: One step computes the loss and updates the metrics.
-        PREDICT: One step computes the predictions; there are no labels. Also the mode of an export.
+        PREDICT: One step computes the predictions, without labels. Also the mode of exports for serving.
     """
 
     TRAIN = "train"
@@ -26,7 +26,11 @@ class ModeKeys:
     PREDICT = "infer"
 
 
-_MODES = (ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT)
+READS = frozenset({"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VariableShape", "VarIsInitializedOp"})
+"""Types of operations that only read a variable: a copy of `_engine.graph.operations.READS`, which lies above."""
+
+MODES = (ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT)
+"""All modes, in the order of an export: the first one saves the variables, and TRAIN has all of them."""
 
 
 class _Fields(NamedTuple):
@@ -44,33 +48,32 @@ class _Fields(NamedTuple):
 
 
 class EstimatorSpec(_Fields):
-    """The ops of one model in one mode, as model_fn returns them. Made where model_fn runs, in its graph.
+    """The ops of a model in one mode, as returned by model_fn. It is created in the graph of model_fn.
 
-    TRAIN needs `loss` and `train_op`, EVAL needs `loss`, PREDICT needs `predictions`. Fields that a mode
-    does not need may be given all the same, so that one `return` can serve every mode.
+    TRAIN needs `loss` and `train_op`, EVAL needs `loss`, PREDICT needs `predictions`. Fields that a mode does not need
+    may be set, so that model_fn can return the same fields in every mode.
 
     Args:
         mode: One of `ModeKeys`.
-        predictions: A Tensor, or a dict of Tensors whose first dimension is the batch.
-        loss: A scalar Tensor, or one of shape `[1]`, which becomes a scalar.
-        train_op: What one step runs: an Operation, a Tensor, or a variable as `assign_add` or a Keras
-            optimizer's `apply_gradients` returns it. A variable is replaced by its op.
-        eval_metric_ops: A dict of `(value, update_op)` tuples, as `tf.compat.v1.metrics` returns them, or of
-            Keras metrics on which `update_state(...)` has been called in this graph; those become tuples, and their
-            variables metric variables, when model_fn has returned. A `value` may be a nested structure of Tensors.
-        export_outputs: For PREDICT, a dict of signature names to
-            `ExportOutput` objects, such as `export.PredictOutput`. Of several, one must be `'serving_default'`;
-            a single one becomes that as well. Without any, the predictions are exported.
+        predictions: A Tensor, or a dict of Tensors, with the batch as first dimension.
+        loss: A Tensor, scalar or of shape `[1]`, which becomes a scalar.
+        train_op: Op that one step runs: an Operation, a Tensor, or a variable as returned by `assign_add` or a Keras
+            optimizer's `apply_gradients`. A variable is replaced by its op.
+        eval_metric_ops: A dict of `(value, update_op)` tuples, as returned by `tf.compat.v1.metrics`, or of Keras
+            metrics on which `update_state(...)` has been called in this graph. After model_fn these become tuples, and
+            their variables metric variables. A `value` may be a nested structure of Tensors.
+        export_outputs: For PREDICT, `ExportOutput` objects, such as `export.PredictOutput`, by signature name.
+            One of several must be `'serving_default'`. A single one gets this name too. None: the predictions.
         training_chief_hooks: `SessionRunHook` instances that run on the chief only, in TRAIN.
         training_hooks: `SessionRunHook` instances that run on every worker, in TRAIN.
-        scaffold: A `tf.compat.v1.train.Scaffold`; a default one if None.
+        scaffold: A `tf.compat.v1.train.Scaffold`. None: a default one.
         evaluation_hooks: `SessionRunHook` instances for EVAL.
         prediction_hooks: `SessionRunHook` instances for PREDICT.
 
     Raises:
         ValueError: `mode` is unknown, a field that the mode needs is missing, the loss is not a scalar, an op
             belongs to another graph, a Keras metric was never updated, or no export output is the default.
-        TypeError: A field is of the wrong type.
+        TypeError: A field has the wrong type.
     """
 
     __slots__ = ()
@@ -89,10 +92,10 @@ class EstimatorSpec(_Fields):
         evaluation_hooks: Sequence[Any] | None = None,
         prediction_hooks: Sequence[Any] | None = None,
     ) -> EstimatorSpec:
-        """Check every field and fill in the defaults; see the class."""
-        if mode not in _MODES:
-            raise ValueError(f"mode must be one of {list(_MODES)} (see ModeKeys), given: {mode!r}.")
-        _check_nothing_is_missing(mode, predictions, loss, train_op)
+        """Check every field and set the defaults; see the class."""
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {list(MODES)} (see ModeKeys), got {mode!r}.")
+        _check_required_fields(mode, predictions, loss, train_op)
         predictions = _checked_predictions(predictions)
         return super().__new__(
             cls,
@@ -110,36 +113,36 @@ class EstimatorSpec(_Fields):
         )
 
     def _replace(self, **changes: Any) -> EstimatorSpec:
-        """Return a spec with some fields changed, checked as a new one is.
+        """Return a copy with some fields changed and checked.
 
         Raises:
-            ValueError: The mode would change, or as the constructor raises it.
-            TypeError: There is no such field, or as the constructor raises it.
+            ValueError: The mode would change, or as in the constructor.
+            TypeError: There is no such field, or as in the constructor.
         """
         if changes.get("mode", self.mode) != self.mode:
             raise ValueError(
-                f"mode of EstimatorSpec cannot be changed: it is {self.mode!r}, given: {changes['mode']!r}. "
-                "Make a new EstimatorSpec instead."
+                f"mode of EstimatorSpec cannot be changed: it is {self.mode!r}, got {changes['mode']!r}. "
+                "Create a new EstimatorSpec instead."
             )
         return EstimatorSpec(**{**self._asdict(), **changes})
 
 
 def as_spec(returned: Any) -> EstimatorSpec:
-    """Return what a model_fn returned as an `EstimatorSpec`: any object with the same fields will do, and is checked.
+    """Return an `EstimatorSpec` from the result of a model_fn, which may be any object with the same fields.
 
     Raises:
-        ValueError: It is no spec, or as the constructor raises it.
-        TypeError: As the constructor raises it.
+        ValueError: `returned` is not a spec, or as in the constructor.
+        TypeError: As in the constructor.
     """
     if isinstance(returned, EstimatorSpec):
         return returned
     if not all(hasattr(returned, name) for name in ("mode", "predictions", "loss", "train_op", "eval_metric_ops")):
-        raise ValueError(f"model_fn should return an EstimatorSpec. It returned {returned!r}.")
+        raise ValueError(f"model_fn should return an EstimatorSpec, got {returned!r}.")
     fields: dict[str, Any] = {name: getattr(returned, name, None) for name in EstimatorSpec._fields}
     return EstimatorSpec(**fields)
 
 
-def _check_nothing_is_missing(mode: str, predictions: Any, loss: Any, train_op: Any) -> None:
+def _check_required_fields(mode: str, predictions: Any, loss: Any, train_op: Any) -> None:
     if mode == ModeKeys.PREDICT:
         if predictions is None:
             raise ValueError("Missing predictions. In mode 'infer' return EstimatorSpec(mode, predictions=...).")
@@ -157,7 +160,7 @@ def _checked_predictions(predictions: Any) -> Any:
     for key, value in named.items():
         name = f"predictions[{key!r}]" if isinstance(predictions, dict) else "predictions"
         if not _is_tensor(value):
-            raise TypeError(f"{name} must be Tensor, given: {value!r}.")
+            raise TypeError(f"{name} must be Tensor, got {value!r}.")
         _check_in_default_graph(name, value)
     return predictions
 
@@ -168,11 +171,11 @@ def _checked_loss(loss: Any) -> Any:
     if loss is None:
         return None
     if not _is_tensor(loss) or isinstance(loss, tf.SparseTensor | tf.RaggedTensor):
-        raise TypeError(f"loss must be Tensor, given: {loss!r}.")
+        raise TypeError(f"loss must be Tensor, got {loss!r}.")
     _check_in_default_graph("loss", loss)
     for part in _parts(loss):
         if part.shape.num_elements() not in (None, 1):
-            raise ValueError(f"Loss must be scalar, given: {loss!r}. Take its mean, for example tf.reduce_mean(loss).")
+            raise ValueError(f"Loss must be scalar, got {loss!r}. Take its mean, for example tf.reduce_mean(loss).")
     if isinstance(loss, tf.distribute.DistributedValues) or loss.shape.is_compatible_with([]):
         return loss
     return tf.reshape(loss, [])
@@ -184,7 +187,7 @@ def _checked_train_op(train_op: Any) -> Any:
     if train_op is None:
         return None
     if not isinstance(train_op, tf.Operation) and not _is_tensor(train_op):
-        raise TypeError(f"train_op must be Operation or Tensor, given: {train_op!r}.")
+        raise TypeError(f"train_op must be Operation or Tensor, got {train_op!r}.")
     _check_in_default_graph("train_op", train_op)
     return _op_of_variable(train_op)
 
@@ -197,7 +200,7 @@ def _op_of_variable(train_op: Any) -> Any:
     if not isinstance(variable, tf.Variable):
         return variable
     op = variable.op
-    # Across replicas a distributed variable has no single op; the session fetches the variable itself.
+    # A distributed variable has no single op across replicas. The session fetches the variable itself.
     return op if isinstance(op, tf.Operation) else variable
 
 
@@ -205,7 +208,7 @@ def _checked_metrics(metrics: Any) -> dict[str, Any]:
     if metrics is None:
         return {}
     if not isinstance(metrics, dict):
-        raise TypeError(f"eval_metric_ops must be a dict of name to metric, given: {metrics!r}.")
+        raise TypeError(f"eval_metric_ops must be a dict of name to metric, got {metrics!r}.")
     for name, metric in metrics.items():
         if _is_keras_metric(metric):
             _check_keras_metric(name, metric)
@@ -220,44 +223,42 @@ def _check_metric_tuple(name: str, metric: Any) -> None:
     if not isinstance(metric, tuple) or len(metric) != 2:
         raise TypeError(
             "Values of eval_metric_ops must be (metric_value, update_op) tuples or Keras metrics, "
-            f"given: {metric!r} for key {name!r}."
+            f"got {metric!r} for key {name!r}."
         )
     for part in tf.nest.flatten(metric):
         if not isinstance(part, tf.Operation) and not _is_tensor(part):
-            raise TypeError(f"eval_metric_ops[{name!r}] must be made of Tensors and Operations, given: {part!r}.")
+            raise TypeError(f"eval_metric_ops[{name!r}] must be made of Tensors and Operations, got {part!r}.")
         _check_in_default_graph(f"eval_metric_ops[{name!r}]", part)
 
 
 def _check_keras_metric(name: str, metric: Any) -> None:
     for variable in metric.variables:
         _check_in_default_graph(f"eval_metric_ops[{name!r}]", variable)
-    if not any(_is_written(part) for variable in metric.variables for part in _parts(variable)):
+    if not any(_is_updated(part) for variable in metric.variables for part in _parts(variable)):
         raise ValueError(
-            f'Please call update_state(...) on the "{name}" metric in model_fn: '
-            f"nothing in this graph updates {metric!r}."
+            f'Please call update_state(...) on the "{name}" metric in model_fn: no op in this graph updates {metric!r}.'
         )
 
 
-def _is_written(variable: Any) -> bool:
-    """Whether an op of the graph, other than its initializer, takes the variable to write to it."""
-    reads = ("ReadVariableOp", "VarIsInitializedOp", "VariableShape", "ResourceGather", "ResourceGatherNd")
-    return any(op is not variable.initializer and op.type not in reads for op in variable.handle.consumers())
+def _is_updated(variable: Any) -> bool:
+    """Whether an op of the graph, other than its initializer, writes to the variable."""
+    return any(op is not variable.initializer and op.type not in READS for op in variable.handle.consumers())
 
 
 def _checked_export_outputs(mode: str, outputs: Any, predictions: Any) -> dict[str, Any] | None:
-    """Return the export outputs with a default among them; outside PREDICT they are not looked at."""
+    """Return the export outputs with a default signature. In other modes than PREDICT they are ignored."""
     if mode != ModeKeys.PREDICT:
         return outputs  # type: ignore[no-any-return]
-    from tensorflow.python.saved_model.model_utils import export_output
+    from ray_estimator._tf_private.saved_model import output_class
 
     if outputs is None:
-        return {_DEFAULT_SIGNATURE: export_output.PredictOutput(predictions)}
+        return {_DEFAULT_SIGNATURE: output_class("PredictOutput")(predictions)}
     if not isinstance(outputs, dict):
-        raise TypeError(f"export_outputs must be a dict of name to ExportOutput, given: {outputs!r}.")
+        raise TypeError(f"export_outputs must be a dict of name to ExportOutput, got {outputs!r}.")
     for name, output in outputs.items():
-        if not isinstance(output, export_output.ExportOutput):
+        if not isinstance(output, output_class("ExportOutput")):
             raise TypeError(
-                f"Values in export_outputs must be ExportOutput objects, given: {output!r} for key {name!r}. "
+                f"Values in export_outputs must be ExportOutput objects, got {output!r} for key {name!r}. "
                 "Wrap the tensors, for example in export.PredictOutput(...)."
             )
     return _with_default_signature(outputs)
@@ -281,11 +282,11 @@ def _checked_hooks(field: str, hooks: Sequence[Any] | None) -> tuple[Any, ...]:
     if hooks is None:
         return ()
     if isinstance(hooks, SessionRunHook):
-        raise TypeError(f"{field} must be a list of hooks, given one hook: {hooks!r}. Put it into a list.")
+        raise TypeError(f"{field} must be a list of hooks, got {hooks!r}. Put the hook in a list.")
     listed = tuple(hooks)
     for hook in listed:
         if not isinstance(hook, SessionRunHook):
-            raise TypeError(f"All hooks must be SessionRunHook instances, given in {field}: {hook!r}.")
+            raise TypeError(f"All hooks must be SessionRunHook instances, got {hook!r} in {field}.")
     return listed
 
 
@@ -295,7 +296,7 @@ def _checked_scaffold(scaffold: Any) -> Any:
     if scaffold is None:
         return Scaffold()
     if not isinstance(scaffold, Scaffold):
-        raise TypeError(f"scaffold must be tf.train.Scaffold, given: {scaffold!r}.")
+        raise TypeError(f"scaffold must be tf.train.Scaffold, got {scaffold!r}.")
     return scaffold
 
 
@@ -305,14 +306,14 @@ def _check_in_default_graph(name: str, value: Any) -> None:
     here = tf.compat.v1.get_default_graph()
     if any(getattr(part, "graph", None) is not here for part in _parts(value)):
         raise ValueError(
-            f'{name} with "{value!r}" must be from the default graph. Possible causes: it was made outside '
-            "model_fn, or eagerly, or under another tf.Graph().as_default(). Make it in model_fn, which runs in a "
-            "graph of its own each time."
+            f'{name} with "{value!r}" must be from the default graph. Possible causes: it was created outside '
+            "model_fn, eagerly, or under another tf.Graph().as_default(). Create it in model_fn, which runs in a new "
+            "graph each time."
         )
 
 
 def _parts(value: Any) -> list[Any]:
-    """Return the plain tensors, variables or ops behind a value: sparse, of Keras, or one for each replica."""
+    """Return the plain tensors, variables or ops of a value, which may be sparse, distributed or Keras's."""
     import tensorflow as tf
 
     if _is_keras_variable(value):
@@ -331,7 +332,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _is_keras_variable(value: Any) -> bool:
-    # Keras is imported by whoever made the value; if it is not, the value is none of its.
+    # If Keras is not imported, the value cannot be one of its variables.
     keras = sys.modules.get("keras")
     return hasattr(keras, "Variable") and isinstance(value, keras.Variable)  # type: ignore[union-attr]
 

@@ -1,9 +1,8 @@
-"""`train_and_evaluate`: one training run, its checkpoints evaluated and exported as they appear."""
+"""`train_and_evaluate`: train once, and evaluate and export its checkpoints during training."""
 
 from __future__ import annotations
 
 import logging
-import numbers
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,13 +10,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ray_estimator._checkpoints.store import Checkpoint
+from ray_estimator._driver.training_run import TrainingRun, prepare_training
 from ray_estimator._engine import entrypoints
+from ray_estimator._numbers import check_number
 from ray_estimator._process.signals import Stop, stopped_by_signals
 from ray_estimator._storage.storage import Storage
-from ray_estimator._validation.arguments import check_positive, checked_hooks, checked_listeners
+from ray_estimator._validation.arguments import check_steps, checked_hooks, checked_listeners
 from ray_estimator._validation.user_functions import check_input_fn
 from ray_estimator.errors import CheckpointNotFoundError
-from ray_estimator.estimator import Estimator, check_estimator
+from ray_estimator.estimator import Estimator, check_estimator, job_builder_of
 from ray_estimator.exporters import Exporter
 from ray_estimator.inputs import InputFn
 from ray_estimator.spec import ModeKeys
@@ -25,9 +26,9 @@ from ray_estimator.spec import ModeKeys
 if TYPE_CHECKING:
     from ray_estimator._runtime.ray_runtime import RayRuntime
 
-_LOOK_SECS = 1.0
+_POLL_SECS = 1.0
 _REMIND_SECS = 600.0
-_GIVE_UP_SECS = 120.0
+_END_TIMEOUT_SECS = 120.0
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +41,17 @@ class _TrainFields(NamedTuple):
 
 
 class TrainSpec(_TrainFields):
-    """What `train_and_evaluate` trains on.
+    """The training of `train_and_evaluate`.
 
     Args:
         input_fn: As in `Estimator.train`.
-        max_steps: The global step to end at. None: until the input ends or a hook stops.
+        max_steps: Global step to stop at. None: until the input ends or a hook requests a stop.
         hooks: As in `Estimator.train`.
         saving_listeners: As in `Estimator.train`.
 
     Raises:
         ValueError: `max_steps` is not positive.
-        TypeError: `input_fn`, a hook or a listener is of the wrong kind.
+        TypeError: `input_fn`, a hook or a listener has the wrong type.
     """
 
     __slots__ = ()
@@ -64,7 +65,7 @@ class TrainSpec(_TrainFields):
     ) -> TrainSpec:
         """Check every field; see the class."""
         check_input_fn(input_fn, ModeKeys.TRAIN)
-        check_positive("max_steps", max_steps)
+        check_steps("max_steps", max_steps)
         return super().__new__(
             cls, input_fn, max_steps, tuple(checked_hooks(hooks)), tuple(checked_listeners(saving_listeners))
         )
@@ -81,21 +82,21 @@ class _EvalFields(NamedTuple):
 
 
 class EvalSpec(_EvalFields):
-    """What `train_and_evaluate` evaluates on, how often, and what it exports.
+    """The evaluations and exports of `train_and_evaluate`.
 
     Args:
         input_fn: As in `Estimator.evaluate`.
-        steps: How many batches. None: all of the input.
-        name: Events go to ``eval_<name>``.
+        steps: Number of batches. None: all of the input.
+        name: Events are written to ``eval_<name>``.
         hooks: As in `Estimator.evaluate`.
         exporters: An `Exporter` or several, called after each evaluation.
-        start_delay_secs: With workers, seconds to train before the first evaluation. In process it has no effect, as in
-            tf.estimator without a cluster.
-        throttle_secs: At least so many seconds lie between the beginnings of two evaluations, but for the last one.
+        start_delay_secs: Seconds of training before the first evaluation, with workers. In process it has no effect, as
+            in tf.estimator without a cluster.
+        throttle_secs: Minimum number of seconds between the starts of two evaluations, except the last one.
 
     Raises:
-        ValueError: `steps` is not positive, a number of seconds is negative, or two exporters have one name.
-        TypeError: An argument is of the wrong kind.
+        ValueError: `steps` is not positive, a number of seconds is negative, or two exporters have the same name.
+        TypeError: An argument has the wrong type.
     """
 
     __slots__ = ()
@@ -112,11 +113,11 @@ class EvalSpec(_EvalFields):
     ) -> EvalSpec:
         """Check every field; see the class."""
         check_input_fn(input_fn, ModeKeys.EVAL)
-        check_positive("steps", steps)
+        check_steps("steps", steps)
         if name is not None and not isinstance(name, str):
-            raise TypeError(f"`name` must be string, given: {name!r}.")
-        _check_secs("start_delay_secs", start_delay_secs)
-        _check_secs("throttle_secs", throttle_secs)
+            raise TypeError(f"`name` must be string, got {name!r}.")
+        for argument, secs in (("start_delay_secs", start_delay_secs), ("throttle_secs", throttle_secs)):
+            check_number(argument, secs, zero_allowed=True, requirement=f"Must specify {argument} >= 0")
         return super().__new__(
             cls,
             input_fn,
@@ -132,46 +133,46 @@ class EvalSpec(_EvalFields):
 def train_and_evaluate(
     estimator: Estimator, train_spec: TrainSpec, eval_spec: EvalSpec
 ) -> tuple[dict[str, Any] | None, list[Any]]:
-    """Trains once, and evaluates and exports checkpoints on the way. Runs on the driver.
+    """Train once, and evaluate and export checkpoints during training. Runs on the driver.
 
-    Every checkpoint but the one that training begins with is evaluated, unless the last evaluation began less than
-    `EvalSpec.throttle_secs` ago; the last checkpoint always is. Checkpoints come as `RunConfig.save_checkpoints_steps`
-    or `save_checkpoints_secs` say. Exporters follow each evaluation, on the driver.
+    Every checkpoint except the one that training starts from is evaluated, unless the last evaluation started less than
+    `EvalSpec.throttle_secs` ago. The last checkpoint always is. `RunConfig.save_checkpoints_steps` and
+    `save_checkpoints_secs` set when checkpoints are saved. Exporters run on the driver after each evaluation.
 
     In process (``num_workers=0``) training waits for each evaluation, as in tf.estimator without a cluster. With
-    workers, training goes on: the driver looks at model_dir and evaluates the newest checkpoint in Ray tasks, which
-    need a CPU (or `RunConfig.task_resources`) that the training group does not hold. While none is free evaluations
-    wait; the last one is made after training, in any case.
+    workers, training continues: the driver polls model_dir and evaluates the newest checkpoint in Ray tasks, which need
+    a CPU (or `RunConfig.task_resources`) that the training group does not hold. Evaluations wait until one is free. The
+    last one runs after training in any case.
 
-    Training ends at `TrainSpec.max_steps`, with its input, or when a hook requests it. An error of an evaluation or an
-    exporter ends it too. Ctrl-C and SIGTERM end training as in `Estimator.train` (and with workers an evaluation, at
-    once); nothing is evaluated or exported after that. If `max_steps` was reached before, nothing is trained, and the
-    newest checkpoint is evaluated.
+    Training ends at `TrainSpec.max_steps`, at the end of its input, when a hook requests it, or when an evaluation or
+    an exporter fails. Ctrl-C and SIGTERM stop training as in `Estimator.train`, and with workers they end a running
+    evaluation immediately. Nothing is evaluated or exported after that. If `max_steps` is reached already, nothing is
+    trained, and the newest checkpoint is evaluated.
 
     Args:
         estimator: The Estimator.
-        train_spec: What to train on.
-        eval_spec: What to evaluate on, and what to export.
+        train_spec: The training.
+        eval_spec: The evaluations and exports.
 
     Returns:
-        The metrics of the last evaluation, and what its exporters returned, in their order. Unlike tf.estimator's, it
-        returns them with workers too.
+        The metrics of the last evaluation, and the results of its exporters, in their order. Unlike in tf.estimator,
+        they are returned with workers too.
 
     Raises:
-        TypeError: An argument is of the wrong kind.
-        RuntimeError: There was no checkpoint to evaluate.
-        Exception: What `Estimator.train`, `Estimator.evaluate` and the exporters raise.
+        TypeError: An argument has the wrong type.
+        RuntimeError: There is no checkpoint to evaluate.
+        Exception: As raised by `Estimator.train`, `Estimator.evaluate` and the exporters.
     """
     check_estimator(estimator)
     for name, spec, kind in (("train_spec", train_spec, TrainSpec), ("eval_spec", eval_spec, EvalSpec)):
         if not isinstance(spec, kind):
-            raise TypeError(f"`{name}` must have type ray_estimator.{kind.__name__}, given: {spec!r}.")
+            raise TypeError(f"`{name}` must have type ray_estimator.{kind.__name__}, got {spec!r}.")
     evaluations = _Evaluations(estimator, eval_spec, train_spec.max_steps)
     if estimator.config.num_workers == 0:
         _evaluate_between_steps(estimator, train_spec, evaluations)
     else:
-        _evaluate_beside_training(estimator, train_spec, evaluations)
-    evaluations.make_last()
+        _evaluate_during_training(estimator, train_spec, evaluations)
+    evaluations.run_last()
     return evaluations.metrics, evaluations.exports
 
 
@@ -183,60 +184,64 @@ def _evaluate_between_steps(estimator: Estimator, spec: TrainSpec, evaluations: 
         if stop.why is not None:
             return
         try:
-            evaluations.make_if_due()
+            evaluations.run_if_due()
         except BaseException as error:
             errors.append(error)
             raise
 
     listeners = [*spec.saving_listeners, entrypoints.after_save_listener(after_save)]
-    train = estimator._training(spec.input_fn, None, spec.hooks, spec.max_steps, listeners)
-    if train is not None:
-        train(stop)
+    builder = job_builder_of(estimator)
+    training = prepare_training(builder, spec.input_fn, None, spec.hooks, spec.max_steps, listeners)
+    if training is not None:
+        training.run(stop)
     if errors:
         # The training session takes an exporter's StopIteration for the end of its own input.
         raise errors[0]
 
 
-def _evaluate_beside_training(estimator: Estimator, spec: TrainSpec, evaluations: _Evaluations) -> None:
+def _evaluate_during_training(estimator: Estimator, spec: TrainSpec, evaluations: _Evaluations) -> None:
     listeners, config = list(spec.saving_listeners), estimator.config
     if not (config.save_checkpoints_secs or config.save_checkpoints_steps):
-        # Only a hook of the user's can save now. Given a listener, workers refuse at once to train without one.
+        # Only a user's hook can save now. Workers that are given a listener refuse to train without such a hook.
         listeners.append(entrypoints.idle_listener)
-    # Packed in this thread, whose Keras settings it takes along.
-    train = estimator._training(spec.input_fn, None, spec.hooks, spec.max_steps, listeners)
-    if train is None:
+    builder = job_builder_of(estimator)
+    training = prepare_training(builder, spec.input_fn, None, spec.hooks, spec.max_steps, listeners)
+    if training is None:
         return
-    evaluations.warn_of_haste()
-    runtime: Any = estimator._job_builder.runtime()
-    # Before signals are listened to: connecting to Ray sets a handler, too.
-    runtime.connect()
-    with _InThread(train, config.stop_timeout_secs) as training, stopped_by_signals(training.stop, raise_at_first=True):
-        while not training.ended.wait(_LOOK_SECS):
-            evaluations.look(runtime)
+    evaluations.warn_if_not_throttled()
+    cluster = builder.cluster()
+    # Connecting to Ray sets signal handlers, so it comes before ours.
+    cluster.connect()
+    with (
+        _TrainingThread(training, config.stop_timeout_secs) as thread,
+        stopped_by_signals(thread.stop, raise_at_first=True),
+    ):
+        while not thread.ended.wait(_POLL_SECS):
+            evaluations.poll(cluster)
 
 
-class _InThread:
-    """A training run in a thread of its own.
+class _TrainingThread:
+    """A training run in a thread.
 
-    When the block is left by a signal the run stops with a checkpoint; by another exception, it is given up.
+    If a signal ends the `with` block, the run stops with a checkpoint. If another exception does, it ends immediately.
 
     Args:
-        train: Runs it.
-        stop_timeout_secs: How long it takes to stop with a checkpoint, at most.
+        training: The training run.
+        stop_timeout_secs: How long stopping with a checkpoint may take.
 
     Attributes:
-        ended: Is set when the run has ended.
-        stop: The wish to end it.
+        ended: Set when the run has ended.
+        stop: Request to stop the run.
     """
 
-    def __init__(self, train: Callable[[Stop], None], stop_timeout_secs: float | None) -> None:
+    def __init__(self, training: TrainingRun, stop_timeout_secs: float | None) -> None:
         self.ended = threading.Event()
         self.stop = Stop()
-        self._train = train
+        self._training = training
         self._stop_timeout_secs = stop_timeout_secs
         self._error: BaseException | None = None
 
-    def __enter__(self) -> _InThread:
+    def __enter__(self) -> _TrainingThread:
         threading.Thread(target=self._run, name="training", daemon=True).start()
         return self
 
@@ -246,46 +251,46 @@ class _InThread:
         if error is not None:
             if self.stop.why is not None:
                 self._wait_for_stop()
-            self._give_up(error)
+            self._end_at_once(error)
         elif self._error is not None:
             raise self._error
 
     def _run(self) -> None:
         try:
-            self._train(self.stop)
-        except BaseException as error:
+            self._training.run(self.stop)
+        except BaseException as error:  # raised by __exit__, in the thread of the caller
             self._error = error
         finally:
             self.ended.set()
 
     def _wait_for_stop(self) -> None:
-        """Waits while the run stops by itself. Another signal ends the wait."""
-        grace = self._stop_timeout_secs
+        """Wait until the run has stopped by itself. Another signal ends the wait."""
+        timeout = self._stop_timeout_secs
         try:
-            self.ended.wait(None if grace is None else grace + _GIVE_UP_SECS)
+            self.ended.wait(None if timeout is None else timeout + _END_TIMEOUT_SECS)
         except (KeyboardInterrupt, SystemExit):
-            logger.warning("A second signal: training ends at once.")
+            logger.warning("Received a second signal: training ends immediately.")
 
-    def _give_up(self, because: BaseException) -> None:
+    def _end_at_once(self, cause: BaseException) -> None:
         if self.ended.is_set() and self._error is not None:
-            because.add_note(f"Training had ended with an error as well: {self._error!r}")
+            cause.add_note(f"Training failed as well: {self._error!r}")
         self.stop.end_at_once()
-        if not self.ended.wait(_GIVE_UP_SECS):
-            logger.warning("Training was given up, but its workers did not end within %g seconds.", _GIVE_UP_SECS)
+        if not self.ended.wait(_END_TIMEOUT_SECS):
+            logger.warning("The training workers did not end within %g seconds.", _END_TIMEOUT_SECS)
 
 
 class _Evaluations:
-    """The evaluations of one `train_and_evaluate`, and which is due when.
+    """The evaluations of one `train_and_evaluate`, and when each is due.
 
     Args:
         estimator: The Estimator.
         spec: How to evaluate.
-        max_steps: Where training ends, if that is known.
-        clock: Seconds; for tests.
+        max_steps: Last global step of training; None if unknown.
+        clock: Returns seconds; for tests.
 
     Attributes:
-        metrics: What the last one found; None before the first.
-        exports: What the exporters returned after it.
+        metrics: The metrics of the last evaluation; None before the first.
+        exports: The results of the exporters after it.
     """
 
     def __init__(
@@ -306,40 +311,40 @@ class _Evaluations:
         self._evaluated: Checkpoint | None = None
         newest = self._newest()
         self._first_step = 0 if newest is None else newest.step
-        self._waits_for_room = False
+        self._warned_of_waiting = False
 
-    def make_if_due(self) -> None:
-        """Evaluates the newest checkpoint, which was saved just now, unless the last evaluation was not long ago."""
+    def run_if_due(self) -> None:
+        """Evaluate the newest checkpoint, which was just saved, unless evaluations are throttled."""
         newest = self._newest()
         if newest is None:
             return
         if self._is_throttled():
             logger.info("Skip the current checkpoint eval due to throttle secs (%g secs).", self._spec.throttle_secs)
         else:
-            self._make(newest)
+            self._run(newest)
 
-    def warn_of_haste(self) -> None:
-        """Says what it means, beside training, not to wait between evaluations."""
+    def warn_if_not_throttled(self) -> None:
+        """Warn if evaluations run all the time during training."""
         if self._spec.throttle_secs == 0:
             logger.warning(
-                "EvalSpec.throttle_secs is 0: evaluations follow each other as fast as checkpoints come, and take "
-                "their share of the cluster beside training. Raise it if that is too much."
+                "EvalSpec.throttle_secs is 0: every checkpoint is evaluated as soon as it is saved, on the same "
+                "cluster as training. Raise throttle_secs if this slows training down."
             )
 
-    def look(self, runtime: RayRuntime) -> None:
-        """Evaluates the newest checkpoint if it is new, and if it is time, and if the cluster has room for it."""
+    def poll(self, cluster: RayRuntime) -> None:
+        """Evaluate the newest checkpoint if it is new, evaluations are due, and the cluster has free resources."""
         if self._clock() - self._began_at < self._spec.start_delay_secs or self._is_throttled():
             return
         newest = self._newest()
         if newest is None or newest.step <= self._first_step or newest == self._evaluated:
-            self._remind("There is no new checkpoint to evaluate in %s.", self._estimator.model_dir)
-        elif runtime.has_room():
-            self._make_unless_gone(newest)
+            self._remind_of_no_checkpoint()
+        elif cluster.has_room():
+            self._run_unless_deleted(newest)
         else:
-            self._say_once_that_it_waits(newest)
+            self._warn_once_of_waiting(newest)
 
-    def make_last(self) -> None:
-        """Evaluates the newest checkpoint, unless that was done."""
+    def run_last(self) -> None:
+        """Evaluate the newest checkpoint, unless it is evaluated already."""
         newest = self._newest()
         if newest is None:
             raise RuntimeError(
@@ -347,7 +352,7 @@ class _Evaluations:
                 "evaluated. Set RunConfig.save_checkpoints_steps or RunConfig.save_checkpoints_secs."
             )
         if newest != self._evaluated:
-            self._make(newest)
+            self._run(newest)
 
     def _newest(self) -> Checkpoint | None:
         path = self._estimator.latest_checkpoint()
@@ -357,7 +362,7 @@ class _Evaluations:
         last = self._last_began_at
         return last is not None and self._clock() - last < self._spec.throttle_secs
 
-    def _make(self, checkpoint: Checkpoint) -> None:
+    def _run(self, checkpoint: Checkpoint) -> None:
         self._last_began_at = self._clock()
         spec = self._spec
         metrics = self._estimator.evaluate(
@@ -377,51 +382,45 @@ class _Evaluations:
             is_the_final_export=self._max_steps is not None and int(metrics["global_step"]) >= self._max_steps,
         )
 
-    def _make_unless_gone(self, checkpoint: Checkpoint) -> None:
-        """Evaluates; if the checkpoint is deleted meanwhile, to make room for newer ones, one of those is next."""
+    def _run_unless_deleted(self, checkpoint: Checkpoint) -> None:
+        """Evaluate the checkpoint. If newer ones replace it during the evaluation, one of those is next."""
         try:
-            self._make(checkpoint)
-        except Exception:
-            if not self._is_gone(checkpoint):
+            self._run(checkpoint)
+        except Exception as error:  # whatever the store raises for a missing file
+            if not self._is_deleted(checkpoint):
                 raise
             logger.warning(
-                "The checkpoint %s was deleted before its evaluation had ended. Evaluations take longer than "
-                "RunConfig.keep_checkpoint_max=%s checkpoints last.",
+                "The checkpoint %s was deleted before its evaluation ended (%s). Evaluations take longer than "
+                "checkpoints are kept: raise RunConfig(keep_checkpoint_max=%s).",
                 checkpoint.path,
+                error,
                 self._estimator.config.keep_checkpoint_max,
             )
 
-    def _is_gone(self, checkpoint: Checkpoint) -> bool:
+    def _is_deleted(self, checkpoint: Checkpoint) -> bool:
         try:
-            self._estimator._job_builder.store.find(checkpoint.path)
+            job_builder_of(self._estimator).store.find(checkpoint.path)
         except CheckpointNotFoundError:
             return True
         return False
 
-    def _say_once_that_it_waits(self, checkpoint: Checkpoint) -> None:
-        if self._waits_for_room:
+    def _warn_once_of_waiting(self, checkpoint: Checkpoint) -> None:
+        if self._warned_of_waiting:
             return
-        self._waits_for_room = True
+        self._warned_of_waiting = True
         needed = {"CPU": 1, **(self._estimator.config.task_resources or {})}
         logger.warning(
-            "The evaluation of %s waits, since the cluster has no free %s beside the training group. Evaluations go on "
-            "when there is, and the last one is made after training. Lower num_workers or resources_per_worker in "
+            "The evaluation of %s waits, because the training group leaves no free %s in the cluster. Evaluations run "
+            "when it is free, and the last one after training. Lower num_workers or resources_per_worker in "
             "RunConfig.scaling_config, or add nodes.",
             checkpoint.path,
             needed,
         )
 
-    def _remind(self, message: str, *arguments: Any) -> None:
+    def _remind_of_no_checkpoint(self) -> None:
         if self._clock() - self._reminded_at > _REMIND_SECS:
             self._reminded_at = self._clock()
-            logger.warning(message, *arguments)
-
-
-def _check_secs(name: str, value: Any) -> None:
-    if not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number of seconds, given: {value!r}.")
-    if value < 0:
-        raise ValueError(f"Must specify {name} >= 0, given: {value}")
+            logger.warning("There is no new checkpoint to evaluate in %s.", self._estimator.model_dir)
 
 
 def _checked_exporters(exporters: Any) -> tuple[Exporter, ...]:
@@ -431,7 +430,7 @@ def _checked_exporters(exporters: Any) -> tuple[Exporter, ...]:
         exporters = [exporters]
     listed: Sequence[Any] = list(exporters) if isinstance(exporters, Iterable) else [exporters]
     if not all(isinstance(exporter, Exporter) for exporter in listed):
-        raise TypeError(f"`exporters` must be an Exporter, an iterable of Exporter, or `None`, given: {exporters!r}.")
+        raise TypeError(f"`exporters` must be an Exporter, an iterable of Exporter, or `None`, got {exporters!r}.")
     names = [exporter.name for exporter in listed]
     for name in names:
         if not isinstance(name, str) or not name:

@@ -1,1 +1,1 @@
-"""What is published in a model_dir: checkpoints, their manifests, who may write, who reads."""
+"""The checkpoints of a model_dir: publication, manifests, retention, the lease of the writer."""

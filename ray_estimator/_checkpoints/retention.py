@@ -1,4 +1,4 @@
-"""Which checkpoints are published, and which of them stay. Values that decide, and act on nothing."""
+"""Published checkpoints, and the decision which of them to keep. Values without side effects."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_estimator._numbers import check_number
+
 _STEP = re.compile(r"-(\d+)$")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it travels between driver, workers and tasks.
+    """A reference to a checkpoint, sent between driver, workers and tasks.
 
     Attributes:
-        path: Local path or URL up to and without the suffixes: ``.../model.ckpt-100``.
-        step: Its global step, from the number at the end of `path`; 0 if there is none.
-        manifest: The digest of its manifest, which tells it from any other of the same path; None if it has no
-            manifest, since TensorFlow published it.
+        path: Local path or URL without suffix: ``.../model.ckpt-100``.
+        step: Global step, from the number at the end of `path`; 0 if there is none.
+        manifest: Digest of its manifest, which distinguishes it from others at the same path; None if TensorFlow
+            published it without a manifest.
     """
 
     path: str
@@ -32,7 +34,7 @@ class Checkpoint:
 
     @classmethod
     def at(cls, path: str) -> Checkpoint:
-        """The checkpoint at `path`, which need not exist."""
+        """Return a reference to `path`, which need not exist."""
         step = _STEP.search(path)
         return cls(path, int(step.group(1)) if step else 0)
 
@@ -43,7 +45,7 @@ class Published:
 
     Attributes:
         checkpoint: The checkpoint.
-        timestamp: When it was published, in seconds since the epoch; 0 if its writer did not say.
+        timestamp: Publication time in seconds since the epoch; 0 if unknown.
     """
 
     checkpoint: Checkpoint
@@ -52,13 +54,13 @@ class Published:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What a `Retention` decides.
+    """The decision of a `Retention`.
 
     Attributes:
-        keep: What stays published, oldest first.
-        preserve: What is no longer published, but whose files stay for good.
-        delete: What is no longer published, and whose files go.
-        last_preserved_timestamp: The time from which the next `every_n_hours` count, in seconds since the epoch.
+        keep: Checkpoints that stay published, oldest first.
+        preserve: Checkpoints to unpublish while keeping their files permanently.
+        delete: Checkpoints to unpublish and delete.
+        last_preserved_timestamp: Start of the current `every_n_hours` interval, in seconds since the epoch.
     """
 
     keep: tuple[Published, ...]
@@ -69,41 +71,39 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints to keep. It decides, and acts on nothing.
+    """The policy that selects the checkpoints to keep. It has no side effects.
 
-    Means what `tf.compat.v1.train.Saver` means by `max_to_keep` and `keep_checkpoint_every_n_hours`, except that a
-    restart does not begin to count the hours anew: they are those on the clock since the first checkpoint.
+    Same semantics as `max_to_keep` and `keep_checkpoint_every_n_hours` of `tf.compat.v1.train.Saver`, except that a
+    restart does not reset the hours: they are wall-clock hours since the first checkpoint.
 
     Attributes:
-        newest: How many checkpoints stay published; None or 0 for all.
-        every_n_hours: Of those that leave, one for every so many hours keeps its files; None for none.
+        newest: Number of checkpoints that stay published; None or 0: all.
+        every_n_hours: Interval at which one of the other checkpoints keeps its files; None: none of them does.
     """
 
     newest: int | None = 5
     every_n_hours: float | None = None
 
     def __post_init__(self) -> None:
-        if self.newest is not None and self.newest < 0:
-            raise ValueError(f"keep_checkpoint_max should be >= 0, or None to keep all, but received {self.newest}.")
-        if self.every_n_hours is not None and self.every_n_hours <= 0:
-            raise ValueError(f"keep_checkpoint_every_n_hours should be > 0 or None, but received {self.every_n_hours}.")
+        check_number("keep_checkpoint_max", self.newest, zero_allowed=True, or_none=" or None")
+        check_number("keep_checkpoint_every_n_hours", self.every_n_hours, or_none=" or None")
 
     def prune(self, published: Sequence[Published], last_preserved_timestamp: float | None) -> Pruning:
-        """Decide what becomes of `published`.
+        """Decide which of `published` to keep.
 
         Args:
             published: All published checkpoints, oldest first.
-            last_preserved_timestamp: As the last decision returned it; None at the first one, which starts to count
-                at the newest checkpoint.
+            last_preserved_timestamp: The value from the previous decision; None for the first one, whose interval
+                starts at the newest checkpoint.
         """
-        leaving = len(published) - self.newest if self.newest else 0
-        keep, leave = tuple(published[max(leaving, 0) :]), published[: max(leaving, 0)]
+        excess = len(published) - self.newest if self.newest else 0
+        keep, old = tuple(published[max(excess, 0) :]), published[: max(excess, 0)]
         if self.every_n_hours is None or not published:
-            return Pruning(keep, (), tuple(leave), last_preserved_timestamp)
+            return Pruning(keep, (), tuple(old), last_preserved_timestamp)
         interval = self.every_n_hours * 3600
         last = published[-1].timestamp if last_preserved_timestamp is None else last_preserved_timestamp
         preserve, delete = [], []
-        for candidate in leave:
+        for candidate in old:
             if candidate.timestamp > last + interval:
                 preserve.append(candidate)
                 last += interval
@@ -113,28 +113,28 @@ class Retention:
 
 
 @dataclass(frozen=True)
-class Ledger:
+class CheckpointList:
     """The published checkpoints, the current one last.
 
     Attributes:
         published: The checkpoints.
         last_preserved_timestamp: As in `Pruning`.
-        end: How the run that published the current one ended, as JSON takes it; None if it was cut off.
+        end: How the run that published the current one ended, as JSON; None if it was interrupted.
     """
 
     published: tuple[Published, ...]
     last_preserved_timestamp: float | None
     end: Mapping[str, Any] | None = None
 
-    def names(self, checkpoint: Checkpoint) -> bool:
-        """Whether a checkpoint of this path is published."""
+    def contains(self, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint at this path is published."""
         return any(published.checkpoint == checkpoint for published in self.published)
 
-    def without(self, checkpoint: Checkpoint) -> Ledger:
-        """The ledger after `checkpoint` is unpublished."""
+    def without(self, checkpoint: Checkpoint) -> CheckpointList:
+        """Return the list without `checkpoint`."""
         others = tuple(published for published in self.published if published.checkpoint != checkpoint)
-        return Ledger(others, self.last_preserved_timestamp)
+        return CheckpointList(others, self.last_preserved_timestamp)
 
-    def plus(self, checkpoint: Checkpoint, timestamp: float) -> Ledger:
-        """The ledger after `checkpoint` is published as the current one."""
-        return Ledger((*self.published, Published(checkpoint, timestamp)), self.last_preserved_timestamp)
+    def with_current(self, checkpoint: Checkpoint, timestamp: float) -> CheckpointList:
+        """Return the list with `checkpoint` appended as the current one."""
+        return CheckpointList((*self.published, Published(checkpoint, timestamp)), self.last_preserved_timestamp)

@@ -1,4 +1,4 @@
-"""The state file of a model_dir, `checkpoint`: the one write that publishes."""
+"""The state file of a model_dir, `checkpoint`. Writing it publishes a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ray_estimator._checkpoints.files import CheckpointFiles
-from ray_estimator._checkpoints.retention import Checkpoint, Ledger, Published
+from ray_estimator._checkpoints.retention import Checkpoint, CheckpointList, Published
 from ray_estimator._checkpoints.state_proto import UNKNOWN_TIME, CheckpointState
 from ray_estimator._storage.storage import Storage
 
@@ -16,15 +16,15 @@ logger = logging.getLogger(__name__)
 
 
 class StateFile:
-    """Reads and writes the ledger of a model_dir.
+    """Reads and writes the list of published checkpoints of a model_dir.
 
     Attributes:
-        url: Of the file.
+        url: URL of the file.
 
     Args:
-        model_dir: Where it is, in its one spelling.
-        storage: Opens it.
-        files: The files of the checkpoints.
+        model_dir: Its normalized URL.
+        storage: Accesses it.
+        files: Accesses the files of the checkpoints.
     """
 
     def __init__(self, model_dir: str, storage: Storage, files: CheckpointFiles) -> None:
@@ -32,46 +32,45 @@ class StateFile:
         self._model_dir = model_dir
         self._storage = storage
         self._files = files
-        self._written: tuple[bytes, Ledger] | None = None
+        self._written: tuple[bytes, CheckpointList] | None = None
 
     def content(self) -> bytes | None:
-        """What it says now; None if there is none."""
+        """Return the content; None if the file is missing."""
         try:
             return self._storage.read_bytes(self.url)
         except FileNotFoundError:
             return None
 
-    def ledger(self) -> Ledger:
-        """What is published now."""
-        return self.ledger_in(self.content())
+    def read(self) -> CheckpointList:
+        """Return the checkpoints published now."""
+        return self.parse(self.content())
 
-    def ledger_in(self, content: bytes | None) -> Ledger:
-        """What is published if the file says `content`."""
+    def parse(self, content: bytes | None) -> CheckpointList:
+        """Return the checkpoints published by `content`."""
         if content is None:
-            return Ledger((), None)
+            return CheckpointList((), None)
         try:
             state = CheckpointState.from_text(content.decode())
         except ValueError as error:
-            return self._without_state(error)
-        checkpoints = [self._listed_as(path, state.manifests.get(path)) for path in state.paths]
+            return self._recover(error)
+        checkpoints = [self._resolve(path, state.manifests.get(path)) for path in state.paths]
         published = [Published(each, at) for each, at in zip(checkpoints, state.timestamps, strict=True)]
-        return Ledger(tuple(published), state.last_preserved_timestamp, state.end)
+        return CheckpointList(tuple(published), state.last_preserved_timestamp, state.end)
 
-    def _listed_as(self, path: str, manifest: str | None) -> Checkpoint:
-        """The checkpoint that the file names so: the one in model_dir, if it has one of that name.
+    def _resolve(self, path: str, manifest: str | None) -> Checkpoint:
+        """Return the checkpoint listed as `path`: the one of that name in model_dir, if it exists.
 
-        Savers with absolute paths list where a checkpoint was when it was saved; since then model_dir may have been
-        moved, or copied.
+        Savers may write absolute paths, which become stale when model_dir is moved or copied.
         """
         listed = replace(Checkpoint.at(self.absolute(path)), manifest=manifest)
         here = replace(listed, path=self.absolute(listed.name))
         return here if listed != here and self._files.defect_of(here) is None else listed
 
-    def _without_state(self, error: ValueError) -> Ledger:
-        """What to take for published when the file is damaged.
+    def _recover(self, error: ValueError) -> CheckpointList:
+        """Return the checkpoints to treat as published when the file is damaged.
 
-        Just the newest whole checkpoint: one that is not published is never pruned, and older ones may have been
-        preserved on purpose. Where there are manifests, it has one.
+        This is only the newest intact checkpoint: older ones may have been preserved on purpose, and must not be
+        pruned. If any checkpoint has a manifest, those without one are ignored.
         """
         names = self._storage.list_dir(self._model_dir)
         indexed = [name.removesuffix(".index") for name in names if name.endswith(".index")]
@@ -81,33 +80,33 @@ class StateFile:
         newest = next((each for each in by_step if self._files.defect_of(each) is None), None)
         shown = self._storage.redacted(self.url)
         if newest is None:
-            logger.warning("%s is damaged (%s), and there is no whole checkpoint beside it.", shown, error)
-            return Ledger((), None)
+            logger.warning("%s is damaged (%s), and model_dir contains no intact checkpoint.", shown, error)
+            return CheckpointList((), None)
         path = self._storage.redacted(newest.path)
-        logger.warning("%s is damaged (%s). Using the newest whole checkpoint, %s.", shown, error, path)
-        return Ledger((Published(newest, UNKNOWN_TIME),), None)
+        logger.warning("%s is damaged (%s). Using the newest intact checkpoint, %s.", shown, error, path)
+        return CheckpointList((Published(newest, UNKNOWN_TIME),), None)
 
-    def write(self, ledger: Ledger, fence: Callable[[], None]) -> None:
-        """Publishes `ledger`, and nothing else. `fence` is called before and after; it may raise."""
-        relative = [self._relative(published.checkpoint.path) for published in ledger.published]
-        digests = [published.checkpoint.manifest for published in ledger.published]
+    def write(self, checkpoints: CheckpointList, fence: Callable[[], None]) -> None:
+        """Publish exactly `checkpoints`. `fence` is called before and after, and may raise."""
+        relative = [self._relative(published.checkpoint.path) for published in checkpoints.published]
+        digests = [published.checkpoint.manifest for published in checkpoints.published]
         state = CheckpointState(
             tuple(relative),
-            tuple(published.timestamp for published in ledger.published),
-            ledger.last_preserved_timestamp,
+            tuple(published.timestamp for published in checkpoints.published),
+            checkpoints.last_preserved_timestamp,
             {path: digest for path, digest in zip(relative, digests, strict=True) if digest is not None},
-            ledger.end,
+            checkpoints.end,
         )
         content = state.to_text().encode()
         fence()
         self._storage.write_bytes(self.url, content)
         fence()
-        self._written = content, ledger
+        self._written = content, checkpoints
 
-    def reassert(self, fence: Callable[[], None]) -> None:
-        """Publishes again what this object published last, if that is not what the file says.
+    def republish(self, fence: Callable[[], None]) -> None:
+        """Write the file again if its content is not what this object wrote last.
 
-        A writer that was fenced after it had looked for the last time may have overwritten it.
+        A writer that was fenced after its last check may have overwritten it.
         """
         if self._written is None or self.content() == self._written[0]:
             return
@@ -115,7 +114,7 @@ class StateFile:
         self.write(self._written[1], fence)
 
     def absolute(self, path: str) -> str:
-        """A path that the file names, or that someone else takes as relative to model_dir."""
+        """Return the normalized URL of a path that may be relative to model_dir."""
         is_absolute = os.path.isabs(path) or "://" in path
         return self._storage.normalize(path if is_absolute else self._storage.join(self._model_dir, path))
 

@@ -1,7 +1,7 @@
-"""TensorFlow's CheckpointState as a text proto: what the state file says.
+"""The content of the state file: TensorFlow's CheckpointState as a text proto.
 
-Written and read by hand, since no driver should load TensorFlow to learn the name of a file. What the proto has no
-field for stands in a comment, which its readers pass over, and which is gone when TensorFlow writes the file again.
+Parsed and serialized without TensorFlow, so that a driver need not import it. Values that the proto has no field for
+are in comments, which TensorFlow ignores when reading and drops when it writes the file.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class CheckpointState:
     """The content of the state file.
 
     Attributes:
-        paths: The checkpoints, the current one last, before it the others, oldest first.
-        timestamps: When each was published, in seconds since the epoch; 0 where its writer did not say.
-        last_preserved_timestamp: From when the hours to the next preserved one count, in seconds since the epoch.
-        manifests: The digest of each checkpoint's manifest by path; without those that TensorFlow published.
-        end: How the run that published the current one ended, as JSON takes it; None if it was cut off.
+        paths: The checkpoints, oldest first; the current one last.
+        timestamps: Their publication times in seconds since the epoch; 0 if unknown.
+        last_preserved_timestamp: Start of the interval to the next preserved checkpoint, in seconds since the epoch.
+        manifests: Manifest digests by path; none for checkpoints that TensorFlow published.
+        end: How the run that published the current one ended, as JSON; None if it was interrupted.
     """
 
     paths: tuple[str, ...]
@@ -34,7 +34,7 @@ class CheckpointState:
     end: Mapping[str, Any] | None = None
 
     def to_text(self) -> str:
-        """The text that TensorFlow reads."""
+        """Serialize as text that TensorFlow can read."""
         lines = [f"model_checkpoint_path: {_quote(path)}" for path in self.paths[-1:]]
         lines += [f"all_model_checkpoint_paths: {_quote(path)}" for path in self.paths]
         lines += [f"all_model_checkpoint_timestamps: {timestamp!r}" for timestamp in self.timestamps]
@@ -48,23 +48,23 @@ class CheckpointState:
 
     @classmethod
     def from_text(cls, text: str) -> CheckpointState:
-        """Read what TensorFlow, or `to_text`, wrote.
+        """Parse the output of TensorFlow or `to_text`.
 
         Raises:
-            ValueError: It is no such text, or names no checkpoint.
+            ValueError: `text` is not a CheckpointState, or contains no checkpoint.
         """
         fields: dict[str, list[str]] = {}
         for name, value in _parse_fields(text):
             fields.setdefault(name, []).append(value)
         current = fields.get("model_checkpoint_path", [""])[-1]
         if not current:
-            raise ValueError("it names no checkpoint")
+            raise ValueError("it contains no checkpoint")
         paths = fields.get("all_model_checkpoint_paths", [])
         timestamps = [float(value) for value in fields.get("all_model_checkpoint_timestamps", [])]
         if len(timestamps) != len(paths):
             timestamps = [UNKNOWN_TIME] * len(paths)
         dated = dict(zip(paths, timestamps, strict=True))
-        # Whoever edits the file by hand, to go back to an older checkpoint, changes only the current one.
+        # A user who edits the file to return to an older checkpoint may change only the current one.
         dated[current] = dated.pop(current, UNKNOWN_TIME)
         preserved = fields.get("last_preserved_timestamp")
         manifests = _parse_comment(text, "manifests") or {}
@@ -92,13 +92,13 @@ _ONE_LETTER_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b":
 
 
 def _parse_fields(text: str) -> Iterator[tuple[str, str]]:
-    """The `name: value` pairs of a flat text proto, in order."""
+    """Yield the `name: value` pairs of a flat text proto, in order."""
     text = re.sub(rf"^{_BLANK}", "", text)
     position = 0
     while position < len(text):
         field = _FIELD.match(text, position)
         if field is None:
-            raise ValueError(f"expected 'name: value', but found {text[position : position + 40]!r}")
+            raise ValueError(f"expected 'name: value', got {text[position : position + 40]!r}")
         name, quoted, bare = field.groups()
         yield name, bare if quoted is None else _unquote(quoted)
         position = field.end()

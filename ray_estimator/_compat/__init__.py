@@ -1,1 +1,1 @@
-"""The names of tf.estimator, put back by `install()`."""
+"""The names of tf.estimator, restored by `install()`."""

@@ -1,6 +1,6 @@
-"""`install()`: puts the names of `tf.estimator` back, in this process and in every worker of its runs.
+"""`install()`: restore the names of `tf.estimator`, in this process and in its workers.
 
-A finder before all others answers for the modules of tf.estimator, and adds them to TensorFlow as soon as it is
+A meta path finder, placed before all others, finds the modules of tf.estimator and adds them to TensorFlow when it is
 imported. Importing this module, or calling `install`, imports neither TensorFlow nor Ray.
 """
 
@@ -19,10 +19,10 @@ from ray_estimator._compat.names import PACKAGE, PARENTS
 
 
 def install() -> None:
-    """Puts the names of tf.estimator back: afterwards a file that uses them runs as it is.
+    """Restore the names of tf.estimator, so that code which uses them runs unchanged.
 
-    These forms work, in this process and in every worker and task of its Estimators, before and after TensorFlow is
-    imported:
+    These forms work in this process and in every worker and task of its Estimators, whether or not TensorFlow is
+    imported already:
 
         tf.estimator.Estimator, tf.compat.v1.estimator.Estimator
         from tensorflow import estimator
@@ -31,12 +31,11 @@ def install() -> None:
         tf.estimator.export, tf.estimator.inputs, tf.estimator.experimental
         from tensorflow.python.estimator import model_fn, run_config
 
-    They lead to this package. Heads and canned estimators need the package tensorflow-estimator beside it; its classes
-    are served as they are, and train here. A name that is not here raises an AttributeError that says what to use.
+    They resolve to this package. Heads and canned estimators also need the package tensorflow-estimator. Its classes
+    are used unchanged and train with this package. Unsupported names raise an AttributeError that says what to use.
 
-    Call it at the head of the program, on the driver. Processes that Ray starts for other reasons, such as the tasks
-    of Ray Data, know nothing of it: a module of your own that runs there calls it too. Calling it again changes
-    nothing.
+    Call it at the start of the program, on the driver. Other processes of Ray, such as the tasks of Ray Data, do not
+    have the names: modules that run there must call it too. Further calls have no effect.
     """
     if is_installed():
         return
@@ -56,7 +55,7 @@ def _add_to(parent: str) -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules of tf.estimator, and those of TensorFlow to which they are added."""
+    """A finder of the modules of tf.estimator, and of the TensorFlow modules that they are added to."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -64,11 +63,13 @@ class _Finder(MetaPathFinder):
         if not fullname.startswith("tensorflow"):
             return None
         if fullname in PARENTS:
-            found = self._package() if fullname == PACKAGE else self._found_by_others(fullname, path, target)
-            return _adding_names(found)
+            found = (
+                self._package_spec() if fullname == PACKAGE else self._found_by_other_finders(fullname, path, target)
+            )
+            return _with_names_added(found)
         names = names_module.names_of(fullname)
         if names is not None:
-            return ModuleSpec(fullname, _Made(names), is_package=True)
+            return ModuleSpec(fullname, _Existing(names), is_package=True)
         alias = names_module.alias_of(fullname)
         if alias is None:
             return None
@@ -76,21 +77,21 @@ class _Finder(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {fullname!r}: {names_module.GET_PACKAGE}.", name=fullname)
         return ModuleSpec(fullname, _Alias(alias), is_package=True)
 
-    def _found_by_others(self, *question: Any) -> ModuleSpec | None:
-        answers = (finder.find_spec(*question) for finder in sys.meta_path if finder is not self)
-        return next((spec for spec in answers if spec is not None), None)
+    def _found_by_other_finders(self, *arguments: Any) -> ModuleSpec | None:
+        specs = (finder.find_spec(*arguments) for finder in sys.meta_path if finder is not self)
+        return next((spec for spec in specs if spec is not None), None)
 
     @staticmethod
-    def _package() -> ModuleSpec:
-        """The package tensorflow-estimator without its own `__init__`, which does not run on this TensorFlow."""
-        package = ModuleType(PACKAGE, "The names of tensorflow_estimator, as ray_estimator has them.")
-        spec = ModuleSpec(PACKAGE, _Made(package), is_package=True)
+    def _package_spec() -> ModuleSpec:
+        """Return the spec of tensorflow-estimator without its `__init__`, which fails on this TensorFlow."""
+        package = ModuleType(PACKAGE, "The names of tensorflow_estimator in ray_estimator.")
+        spec = ModuleSpec(PACKAGE, _Existing(package), is_package=True)
         spec.submodule_search_locations = names_module.package_path() or []
         return spec
 
 
-def _adding_names(spec: ModuleSpec | None) -> ModuleSpec | None:
-    """`spec`, with the names added to the module after it was executed."""
+def _with_names_added(spec: ModuleSpec | None) -> ModuleSpec | None:
+    """Return `spec` with a loader that adds the names to the module after executing it."""
     if spec is None or spec.loader is None:
         return spec
     execute = spec.loader.exec_module
@@ -103,8 +104,8 @@ def _adding_names(spec: ModuleSpec | None) -> ModuleSpec | None:
     return spec
 
 
-class _Made(Loader):
-    """Gives a module that is made already."""
+class _Existing(Loader):
+    """A loader that returns an existing module."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
@@ -113,11 +114,11 @@ class _Made(Loader):
         return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run."""
+        """Do nothing."""
 
 
 class _Alias(Loader):
-    """Gives another module, which is imported if need be."""
+    """A loader that imports another module in its place."""
 
     def __init__(self, name: str) -> None:
         self._name = name

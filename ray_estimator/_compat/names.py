@@ -1,7 +1,7 @@
-"""tf.estimator's modules and names, and where each is found today.
+"""The modules and names of tf.estimator, and what each resolves to.
 
-A table says it as ``module:attribute``; a module of names looks there when it is asked, so that nothing is imported
-before it is used. Importing this module imports neither TensorFlow nor Ray.
+Tables map names to ``module:attribute``. A `Names` module imports the target on first use. Importing this module
+imports neither TensorFlow nor Ray.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ray_estimator import hooks
 
 PACKAGE = "tensorflow_estimator"
 INTERNALS = f"{PACKAGE}.python.estimator"
-"""Where the package tensorflow-estimator keeps its code."""
+"""Root of the private modules of the package tensorflow-estimator."""
 
 GET_PACKAGE = (
-    "install the package tensorflow-estimator, whose heads and canned estimators run here: "
+    "install the package tensorflow-estimator, which has the heads and canned estimators: "
     "pip install tensorflow-estimator==2.15.0"
 )
 
-_INTERNAL_ROOTS = (INTERNALS, "tensorflow.python.estimator")
+INTERNAL_ROOTS = (INTERNALS, "tensorflow.python.estimator")
 
 Table = Mapping[str, str]
 
@@ -68,7 +68,7 @@ _CANNED_MODULES = {
 
 
 def _canned(version: str) -> dict[str, str]:
-    """The canned estimators: tf.compat.v1's take v1 optimizers and heads, tf's own those of Keras."""
+    """Return the canned estimators. Those of tf.compat.v1 take v1 optimizers and heads, the others those of Keras."""
     table = {
         f"{family}{kind}": f"{INTERNALS}.canned.{module}:{family}{kind}{version}"
         for family, module in _CANNED_MODULES.items()
@@ -115,13 +115,13 @@ _EXPERIMENTAL = {
     "dnn_logit_fn_builder": f"{INTERNALS}.canned.dnn:dnn_logit_fn_builder",
     "linear_logit_fn_builder": f"{INTERNALS}.canned.linear:linear_logit_fn_builder",
 }
-_GROUPS: Mapping[str, Table] = {"export": _EXPORT, "experimental": _EXPERIMENTAL, "inputs": _INPUTS, "tpu": {}}
+GROUPS: Mapping[str, Table] = {"export": _EXPORT, "experimental": _EXPERIMENTAL, "inputs": _INPUTS, "tpu": {}}
 
 _ROOTS: Mapping[str, Table] = {
     "tensorflow.estimator": _V2,
     "tensorflow.compat.v1.estimator": _V1,
     "tensorflow.compat.v2.estimator": _V2,
-    # TensorFlow imports its compat modules twice, under two names.
+    # TensorFlow imports its compat modules under two names.
     "tensorflow._api.v2.compat.v1.estimator": _V1,
     "tensorflow._api.v2.compat.v2.estimator": _V2,
     f"{PACKAGE}.estimator": _V1,
@@ -129,9 +129,9 @@ _ROOTS: Mapping[str, Table] = {
     f"{PACKAGE}._api.v2.estimator": _V2,
 }
 PARENTS = frozenset(root.rpartition(".")[0] for root in _ROOTS)
-"""The modules that have an attribute `estimator`."""
+"""Modules with an attribute `estimator`."""
 
-_STAND_INS: Mapping[str, Table] = {
+_REPLACED: Mapping[str, Table] = {
     "early_stopping": _all_in("ray_estimator.experimental", _EARLY_STOPPING),
     "estimator": {
         **_all_in("ray_estimator", ("Estimator", "VocabInfo", "WarmStartSettings")),
@@ -146,8 +146,8 @@ _STAND_INS: Mapping[str, Table] = {
     "run_config": _all_in("ray_estimator", ("RunConfig",)),
     "training": _all_in("ray_estimator", _TRAINING),
 }
-"""Private modules that are ours even where the package is installed: its own ones do not import on this TensorFlow,
-or lead to an Estimator that is not ours."""
+"""Private modules that resolve to this package even if tensorflow-estimator is installed. Its own ones cannot be
+imported on this TensorFlow, or have their own Estimator."""
 
 _WITHOUT_PACKAGE: Mapping[str, Table] = {
     "": {},
@@ -175,44 +175,44 @@ _NO_TPU = (
 
 
 class Unregistered:
-    """What the package's modules declare their public names with: those are in the tables here."""
+    """A decorator in place of `estimator_export`, which registers public names. They are in the tables here."""
 
     def __init__(self, *names: str, **names_by_version: Any) -> None:
-        """Nothing to remember."""
+        """Do nothing."""
 
     def __call__(self, declared: Any) -> Any:
-        """Gives the declared thing as it is."""
+        """Return the decorated object unchanged."""
         return declared
 
 
 class Uncounted:
-    """What canned estimators report their use to: nobody."""
+    """A gauge that discards the usage reports of canned estimators."""
 
     @classmethod
     def get_cell(cls, *labels: str) -> type[Uncounted]:
-        """Where to report."""
+        """Return the gauge for the labels."""
         return cls
 
     @staticmethod
     def set(value: str) -> None:
-        """Reports nothing."""
+        """Do nothing."""
 
 
 class Names(ModuleType):
-    """A module of tf.estimator's: its names are looked up when they are asked for."""
+    """A module of tf.estimator whose names are resolved on first use."""
 
     def __init__(self, name: str, table: Table, groups: Iterable[str] = ()) -> None:
-        super().__init__(name, f"The names of {name}, as ray_estimator has them.")
+        super().__init__(name, f"The names of {name} in ray_estimator.")
         self._table = table
         self._groups = tuple(groups)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # Python's own questions to a module
+        if name.startswith("__"):  # looked up by Python itself
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         if name in self._groups:
             return importlib.import_module(f"{self.__name__}.{name}")
         if name not in self._table:
-            raise self._missing(name, cure_for(self.__name__, name))
+            raise self._missing(name, replacement_for(self.__name__, name))
         home, _, attribute = self._table[name].partition(":")
         try:
             return getattr(importlib.import_module(home), attribute)
@@ -223,7 +223,7 @@ class Names(ModuleType):
         except AttributeError as error:
             if not home.startswith("ray_estimator"):
                 raise
-            raise self._missing(name, cure_for(self.__name__, name)) from error
+            raise self._missing(name, replacement_for(self.__name__, name)) from error
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *self._table, *self._groups})
@@ -231,39 +231,39 @@ class Names(ModuleType):
     def __reduce__(self) -> tuple[Any, ...]:
         return importlib.import_module, (self.__name__,)
 
-    def _missing(self, name: str, cure: str) -> AttributeError:
-        text = f"module {self.__name__!r} has no attribute {name!r}: ray_estimator does not have it. {cure}"
+    def _missing(self, name: str, advice: str) -> AttributeError:
+        text = f"module {self.__name__!r} has no attribute {name!r}: ray_estimator does not support it. {advice}"
         return AttributeError(text.rstrip(), name=name, obj=self)
 
 
-def cure_for(module: str, name: str) -> str:
-    """What to use instead of a name of tf.estimator's that is not here; empty if nobody knows."""
+def replacement_for(module: str, name: str) -> str:
+    """Return what to use instead of an unsupported name of tf.estimator; empty if unknown."""
     if module.endswith(".tpu") or name.startswith("TPU"):
         return _NO_TPU
-    return next((cure for start, cure in _INSTEAD.items() if name.startswith(start)), "")
+    return next((advice for prefix, advice in _INSTEAD.items() if name.startswith(prefix)), "")
 
 
 def home_of(module: str, name: str) -> str | None:
-    """Where the name of a public module of tf.estimator's is found, as ``module:attribute``; None if it is not here."""
+    """Return the ``module:attribute`` that a public name of tf.estimator resolves to; None if it is unsupported."""
     root, _, group = module.rpartition(".")
-    table = _ROOTS.get(module) or (_GROUPS.get(group, {}) if root in _ROOTS else {})
+    table = _ROOTS.get(module) or (GROUPS.get(group, {}) if root in _ROOTS else {})
     return table.get(name)
 
 
 def is_public(module: str) -> bool:
-    """Whether `module` is tf.estimator, or one of its groups of names, by any of its names."""
+    """Whether `module` is tf.estimator or one of its groups of names, under any path."""
     root, _, group = module.rpartition(".")
-    return module in _ROOTS or (root in _ROOTS and group in _GROUPS)
+    return module in _ROOTS or (root in _ROOTS and group in GROUPS)
 
 
 def needs_legacy_keras(model_fn: Any) -> bool:
-    """Whether `model_fn` is that of a canned estimator that is written for Keras 2; those without layers are not."""
+    """Whether `model_fn` belongs to a canned estimator that needs Keras 2. Those without layers do not."""
     home, name = (str(getattr(model_fn, attribute, "")) for attribute in ("__module__", "__qualname__"))
     return _is_for_keras_2(home, "V2." in name)
 
 
 def home_needs_legacy_keras(home: str) -> bool:
-    """Whether what is found there, as `home_of` says it, is a canned estimator that is written for Keras 2."""
+    """Whether `home`, a result of `home_of`, is a canned estimator that needs Keras 2."""
     module, _, name = home.partition(":")
     return name[:1].isupper() and _is_for_keras_2(module, name.endswith("V2"))
 
@@ -275,25 +275,25 @@ def _is_for_keras_2(module: str, is_v2: bool) -> bool:
 
 
 def names_of(module: str) -> Names | None:
-    """The module of names that stands for `module` here; None if there is none."""
+    """Return the replacement of `module`; None if there is none."""
     root, _, group = module.rpartition(".")
     if module in _ROOTS:
-        return Names(module, _ROOTS[module], _GROUPS)
-    if root in _ROOTS and group in _GROUPS:
-        return Names(module, _GROUPS[group])
+        return Names(module, _ROOTS[module], GROUPS)
+    if root in _ROOTS and group in GROUPS:
+        return Names(module, GROUPS[group])
     below = _below_internals(module)
     if below is None:
         return None
-    if below in _STAND_INS:
-        return Names(module, _STAND_INS[below])
+    if below in _REPLACED:
+        return Names(module, _REPLACED[below])
     if below in _WITHOUT_PACKAGE and not has_package():
-        groups = [name for name in (*_STAND_INS, *_WITHOUT_PACKAGE) if name and "." not in name]
+        groups = [name for name in (*_REPLACED, *_WITHOUT_PACKAGE) if name and "." not in name]
         return Names(module, _WITHOUT_PACKAGE[below], () if below else groups)
     return None
 
 
 def alias_of(module: str) -> str | None:
-    """The name under which the package tensorflow-estimator has what TensorFlow once had as `module`."""
+    """Return the module of tensorflow-estimator for a former private module of TensorFlow; None for others."""
     below = _below_internals(module)
     if below is None or module.startswith(PACKAGE):
         return None
@@ -301,14 +301,14 @@ def alias_of(module: str) -> str | None:
 
 
 def _below_internals(module: str) -> str | None:
-    for root in _INTERNAL_ROOTS:
+    for root in INTERNAL_ROOTS:
         if module == root or module.startswith(f"{root}."):
             return module[len(root) + 1 :]
     return None
 
 
 def package_path() -> list[str] | None:
-    """Where the package tensorflow-estimator is; None if it is not installed."""
+    """Return the path of the package tensorflow-estimator; None if it is not installed."""
     spec = PathFinder.find_spec(PACKAGE)
     return None if spec is None else list(spec.submodule_search_locations or ())
 

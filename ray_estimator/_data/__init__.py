@@ -1,1 +1,1 @@
-"""From blocks of a Ray Dataset to the arrays of a rank: columns, order, position. Knows neither Ray nor TensorFlow."""
+"""Converts blocks of a Ray Dataset to the arrays of a rank, without importing Ray or TensorFlow."""

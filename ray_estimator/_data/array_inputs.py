@@ -5,11 +5,12 @@ Importing this module imports neither TensorFlow nor pandas.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ray_estimator._numbers import check_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,31 +28,29 @@ def numpy_input_fn(
     queue_capacity: int = 1000,
     num_threads: int = 1,
 ) -> Callable[[], tf.data.Dataset]:
-    """Makes an input_fn that feeds NumPy arrays, as tf.estimator's does; it returns a `tf.data.Dataset`.
+    """Return an input_fn that reads NumPy arrays, as in tf.estimator, and returns a `tf.data.Dataset`.
 
-    The arrays travel to each worker with the input_fn. Every worker reads all rows: the input is not shared among
-    them. For data that is large, or to be shared, use `dataset_input_fn(ray.data.from_numpy(...))`.
+    The arrays are serialized with the input_fn. Every worker reads all rows; they are not split between workers. For
+    large or sharded data use `dataset_input_fn(ray.data.from_numpy(...))`.
 
     Example:
         >>> input_fn = numpy_input_fn({"age": ages, "height": heights}, labels, batch_size=32, shuffle=True)
         >>> estimator.train(input_fn)
 
     Args:
-        x: The features: an array of shape `[rows, ...]`, or a dict of them. Dtypes stay; text becomes tf.string.
-        y: The labels: an array, or a dict of them. None for none.
-        batch_size: Rows of a batch; the last one may have fewer. A batch may go from one epoch into the next.
-        num_epochs: How often all rows are read. None: for ever.
-        shuffle: Whether the rows come in random order, another one in each epoch. There is no default. The order
-            follows `RunConfig.tf_random_seed`.
-        queue_capacity: Accepted for tf.estimator's sake; there is no queue.
-        num_threads: Accepted for tf.estimator's sake.
+        x: The features: an array of shape `[rows, ...]`, or a dict of arrays. Dtypes are kept; text becomes tf.string.
+        y: The labels: an array, or a dict of arrays. None: no labels.
+        batch_size: Rows in a batch; the last may have fewer. A batch may span two epochs.
+        num_epochs: Number of passes over the rows. None: endless.
+        shuffle: Whether to shuffle the rows in each epoch. Required. `RunConfig.tf_random_seed` determines the order.
+        queue_capacity: Ignored; for compatibility with tf.estimator.
+        num_threads: Ignored; for compatibility with tf.estimator.
 
     Returns:
-        The input_fn. Its dataset has `(x, y)`, or `x` alone if `y` is None.
+        The input_fn. Its dataset yields `(x, y)`, or `x` if `y` is None.
 
     Raises:
-        ValueError: `shuffle` is not given as a bool, arrays differ in length, a dict is empty, or `x` and `y` have
-            keys in common.
+        ValueError: `shuffle` is not a bool, arrays differ in length, a dict is empty, or `x` and `y` share keys.
         TypeError: `x` or `y` is neither an array nor a dict of arrays.
     """
     _check_numbers(batch_size, num_epochs, shuffle, queue_capacity, num_threads)
@@ -74,36 +73,36 @@ def pandas_input_fn(
     num_threads: int = 1,
     target_column: str = "target",
 ) -> Callable[[], tf.data.Dataset]:
-    """Makes an input_fn that feeds a pandas DataFrame, as tf.estimator's does; it returns a `tf.data.Dataset`.
+    """Return an input_fn that reads a pandas DataFrame, as in tf.estimator, and returns a `tf.data.Dataset`.
 
-    Each column is a feature of shape `[batch]`. For the rest see `numpy_input_fn`.
+    Each column is a feature of shape `[batch]`. See also `numpy_input_fn`.
 
     Args:
-        x: The features, a feature for each column.
-        y: The labels: a Series gives a Tensor, a DataFrame a dict. Its index must be that of `x`. None for none.
-        batch_size: Rows of a batch.
-        num_epochs: How often all rows are read. None: for ever.
-        shuffle: Whether the rows come in random order. There is no default.
-        queue_capacity: Accepted for tf.estimator's sake; there is no queue.
-        num_threads: Accepted for tf.estimator's sake.
-        target_column: Accepted for tf.estimator's sake; labels need no name.
+        x: The features, one per column.
+        y: The labels: a Series for a Tensor, a DataFrame for a dict. Its index must equal that of `x`. None: no labels.
+        batch_size: Rows in a batch.
+        num_epochs: Number of passes over the rows. None: endless.
+        shuffle: Whether to shuffle the rows in each epoch. Required.
+        queue_capacity: Ignored; for compatibility with tf.estimator.
+        num_threads: Ignored; for compatibility with tf.estimator.
+        target_column: Ignored; for compatibility with tf.estimator.
 
     Returns:
-        The input_fn. Its dataset has `(x, y)`, or `x` alone if `y` is None.
+        The input_fn. Its dataset yields `(x, y)`, or `x` if `y` is None.
 
     Raises:
-        ValueError: `shuffle` is not given as a bool, `x` has no columns or two of one name, or the indexes of `x` and
-            `y` differ.
-        TypeError: `x` is no DataFrame, `y` neither Series nor DataFrame, or `target_column` no str.
+        ValueError: `shuffle` is not a bool, `x` has no columns or duplicate columns, or the indexes of `x` and `y`
+            differ.
+        TypeError: `x` is not a DataFrame, `y` is neither a Series nor a DataFrame, or `target_column` is not a str.
     """
     import pandas as pd
 
     if not isinstance(x, pd.DataFrame):
-        raise TypeError(f"x must be a pandas.DataFrame, given: {_described(x)}.")
+        raise TypeError(f"x must be a pandas.DataFrame, got {_type_name(x)}.")
     if y is not None and not isinstance(y, pd.Series | pd.DataFrame):
-        raise TypeError(f"y must be a pandas.Series, a pandas.DataFrame or None, given: {_described(y)}.")
+        raise TypeError(f"y must be a pandas.Series, a pandas.DataFrame or None, got {_type_name(y)}.")
     if not isinstance(target_column, str):
-        raise TypeError(f"target_column must be a string, given: {target_column!r}.")
+        raise TypeError(f"target_column must be a string, got {target_column!r}.")
     _check_numbers(batch_size, num_epochs, shuffle, queue_capacity, num_threads)
     if y is not None and not x.index.equals(y.index):
         raise ValueError(
@@ -118,24 +117,20 @@ def pandas_input_fn(
 def _check_numbers(batch_size: Any, num_epochs: Any, shuffle: Any, queue_capacity: Any, num_threads: Any) -> None:
     if not isinstance(shuffle, bool):
         raise ValueError(
-            f"shuffle must be provided and explicitly set as boolean, given: {shuffle!r}. True is recommended for "
+            f"shuffle must be provided and explicitly set as boolean, got {shuffle!r}. True is recommended for "
             "training, False for evaluate and predict."
         )
-    numbers_by_name = {"batch_size": batch_size, "queue_capacity": queue_capacity, "num_threads": num_threads}
-    if num_epochs is not None:
-        numbers_by_name["num_epochs"] = num_epochs
-    for name, value in numbers_by_name.items():
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an int, given: {value!r}.")
-        if value <= 0:
-            raise ValueError(f"{name} should be > 0, given: {value!r}.")
+    sizes = {"batch_size": batch_size, "queue_capacity": queue_capacity, "num_threads": num_threads}
+    for name, value in sizes.items():
+        check_number(name, value, integer=True)
+    check_number("num_epochs", num_epochs, integer=True, or_none=" or None")
 
 
 def _arrays(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return _array(name, value)
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a dict or array, given: {_described(value)}.")
+        raise TypeError(f"{name} must be a dict or array, got {_type_name(value)}.")
     if not value:
         raise ValueError(f"{name} cannot be an empty dict{', use None instead' if name == 'y' else ''}.")
     return {key: _array(f"{name}[{key!r}]", array) for key, array in value.items()}
@@ -143,7 +138,7 @@ def _arrays(name: str, value: Any) -> Any:
 
 def _columns(name: str, frame: pd.DataFrame) -> dict[str, Any]:
     if not len(frame.columns):
-        raise ValueError(f"{name} must have at least one column, given: a DataFrame without any.")
+        raise ValueError(f"{name} must have at least one column, got a DataFrame without columns.")
     if not frame.columns.is_unique:
         twice = sorted({str(column) for column in frame.columns[frame.columns.duplicated()]})
         raise ValueError(f"{name} must name each column once, but there are duplicate columns: {twice}.")
@@ -151,14 +146,14 @@ def _columns(name: str, frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _array(name: str, value: Any) -> np.ndarray[Any, Any]:
-    """`value` as an array that TensorFlow has a dtype for: text becomes bytes."""
+    """Return `value` as an array with a TensorFlow dtype: text becomes bytes."""
     array = np.asarray(value)
     if array.ndim == 0:
-        raise ValueError(f"{name} must have a dimension of rows, given: the scalar {value!r}.")
+        raise ValueError(f"{name} must have a dimension of rows, got the scalar {value!r}.")
     if array.dtype.kind in "OUS":
         return _bytes(name, array)
     if array.dtype.kind not in "biufc":
-        raise TypeError(f"{name} must hold numbers, bools or text, given: dtype {array.dtype}. Convert it with astype.")
+        raise TypeError(f"{name} must hold numbers, bools or text, got dtype {array.dtype}. Convert it with astype.")
     return array
 
 
@@ -167,8 +162,8 @@ def _bytes(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     for position, value in np.ndenumerate(array):
         if not isinstance(value, str | bytes):
             raise TypeError(
-                f"{name} must hold numbers, bools or text, but has {value!r} in row {position[0]}. Fill what is "
-                "missing, and convert the rest with astype."
+                f"{name} must hold numbers, bools or text, got {value!r} in row {position[0]}. Fill missing "
+                "values, and convert others with astype."
             )
         encoded[position] = value.encode() if isinstance(value, str) else bytes(value)
     return encoded
@@ -187,8 +182,8 @@ def _input_fn(
         if shuffle:
             rows = rows.shuffle(max(num_rows, 1))
         rows = rows.repeat(num_epochs).batch(batch_size)
-        # Large arrays are no constants of the graph, which has a limit of 2 GB and is written with each checkpoint.
-        return rows.map(lambda batch: _taken(elements, batch)).prefetch(tf.data.AUTOTUNE)
+        # As constants, large arrays would exceed the graph's limit of 2 GB, and be written with each checkpoint.
+        return rows.map(lambda batch: _rows_of(elements, batch)).prefetch(tf.data.AUTOTUNE)
 
     return input_fn
 
@@ -201,25 +196,25 @@ def _num_rows(features: Any, labels: Any) -> int:
         if array is not None
     }
     if len(set(lengths.values())) > 1:
-        given = ", ".join(f"{length} in {name}" for name, length in lengths.items())
+        lengths_by_name = ", ".join(f"{length} in {name}" for name, length in lengths.items())
         raise ValueError(
-            f"Length of tensors in x and y is mismatched. All must have the same number of rows, given: {given}."
+            f"Length of tensors in x and y is mismatched. All must have the same number of rows, got {lengths_by_name}."
         )
     return next(iter(lengths.values()))
 
 
-def _taken(elements: Any, batch: tf.Tensor) -> Any:
-    """The rows of `batch` of every array, in the graph."""
+def _rows_of(elements: Any, batch: tf.Tensor) -> Any:
+    """Return the rows `batch` of every array, as tensors of the graph."""
     import tensorflow as tf
 
     arrays = tf.nest.flatten(elements)
-    taken = tf.numpy_function(
+    rows_by_array = tf.numpy_function(
         lambda rows: [array[rows] for array in arrays], [batch], [tf.as_dtype(array.dtype) for array in arrays]
     )
-    for tensor, array in zip(taken, arrays, strict=True):
+    for tensor, array in zip(rows_by_array, arrays, strict=True):
         tensor.set_shape([None, *array.shape[1:]])
-    return tf.nest.pack_sequence_as(elements, taken)
+    return tf.nest.pack_sequence_as(elements, rows_by_array)
 
 
-def _described(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return f"a {type(value).__module__}.{type(value).__qualname__}"

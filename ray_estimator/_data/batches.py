@@ -1,4 +1,4 @@
-"""Predictions of a batch as rows."""
+"""Splits a batch of predictions into rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def rows_of(batch: Any) -> Iterator[Any]:
-    """The rows of a batch: of an array its items, of a dict of arrays dicts of items.
+    """Yield the rows of a batch: the items of an array, or a dict of items for a dict of arrays.
 
     Raises:
         ValueError: The arrays of a dict differ in length, or one is a scalar.
@@ -22,12 +22,12 @@ def rows_of(batch: Any) -> Iterator[Any]:
 
 
 def num_rows_of(batch: Any) -> int:
-    """How many rows a batch has; raises as `rows_of` does."""
+    """Return the number of rows of a batch; raises as `rows_of` does."""
     return common_length(batch) if isinstance(batch, dict) else len(batch)
 
 
 def common_length(batch: dict[str, Any]) -> int:
-    """How many rows each array of a batch has; raises as `rows_of` does."""
+    """Return the number of rows that all arrays of a batch have; raises as `rows_of` does."""
     length: int | None = None
     for key, value in batch.items():
         _require_rows(key, value)

@@ -1,7 +1,7 @@
-"""Where in its input a training run is: kept with each checkpoint, so that the next run goes on with the very next row.
+"""The position of a training run in its input, saved with each checkpoint so that the next run resumes exactly there.
 
-A value, and the one rule that says where a run begins. The driver applies it before it starts anything, the chief once
-more to the checkpoint that it really restores; both come to the same.
+`beginning` and `iterators_of` decide where a run starts. The driver calls them before it starts anything, the chief
+again for the checkpoint that it restores, with the same result.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ WAYS_TO_RESUME = (EXACT, RESTART, ROWS)
 
 @dataclass(frozen=True)
 class InputSource:
-    """What a training run reads, as far as it decides which row is where.
+    """The properties of a training input that determine its row order.
 
     Attributes:
-        parts: What tells this input from another, each part under a name that a person knows.
-        seed: Of the shuffle; None if there is none.
-        endless: Whether it is read for ever.
-        resume: What to do where an earlier run was: one of `WAYS_TO_RESUME`.
+        parts: Identifies the input: a description of each part, by a readable name.
+        seed: The seed of the shuffle. None: no fixed seed.
+        endless: Whether the input is repeated endlessly.
+        resume: How to continue after an earlier run: one of `WAYS_TO_RESUME`.
     """
 
     parts: Mapping[str, str]
@@ -35,14 +35,14 @@ class InputSource:
 
 @dataclass(frozen=True)
 class InputPosition:
-    """How much of its input a run has consumed, when a checkpoint was saved.
+    """How much of its input a run had consumed when a checkpoint was saved.
 
     Attributes:
-        run: Which driver's run, by its lease.
-        rows: Rows that all ranks together have consumed since the first epoch began.
-        rows_per_epoch: How many rows an epoch has; None as long as no epoch has ended.
-        seed: Of the shuffle.
-        parts: As `InputSource.parts`.
+        run: The run, by the generation of its lease.
+        rows: Rows consumed by all ranks together since the start of the first epoch.
+        rows_per_epoch: Rows in an epoch. None: no epoch has ended yet.
+        seed: The seed of the shuffle.
+        parts: As in `InputSource`.
     """
 
     run: int
@@ -53,7 +53,7 @@ class InputPosition:
 
     @classmethod
     def from_json(cls, fields: Any) -> InputPosition | None:
-        """What `to_json` made; None for anything else."""
+        """Return the position that `to_json` encoded; None for anything else."""
         try:
             rows_per_epoch, seed = fields["rows_per_epoch"], fields["seed"]
             return cls(int(fields["run"]), int(fields["rows"]), rows_per_epoch, seed, dict(fields["parts"]))
@@ -61,32 +61,32 @@ class InputPosition:
             return None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
     def after(self, rows: int, rows_per_epoch: int | None) -> InputPosition:
-        """The position when `rows` more are consumed."""
+        """Return the position after `rows` more rows."""
         return replace(self, rows=self.rows + rows, rows_per_epoch=rows_per_epoch or self.rows_per_epoch)
 
 
 @dataclass(frozen=True)
 class IteratorPosition:
-    """That the iterator of an input_fn lies beside a checkpoint, one for each rank.
+    """States that the iterators of an input_fn are saved with a checkpoint, one file per rank.
 
     Attributes:
-        run: Which driver's run, by its lease.
-        num_ranks: How many ranks the group had.
+        run: The run, by the generation of its lease.
+        num_ranks: Number of ranks in the group.
     """
 
     run: int
     num_ranks: int
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Return the fields as JSON values."""
         return {"run": self.run, "iterators": self.num_ranks}
 
     def suffix(self, rank: int) -> str:
-        """What follows the checkpoint's prefix in the name of a rank's file."""
+        """Return the suffix of a rank's file, after the checkpoint's prefix."""
         return f".input-{rank:05d}-of-{self.num_ranks:05d}"
 
 
@@ -94,7 +94,7 @@ Position = InputPosition | IteratorPosition
 
 
 def position_from_json(fields: Any) -> Position | None:
-    """What either kind's `to_json` made; None for anything else."""
+    """Return the position of either kind that `to_json` encoded; None for anything else."""
     try:
         return IteratorPosition(int(fields["run"]), int(fields["iterators"]))
     except (KeyError, TypeError, ValueError):
@@ -103,11 +103,11 @@ def position_from_json(fields: Any) -> Position | None:
 
 @dataclass(frozen=True)
 class EndOfRun:
-    """How the run that saved the newest checkpoint ended, if it came to its end.
+    """How the run that saved the newest checkpoint ended, if it was not interrupted.
 
     Attributes:
-        run: Which driver's run, by its lease.
-        input_ended: Whether there was nothing left to read.
+        run: The run, by the generation of its lease.
+        input_ended: Whether the input was exhausted.
     """
 
     run: int
@@ -115,52 +115,52 @@ class EndOfRun:
 
 
 def beginning(source: InputSource, found: Position | None, end: EndOfRun | None, run: int) -> InputPosition:
-    """Where `run` begins to read, when it goes on from a checkpoint.
+    """Return the position at which `run` starts to read.
 
-    A run that was cut off is gone on with, and an endless input goes on, too, where the last run stopped. A finite
-    one is read anew by each run that follows one that came to its end.
+    It resumes an interrupted run, and an endless input. After a run that ended, a finite input is read from its first
+    row again.
 
     Args:
-        source: What it reads.
-        found: The position in the checkpoint; None if there is none.
-        end: How the run ended that saved it; None if it was cut off.
-        run: The number of this run.
+        source: The input.
+        found: The position in the checkpoint. None: no position.
+        end: How the run that saved the checkpoint ended. None: it was interrupted.
+        run: This run, by the generation of its lease.
 
     Raises:
-        InputChangedError: A run was cut off, and the input is not the one that it had read.
+        InputChangedError: The run was interrupted, and the input has changed since.
     """
-    anew = InputPosition(run, 0, None, source.seed, dict(source.parts))
+    first_row = InputPosition(run, 0, None, source.seed, dict(source.parts))
     if not isinstance(found, InputPosition):
-        return anew
+        return first_row
     if found.run == run:
         return found
-    goes_on = replace(found, run=run, parts=dict(source.parts))
+    resumed = replace(found, run=run, parts=dict(source.parts))
     if source.resume == RESTART:
-        return anew
+        return first_row
     if source.resume == ROWS:
-        return replace(goes_on, seed=source.seed)
+        return replace(resumed, seed=source.seed)
     has_ended = end is not None and end.run == found.run
-    was_read_to_its_end = end is not None and end.input_ended
-    if has_ended and (was_read_to_its_end or not source.endless):
-        return anew
+    is_exhausted = end is not None and end.input_ended
+    if has_ended and (is_exhausted or not source.endless):
+        return first_row
     changes = changes_between(found, source)
     if not changes:
-        return goes_on
+        return resumed
     if has_ended:
-        return anew
+        return first_row
     raise InputChangedError(found.rows, changes)
 
 
 def iterators_of(found: Position | None, end: EndOfRun | None, run: int, num_ranks: int) -> IteratorPosition | None:
-    """What the iterators of `run` go on from: a run that was cut off; None if they begin anew.
+    """Return the iterators that `run` resumes; None if it starts with new ones.
 
-    A run that follows one that came to its end calls input_fn for a new beginning, as in tf.estimator.
+    Only an interrupted run is resumed. After a run that ended, input_fn starts at its first batch, as in tf.estimator.
 
     Args:
-        found: The position in the checkpoint; None if there is none.
-        end: How the run ended that saved it; None if it was cut off.
-        run: The number of this run.
-        num_ranks: How many ranks it has.
+        found: The position in the checkpoint. None: no position.
+        end: How the run that saved the checkpoint ended. None: it was interrupted.
+        run: This run, by the generation of its lease.
+        num_ranks: Number of ranks in this run.
     """
     if not isinstance(found, IteratorPosition) or found.num_ranks != num_ranks:
         return None
@@ -169,7 +169,7 @@ def iterators_of(found: Position | None, end: EndOfRun | None, run: int, num_ran
 
 
 def changes_between(found: InputPosition, source: InputSource) -> dict[str, tuple[str, str]]:
-    """What is different now, by name: how it was, and how it is."""
+    """Return (before, now) of each part of the input that has changed, by name."""
     names = sorted({*found.parts, *source.parts})
     pairs = {name: (found.parts.get(name, "nothing"), source.parts.get(name, "nothing")) for name in names}
     if source.seed is not None:

@@ -1,15 +1,13 @@
-"""From an ordered stream of blocks to the rows of one rank.
+"""Selects the rows of one rank from an ordered stream of blocks.
 
-    blocks ─▶ pieces ─▶ [windows, permuted] ─▶ [from row skip_rows on] ─▶ spans of whole global batches
+    blocks ─▶ pieces ─▶ [windows, permuted] ─▶ [from row skip_rows] ─▶ spans of whole global batches
            ─▶ the rank's rows of each span ─▶ tables of about chunk_bytes
 
-Every rank runs the same arithmetic over the same sequence of (epoch, num_rows) and takes its own share, so the ranks
-agree by construction, no row passes through a coordinator, and a block that holds none of a rank's rows is never
-fetched by it.
+Every rank computes its share from the same sequence of (epoch, num_rows). The ranks therefore agree without a
+coordinator, and a rank fetches only the blocks that have some of its rows.
 
-Row i of the stream, after shuffling, belongs to the global batch i // G with G = batch_size * num_ranks; rank r owns
-the r-th batch_size rows of each global batch. Hence the global batches do not depend on the number of ranks, as long
-as G stays the same.
+Row i of the stream, after shuffling, belongs to global batch i // G with G = batch_size * num_ranks. Rank r owns the
+r-th batch_size rows of each global batch. The global batches therefore depend on G, not on the number of ranks.
 """
 
 from __future__ import annotations
@@ -26,25 +24,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_estimator._numbers import check_number
+
 logger = logging.getLogger(__name__)
 
 _LONG_PIECE = 8
-"""Global batches in a piece from which on it is worth an extra table to hand its rows on without a copy."""
+"""Global batches in a piece that justify an extra table, which avoids a copy of its rows."""
 
 Rows = NDArray[np.int64] | range
-"""Ascending or permuted row numbers within a source; a range where they follow one another."""
+"""Ascending or permuted row numbers within a source; a range if they are consecutive."""
 
 S = TypeVar("S")
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive rows of the stream, not yet fetched.
+    """Consecutive rows of the stream, not yet fetched.
 
     Attributes:
         epoch: The epoch that the rows belong to, from 0.
-        num_rows: How many rows `load` gives.
-        load: Fetches the rows, on the rank. Called at most once, and only if the rank owns some of them.
+        num_rows: Number of rows that `load` returns.
+        load: Fetches the rows. Called on the rank, at most once, and only if the rank owns some of them.
     """
 
     epoch: int
@@ -54,17 +54,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Sharding:
-    """How global batches are shared out.
+    """How global batches are split between ranks.
 
     Attributes:
-        rank: Whose share is taken, in [0, num_ranks).
-        num_ranks: How many ranks share a global batch.
+        rank: This rank, in [0, num_ranks).
+        num_ranks: Number of ranks that share a global batch.
         batch_size: Rows per rank and step.
-        drop_remainder: Whether the rows at the end of the stream that fill no global batch are dropped.
-        chunk_bytes: About how many bytes one table may have; a table of a single batch may have more.
+        drop_remainder: Whether to drop the last rows of the stream if they do not fill a global batch.
+        chunk_bytes: Approximate maximum size of one table; a table of a single batch may be larger.
 
     Raises:
-        ValueError: A number out of range.
+        ValueError: A number is out of range.
     """
 
     rank: int
@@ -74,11 +74,11 @@ class Sharding:
     chunk_bytes: int = 16 * 2**20
 
     def __post_init__(self) -> None:
-        _require_positive("num_ranks", self.num_ranks)
-        _require_positive("batch_size", self.batch_size)
-        _require_positive("chunk_bytes", self.chunk_bytes)
+        check_number("num_ranks", self.num_ranks, integer=True)
+        check_number("batch_size", self.batch_size, integer=True)
+        check_number("chunk_bytes", self.chunk_bytes, integer=True)
         if not 0 <= self.rank < self.num_ranks:
-            raise ValueError(f"rank must lie in [0, {self.num_ranks}), but is {self.rank}.")
+            raise ValueError(f"rank must be in [0, {self.num_ranks}), got {self.rank}.")
 
     @property
     def global_batch_size(self) -> int:
@@ -88,11 +88,11 @@ class Sharding:
 
 @dataclass(frozen=True)
 class Shuffle:
-    """A permutation of rows within consecutive windows, another one in each window and epoch.
+    """A permutation of rows within consecutive windows, different in each window and epoch.
 
     Attributes:
-        seed: The same seed gives the same order. Any integer; the lowest 64 bits count.
-        buffer_rows: Rows in a window. The last window of an epoch may have fewer: none crosses an epoch's end.
+        seed: Determines the order. Any integer; the lowest 64 bits are used.
+        buffer_rows: Rows in a window. The last window of an epoch may have fewer.
 
     Raises:
         ValueError: buffer_rows is not positive.
@@ -102,15 +102,15 @@ class Shuffle:
     buffer_rows: int
 
     def __post_init__(self) -> None:
-        _require_positive("buffer_rows", self.buffer_rows)
+        check_number("buffer_rows", self.buffer_rows, integer=True)
 
     def order(self, epoch: int, window: int, num_rows: int) -> NDArray[np.int64]:
-        """The permutation of one window of `num_rows` rows."""
+        """Return the permutation of one window of `num_rows` rows."""
         return np.random.default_rng([self.seed & (2**64 - 1), epoch, window]).permutation(num_rows)
 
 
 class Piece(NamedTuple, Generic[S]):
-    """The consecutive rows [start, stop) of a source: of a block, a block's index, or a shuffled window."""
+    """The consecutive rows [start, stop) of a source: a block, the index of a block, or a shuffled window."""
 
     source: S
     start: int
@@ -118,11 +118,11 @@ class Piece(NamedTuple, Generic[S]):
 
     @property
     def num_rows(self) -> int:
-        """Number of rows, possibly 0."""
+        """The number of rows, possibly 0."""
         return self.stop - self.start
 
     def split(self, num_rows: int) -> tuple[Piece[S], Piece[S]]:
-        """The first `num_rows` rows, and the others."""
+        """Return the first `num_rows` rows, and the remaining rows."""
         middle = self.start + num_rows
         return Piece(self.source, self.start, middle), Piece(self.source, middle, self.stop)
 
@@ -130,29 +130,29 @@ class Piece(NamedTuple, Generic[S]):
 def rank_tables(
     blocks: Iterable[Block], sharding: Sharding, shuffle: Shuffle | None = None, *, skip_rows: int = 0
 ) -> Iterator[pa.Table]:
-    """This rank's rows, in order, as tables of whole batches. Runs on every rank, over the same blocks.
+    """Yield this rank's rows, in order, as tables of whole batches. Runs on every rank, over the same blocks.
 
-    Rows that fill no global batch at the end of an epoch open the next epoch's first one. At the end of the stream,
-    such rows are split into one contiguous share per rank, whose sizes differ by one at most. They are dropped on all
-    ranks alike if `drop_remainder` says so, or if there are fewer of them than ranks. So all ranks yield the same
-    number of batches, though not of tables.
+    Rows that do not fill a global batch at the end of an epoch start the first global batch of the next epoch. At the
+    end of the stream, such rows are split into one contiguous share per rank, with sizes that differ by at most one.
+    All ranks drop them if `drop_remainder` is set, or if there are fewer rows than ranks. All ranks therefore yield the
+    same number of batches, though not of tables.
 
-    A table is yielded as soon as the blocks taken from `blocks` complete a global batch. One rank without shuffle gets
-    slices that share the blocks' memory. At any time the rows of about one block, or of about two shuffle windows, are
-    held, and one global batch of rows that wait for their last ones.
+    A table is yielded as soon as the blocks taken from `blocks` complete a global batch. A single rank without shuffle
+    gets slices that share the blocks' memory. In memory are about one block, or two shuffle windows, and one incomplete
+    global batch.
 
     Args:
-        blocks: The stream: the blocks of epoch 0, then those of epoch 1, and so on. May be endless.
-        sharding: Which share to take.
-        shuffle: Permutes the rows; None keeps their order.
-        skip_rows: Rows of the stream, after shuffling, to pass over without fetching them: those that an earlier run
-            has consumed on all ranks together.
+        blocks: The blocks of epoch 0, then those of epoch 1, and so on. May be endless.
+        sharding: The share to select.
+        shuffle: Permutes the rows. None: keep their order.
+        skip_rows: Rows of the stream, after shuffling, to skip without fetching them: those that an earlier run
+            consumed on all ranks together.
 
     Yields:
-        Tables whose num_rows is a multiple of batch_size, but for the last partial batch.
+        Tables whose num_rows is a multiple of batch_size, except for the last partial batch.
 
     Raises:
-        ValueError: Epochs that go backwards, or a block that does not load the rows it announced.
+        ValueError: Epochs are out of order, or a block loads another number of rows than announced.
     """
     pieces: Iterator[Piece[Any]] = _blocks(blocks) if shuffle is None else _windows(_blocks(blocks), shuffle)
     for span in _spans(_without_first(pieces, skip_rows), sharding.global_batch_size):
@@ -170,17 +170,17 @@ def aligned_ranges(
 
     Args:
         num_rows_of_blocks: The length of each block, in order.
-        batch_size: Every range but the last has a multiple of as many rows.
-        target_rows: Rows of each range, endlessly; rounded up to whole batches.
-        max_rows: Where the stream ends at the latest, for example steps * batch_size; None takes all.
+        batch_size: The length of each range except the last is a multiple of it.
+        target_rows: The length of each range, endlessly; rounded up to whole batches.
+        max_rows: Maximum number of rows in total, for example steps * batch_size. None: all rows.
 
     Returns:
         An iterator of lists of (block index, start, stop), without empty pieces.
 
     Raises:
-        ValueError: A number out of range.
+        ValueError: A number is out of range.
     """
-    _require_positive("batch_size", batch_size)
+    check_number("batch_size", batch_size, integer=True)
     pieces: Iterator[Piece[int]] = (Piece(index, 0, num_rows) for index, num_rows in enumerate(num_rows_of_blocks))
     if max_rows is not None:
         pieces = _first(pieces, max_rows)
@@ -189,11 +189,11 @@ def aligned_ranges(
 
 class _Source(Protocol):
     def select(self, rows: Rows) -> pa.Table:
-        """The rows of these numbers, in the order of the numbers."""
+        """Return the rows with these numbers, in the given order."""
 
 
 class _BlockRows:
-    """The rows of one block, fetched when first asked for."""
+    """The rows of one block, fetched on first use."""
 
     def __init__(self, block: Block) -> None:
         self.epoch = block.epoch
@@ -209,12 +209,12 @@ class _BlockRows:
     def _fetch(self) -> pa.Table:
         if self._block is not None:
             self._table = _load(self._block)
-            self._block = None  # what it refers to need not outlive the fetch
+            self._block = None  # releases what the block refers to
         return self._table
 
 
 class _Window:
-    """Some pieces of blocks as one source, in a permuted order."""
+    """Several pieces of blocks as one source, in permuted order."""
 
     def __init__(self, pieces: Sequence[Piece[_BlockRows]], shuffle: Shuffle, epoch: int, index: int) -> None:
         self._pieces = pieces
@@ -235,7 +235,7 @@ class _Window:
         needed = np.unique(owners)
         sizes = np.zeros(len(self._pieces), np.int64)
         sizes[needed] = np.diff(self._ends, prepend=0)[needed]
-        missing_before = self._ends - np.cumsum(sizes)  # rows of pieces that need no fetch; a needed piece adds none
+        missing_before = self._ends - np.cumsum(sizes)  # rows of pieces that are not fetched
         fetched = [_all_rows(self._pieces[index]) for index in needed]
         return _take(_concat(fetched), rows - missing_before[owners])
 
@@ -244,7 +244,7 @@ def _blocks(blocks: Iterable[Block]) -> Iterator[Piece[_BlockRows]]:
     epoch = 0
     for block in blocks:
         if block.epoch < epoch:
-            raise ValueError(f"Blocks must come in the order of their epochs, but {block.epoch} follows {epoch}.")
+            raise ValueError(f"Blocks must be in the order of their epochs, got epoch {block.epoch} after {epoch}.")
         epoch = block.epoch
         if block.num_rows:
             yield Piece(_BlockRows(block), 0, block.num_rows)
@@ -258,9 +258,9 @@ def _windows(pieces: Iterable[Piece[_BlockRows]], shuffle: Shuffle) -> Iterator[
 
 
 def _spans(pieces: Iterable[Piece[S]], global_batch_size: int) -> Iterator[list[Piece[S]]]:
-    """Whole global batches as soon as they are there, then the rows that fill none.
+    """Yield spans of whole global batches as soon as they are complete, then the remaining rows.
 
-    The batch in which a long piece begins comes as a span of its own, so that the rest of the piece stays whole.
+    The batch in which a long piece begins is a separate span, so that the rest of the piece is not copied.
     """
     waiting: list[Piece[S]] = []
     num_waiting = 0
@@ -283,7 +283,7 @@ def _spans(pieces: Iterable[Piece[S]], global_batch_size: int) -> Iterator[list[
 
 
 def _own_rows(num_rows: int, sharding: Sharding) -> Rows:
-    """The rank's rows of a span: of whole global batches, or of the last partial one."""
+    """Return the rank's row numbers in a span of whole global batches, or in the last partial batch."""
     if sharding.num_ranks == 1 and not (sharding.drop_remainder and num_rows % sharding.batch_size):
         return range(num_rows)
     rows = np.arange(num_rows)
@@ -294,7 +294,7 @@ def _own_rows(num_rows: int, sharding: Sharding) -> Rows:
     if num_rows < sharding.num_ranks:
         if sharding.rank == 0:
             logger.warning(
-                "The last %d row(s) of the input are dropped: they are too few to give each of %d workers one.",
+                "Dropping the last %d row(s) of the input: too few for one per worker (%d workers).",
                 num_rows,
                 sharding.num_ranks,
             )
@@ -303,24 +303,24 @@ def _own_rows(num_rows: int, sharding: Sharding) -> Rows:
 
 
 def _gather(span: Sequence[Piece[_Source]], rows: Rows) -> pa.Table:
-    """The rows of a span with these ascending numbers."""
+    """Return the rows of a span with these ascending numbers."""
     tables = []
     first_row = first_own = 0
     for piece in span:
         first_row += piece.num_rows
         own = rows[first_own : bisect.bisect_left(rows, first_row)]
         if len(own):
-            tables.append(piece.source.select(_moved(own, piece.stop - first_row)))
+            tables.append(piece.source.select(_shifted(own, piece.stop - first_row)))
         first_own += len(own)
     return _concat(tables)
 
 
-def _moved(rows: Rows, by: int) -> Rows:
+def _shifted(rows: Rows, by: int) -> Rows:
     return range(rows.start + by, rows.stop + by) if isinstance(rows, range) else rows + by
 
 
 def _chunks(table: pa.Table, sharding: Sharding) -> Iterator[pa.Table]:
-    # The size of the buffers bounds nbytes from above, which takes a hundred times as long to find.
+    # The size of the buffers is an upper bound of nbytes, and a hundred times as fast to compute.
     if table.num_rows <= sharding.batch_size or table.get_total_buffer_size() <= sharding.chunk_bytes:
         yield table
         return
@@ -331,13 +331,13 @@ def _chunks(table: pa.Table, sharding: Sharding) -> Iterator[pa.Table]:
 
 
 def _cut(pieces: Iterable[Piece[S]], num_rows: Iterable[int]) -> Iterator[list[Piece[S]]]:
-    """Groups of exactly so many rows each, endlessly given, but for the last; each as soon as it is complete."""
+    """Yield groups with the given numbers of rows as soon as they are complete; the last may have fewer rows."""
     sizes = iter(num_rows)
     num_missing = 0
     group: list[Piece[S]] = []
     for piece in pieces:
         while piece.num_rows:
-            # Asked for no sooner, so that who gives it may look at the pieces.
+            # Read the size only now, since it may depend on the pieces seen so far.
             if not group:
                 num_missing = next(sizes)
             head, piece = piece.split(min(num_missing, piece.num_rows))
@@ -351,7 +351,7 @@ def _cut(pieces: Iterable[Piece[S]], num_rows: Iterable[int]) -> Iterator[list[P
 
 
 def _first(pieces: Iterator[Piece[S]], num_rows: int) -> Iterator[Piece[S]]:
-    """The first `num_rows` rows; takes no piece beyond the one that completes them."""
+    """Yield the first `num_rows` rows, and take no piece beyond the one that completes them."""
     while num_rows > 0:
         piece = next(pieces, None)
         if piece is None:
@@ -372,8 +372,8 @@ def _load(block: Block) -> pa.Table:
     table = block.load()
     if table.num_rows != block.num_rows:
         raise ValueError(
-            f"A block of epoch {block.epoch} announced {block.num_rows} rows but loaded {table.num_rows}. Its rows "
-            "must be the same at every reading: make the transforms of the dataset deterministic, or materialize() it."
+            f"A block of epoch {block.epoch} must have {block.num_rows} rows, got {table.num_rows}. Make the "
+            "transforms of the dataset deterministic, or materialize() it."
         )
     return _without_views(table)
 
@@ -387,7 +387,7 @@ def _take(table: pa.Table, rows: Rows) -> pa.Table:
 
 
 def _without_views(table: pa.Table) -> pa.Table:
-    """The table without string_view and binary_view, of which Arrow cannot take rows."""
+    """Return the table with string_view and binary_view cast, since Arrow cannot take rows of them."""
     if not any(pa.types.is_string_view(type_) or pa.types.is_binary_view(type_) for type_ in table.schema.types):
         return table
     plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
@@ -395,13 +395,8 @@ def _without_views(table: pa.Table) -> pa.Table:
 
 
 def _concat(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table without a copy. Blocks may differ in type, as where one of them holds only nulls in a column."""
+    """Concatenate tables without a copy. Their types may differ, for example if a column of one has only nulls."""
     if len(tables) == 1:
         return tables[0]
     same = all(table.schema.equals(tables[0].schema) for table in tables)
     return pa.concat_tables(tables, promote_options="none" if same else "permissive")
-
-
-def _require_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, but is {value}.")

@@ -1,1 +1,1 @@
-"""Everything that knows TensorFlow. Runs on workers, in tasks, or in the caller's process; starts no Ray job."""
+"""The code that uses TensorFlow. It runs on workers, in tasks, or in the caller's process, and does not use Ray."""

@@ -1,4 +1,4 @@
-"""Evaluation between training steps, with the weights as they are in the session."""
+"""Evaluate between training steps, with the current weights of the session."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_estimator._jobs.worker import Tables
 
 
 class EvaluateInMemory(v1.train.SessionRunHook):
-    """Evaluates before the first step, after every so many, and at the end; no checkpoint is written or read."""
+    """Evaluates before the first step, every `every_steps` steps, and at the end, without a checkpoint."""
 
     def __init__(self, job: EvaluateJob, tables: Tables | None, every_steps: int) -> None:
         self._job = dataclasses.replace(job, warm_start=None)

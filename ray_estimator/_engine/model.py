@@ -1,4 +1,4 @@
-"""Calls model_fn in a graph, and makes what it returned fit to run: one loss, one train_op, metrics as tuples."""
+"""Call model_fn in a graph and prepare its spec to run: one loss, one train_op, metrics as tuples."""
 
 from __future__ import annotations
 
@@ -16,9 +16,18 @@ import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine.distribution.strategy import Distribution
 from ray_estimator._engine.graph.keras import KerasState, writes_of
-from ray_estimator._engine.tf_private import graphs, sessions
-from ray_estimator._engine.tf_private import keras as keras_private
+from ray_estimator._engine.graph.operations import (
+    assigns_to_input,
+    initializers_of,
+    replica_variables,
+    variable_input_name,
+)
 from ray_estimator._jobs.jobs import ModelJob, UserCode
+from ray_estimator._process import legacy_keras
+from ray_estimator._tf_private.graphs import losses_are_summed
+from ray_estimator._tf_private.keras import is_keras_variable, keras_3, seeding_keras
+from ray_estimator._tf_private.keras_settings import apply_keras_settings
+from ray_estimator._tf_private.switches import replay_v2_switches
 from ray_estimator._validation import user_functions
 from ray_estimator.spec import ModeKeys
 
@@ -27,15 +36,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Model:
-    """What model_fn built.
+    """The model that model_fn built.
 
     Attributes:
-        spec: The EstimatorSpec, as model_fn returned it.
+        spec: The EstimatorSpec that model_fn returned.
         loss: Scalar loss of this replica; None in PREDICT.
-        train_op: Everything a training step runs; None outside TRAIN.
-        loss_is_summed: Whether losses of replicas add up to the reported loss; else their mean is reported.
+        train_op: All operations of a training step; None outside TRAIN.
+        loss_is_summed: Whether the reported loss is the sum of the replicas' losses; otherwise it is their mean.
         metrics: (value, update_op) by name, in EVAL.
-        keras_writes: What Keras writes to its variables, in order.
+        keras_writes: Operations that write Keras variables, in order.
     """
 
     spec: Any
@@ -47,13 +56,13 @@ class Model:
 
 
 def open_user_code(job: ModelJob) -> UserCode:
-    """Unpickles the user's code, under the v2 switches of the driver's script. On a worker, after the strategy."""
-    sessions.replay_v2_switches(job.code.v2_switches)
+    """Apply the driver's v2 switches and deserialize the user's code. Call after the strategy is created."""
+    replay_v2_switches(job.code.v2_switches)
     return job.open_code()
 
 
 def begin_graph(job: ModelJob) -> tf.Variable:
-    """What every graph starts with: the seed, and the global step before any user code."""
+    """Set the seed and create the global step of the default graph, before any user code."""
     v1.set_random_seed(job.config.tf_random_seed)
     return v1.train.create_global_step()
 
@@ -61,64 +70,64 @@ def begin_graph(job: ModelJob) -> tf.Variable:
 def call_model_fn(
     job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str, distribution: Distribution
 ) -> Model:
-    """Builds the model of `mode` in the default graph, as this process's replica."""
+    """Build the model of `mode` in the default graph, as this process's replica."""
 
     def build() -> Model:
-        keras_private.apply_keras_settings(code.keras_settings)
-        with keras_private.seeding_keras(job.config.tf_random_seed):
+        apply_keras_settings(code.keras_settings)
+        with seeding_keras(job.config.tf_random_seed):
             return _build(job, code, features, labels, mode)
 
-    # A replica has a thread of its own, which knows the caller's context only if it is told.
+    # A replica runs in its own thread, which does not inherit the caller's context.
     context = contextvars.copy_context()
     return distribution.run_replica(lambda: context.run(build))
 
 
 def _build(job: ModelJob, code: UserCode, features: Any, labels: Any, mode: str) -> Model:
     keras_state = KerasState()
-    with keras_state.watching(), _explaining_keras():
+    with keras_state.recording(), _explaining_keras_2_errors():
         spec = user_functions.call_model_fn(
             code.model_fn,
             features=features,
             labels=labels,
             mode=mode,
             params=copy.deepcopy(code.params or {}),
-            config=job.users_config,
+            config=job.user_config,
             model_dir=job.model_dir,
         )
     writes = keras_state.order()
     if mode == ModeKeys.TRAIN:
         train_op = _train_op(spec.train_op, writes)
-        return Model(spec, spec.loss, train_op, graphs.losses_are_summed(), keras_writes=writes)
+        return Model(spec, spec.loss, train_op, losses_are_summed(), keras_writes=writes)
     if mode == ModeKeys.EVAL:
         metrics = spec.eval_metric_ops or {}
         _require_free_names(metrics)
-        return Model(spec, spec.loss, metrics=as_tuples(metrics, writes), keras_writes=writes)
+        return Model(spec, spec.loss, metrics=metric_tuples(metrics, writes), keras_writes=writes)
     return Model(spec)
 
 
 @contextlib.contextmanager
-def _explaining_keras() -> Iterator[None]:
-    """Errors of the package tensorflow-estimator that come from its being written for Keras 2 say so."""
+def _explaining_keras_2_errors() -> Iterator[None]:
+    """Add a note to errors that tensorflow-estimator raises because it is written for Keras 2."""
     try:
         yield
     except (AttributeError, ImportError, TypeError) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        if keras_private.keras_3() is not None and any("tensorflow_estimator" in frame.filename for frame in frames):
+        if keras_3() is not None and any("tensorflow_estimator" in frame.filename for frame in frames):
             error.add_note(
-                "The heads and canned estimators of tensorflow-estimator are written for Keras 2, and this process "
-                "runs Keras 3: use RunConfig(legacy_keras=True); with num_workers=0 also set TF_USE_LEGACY_KERAS=1 "
-                "before TensorFlow is imported."
+                "The heads and canned estimators of tensorflow-estimator need Keras 2, but this process uses Keras 3. "
+                f"Use RunConfig(legacy_keras=True); with num_workers=0 also set {legacy_keras.NAME}=1 before "
+                "TensorFlow is imported."
             )
         raise
 
 
 def _train_op(returned: Any, keras_writes: list[tf.Operation]) -> tf.Operation:
-    run = [] if keras_private.is_keras_variable(returned) else [_operation(returned)]
+    run = [] if is_keras_variable(returned) else [_operation(returned)]
     writes_step = any(writes_global_step(op) for op in v1.get_default_graph().get_operations())
     train_op = tf.group(*run, *keras_writes)
     if writes_step:
         return train_op
-    # Keras 3 optimizers cannot count v1's global step; without it training would never end.
+    # Keras 3 optimizers do not increment v1's global step; without it training would never end.
     with tf.control_dependencies([train_op]):
         return tf.group(train_op, v1.assign_add(v1.train.get_global_step(), 1))
 
@@ -130,15 +139,13 @@ def _operation(returned: Any) -> tf.Operation:
 
 
 def writes_global_step(op: tf.Operation) -> bool:
-    """Whether `op`, of the default graph, changes the global step; its initializer does not count."""
+    """Return whether `op`, of the default graph, assigns to the global step. Its initializer does not count."""
     step = v1.train.get_global_step()
-    components = getattr(step, "values", None) or [step]
-    targets = {c.handle.name if hasattr(c, "handle") else c.name for c in components}
-    positions = [number for number, tensor in enumerate(op.inputs) if tensor.name in targets]
-    if not positions:
+    names = {variable_input_name(variable) for variable in replica_variables(step)}
+    positions = [number for number, tensor in enumerate(op.inputs) if tensor.name in names]
+    if not positions or op in set(initializers_of(step)):
         return False
-    initializers = {o for c in components for o in (c.initializer, *c.initializer.control_inputs)}
-    return op not in initializers and any(graphs.writes_input(op, number) for number in positions)
+    return any(assigns_to_input(op, number) for number in positions)
 
 
 def _require_free_names(metrics: Mapping[str, Any]) -> None:
@@ -150,8 +157,8 @@ def _require_free_names(metrics: Mapping[str, Any]) -> None:
             )
 
 
-def as_tuples(metrics: Mapping[str, Any], keras_writes: list[tf.Operation]) -> dict[str, tuple[Any, Any]]:
-    """A spec's metrics as (value, update_op) by name, those of Keras among them. Call once, in the model's graph."""
+def metric_tuples(metrics: Mapping[str, Any], keras_writes: list[tf.Operation]) -> dict[str, tuple[Any, Any]]:
+    """Return a spec's metrics, including Keras metrics, as (value, update_op) by name. Call once per graph."""
     return {
         name: metric if isinstance(metric, tuple) else _keras_metric(metric, keras_writes)
         for name, metric in metrics.items()
@@ -159,10 +166,8 @@ def as_tuples(metrics: Mapping[str, Any], keras_writes: list[tf.Operation]) -> d
 
 
 def _keras_metric(metric: Any, keras_writes: list[tf.Operation]) -> tuple[Any, tf.Operation]:
-    """A Keras metric as (value, update_op); its variables become metric state: initialised, never restored."""
-    variables = [
-        variable.value if keras_private.is_keras_variable(variable) else variable for variable in metric.variables
-    ]
+    """Return a Keras metric as (value, update_op). Its variables become metric variables, which are never restored."""
+    variables = [variable.value if is_keras_variable(variable) else variable for variable in metric.variables]
     updates = writes_of(variables, keras_writes) or list(getattr(metric, "updates", ()))
     if not updates:
         raise ValueError(
@@ -177,5 +182,5 @@ def _keras_metric(metric: Any, keras_writes: list[tf.Operation]) -> tuple[Any, t
 
 
 def scaffold_of(spec: Any) -> v1.train.Scaffold:
-    """The spec's Scaffold, or a new one."""
+    """Return the spec's Scaffold, or a new one."""
     return getattr(spec, "scaffold", None) or v1.train.Scaffold()

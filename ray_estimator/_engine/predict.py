@@ -1,4 +1,4 @@
-"""Prediction: a stream of batches from one session, or the batches of one range of rows."""
+"""Predict: stream batches from one session, or return the batches of one range of rows."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import tensorflow.compat.v1 as v1
 from ray_estimator._engine import model_cache
 from ray_estimator._engine.checkpointing.local_copies import step_of
 from ray_estimator._engine.checkpointing.saver import BuildRestore
-from ray_estimator._engine.checkpointing.warm_start import starting_point
-from ray_estimator._engine.distribution.strategy import Alone
-from ray_estimator._engine.graph.input_barrier import written_by
+from ray_estimator._engine.checkpointing.warm_start import checkpoint_or_warm_start
+from ray_estimator._engine.distribution.strategy import SingleWorker
+from ray_estimator._engine.graph.operations import written_by
 from ray_estimator._engine.graph.traversal import ancestors
-from ray_estimator._engine.hooks.user_hooks import made, without_waiters
+from ray_estimator._engine.hooks.user_hooks import create_hooks, without_step_waiters
 from ray_estimator._engine.input.feed import Feed, open_feed
 from ray_estimator._engine.model import begin_graph, call_model_fn, open_user_code, scaffold_of
-from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.jobs import PredictJob, UserCode
 from ray_estimator._jobs.results import PredictedRange
 from ray_estimator._jobs.worker import Tables
-from ray_estimator._process.heartbeat import beat
+from ray_estimator._process.heartbeat import record_heartbeat
+from ray_estimator._tf_private import sessions
 from ray_estimator.spec import ModeKeys
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,13 @@ _PART_BYTES = 4 * 2**20
 
 @dataclass
 class Prediction:
-    """The graph of a prediction: its input, the spec, and what to run for each batch: (predictions, next batch)."""
+    """The graph of a prediction.
+
+    Attributes:
+        feed: The input.
+        spec: The EstimatorSpec that model_fn returned.
+        fetches: (predictions, op that advances the input), to run once per batch.
+    """
 
     feed: Feed
     spec: Any
@@ -45,10 +51,10 @@ class Prediction:
 
 
 def build(job: PredictJob, code: UserCode, tables: Tables | None) -> Prediction:
-    """Builds the PREDICT graph in the default graph."""
+    """Build the PREDICT graph in the default graph."""
     begin_graph(job)
     feed = open_feed(job, code, ModeKeys.PREDICT, tables)
-    model = call_model_fn(job, code, feed.features, None, ModeKeys.PREDICT, Alone())
+    model = call_model_fn(job, code, feed.features, None, ModeKeys.PREDICT, SingleWorker())
     predictions = _selected(model.spec.predictions, job.predict_keys)
     return Prediction(feed, model.spec, (predictions, feed.advance or tf.no_op()))
 
@@ -65,21 +71,21 @@ def _selected(predictions: Any, predict_keys: tuple[str, ...] | None) -> Any:
 
 
 def stream(job: PredictJob, tables: Tables | None = None) -> Generator[Any]:
-    """Predicts on a fresh graph, with hooks, batch by batch. Runs as one task, or in the caller's process.
+    """Predict batch by batch on a new graph, with hooks. Runs as one task, or in the caller's process.
 
-    Nothing of TensorFlow's thread-local state is held between batches, so that generators may interleave.
+    Between batches, no thread-local state of TensorFlow is kept, so that several generators may be used in turn.
     """
     graph = tf.Graph()
-    with sessions.closing_event_writers(), contextlib.ExitStack() as places:
+    with sessions.closing_event_writers(), contextlib.ExitStack() as stack:
         with graph.as_default():
-            session, fetches, feed = _open_monitored(job, tables, places)
-        places.callback(feed.close)
-        places.push(functools.partial(_leave, graph, session))
+            session, fetches, feed = _open_session(job, tables, stack)
+        stack.callback(feed.close)
+        stack.push(functools.partial(_close_session, graph, session))
         while True:
             with graph.as_default():
                 if session.should_stop():
                     return
-                beat()
+                record_heartbeat()
                 try:
                     with feed.explaining_errors():
                         batch, _ = session.run(fetches)
@@ -88,8 +94,8 @@ def stream(job: PredictJob, tables: Tables | None = None) -> Generator[Any]:
             yield batch
 
 
-def _open_monitored(
-    job: PredictJob, tables: Tables | None, places: contextlib.ExitStack
+def _open_session(
+    job: PredictJob, tables: Tables | None, stack: contextlib.ExitStack
 ) -> tuple[v1.train.SingularMonitoredSession, Any, Feed]:
     code = open_user_code(job)
     prediction = build(job, code, tables)
@@ -98,11 +104,12 @@ def _open_monitored(
             "Input graph does not use tf.data.Dataset or contain a QueueRunner. That means predict yields forever. "
             "This is probably a mistake."
         )
-    prefix = places.enter_context(starting_point(job))
+    prefix = stack.enter_context(checkpoint_or_warm_start(job))
     scaffold = scaffold_of(prediction.spec)
-    own = [*made(code.hooks), *prediction.spec.prediction_hooks]
+    user_hooks = [*create_hooks(code.hooks), *prediction.spec.prediction_hooks]
+    user_hooks = without_step_waiters(user_hooks, step_of(job.checkpoint))
     session = v1.train.SingularMonitoredSession(
-        hooks=[*prediction.feed.hooks, *without_waiters(own, step_of(job.checkpoint)), BuildRestore(scaffold)],
+        hooks=[*prediction.feed.hooks, *user_hooks, BuildRestore(scaffold)],
         scaffold=scaffold,
         config=job.config.resolved_session_config(),
         checkpoint_filename_with_path=prefix,
@@ -110,31 +117,31 @@ def _open_monitored(
     return session, prediction.fetches, prediction.feed
 
 
-def _leave(graph: tf.Graph, session: v1.train.SingularMonitoredSession, *error: Any) -> bool | None:
-    """Ends the hooks, in the graph, unless an error or an early end of the generator ends the session."""
+def _close_session(graph: tf.Graph, session: v1.train.SingularMonitoredSession, *error: Any) -> bool | None:
+    """Close the session with its graph as default. It ends the hooks unless an error or GeneratorExit closes it."""
     with graph.as_default():
-        ended: bool | None = session.__exit__(*error)
-        return ended
+        suppresses: bool | None = session.__exit__(*error)
+        return suppresses
 
 
 class RangePredictor:
-    """A PREDICT graph with its session, ready to predict any range of rows."""
+    """A PREDICT graph and its session, which predicts ranges of rows."""
 
     def __init__(self, job: PredictJob) -> None:
-        self._source = model_cache.Source()
+        self._rows = model_cache.SwitchableRows()
         with tf.Graph().as_default():
-            self._prediction = build(job, open_user_code(job), self._source)
-            self._refusal = self._reason_against_ranges()
+            self._prediction = build(job, open_user_code(job), self._rows)
+            self._unsupported = self._reason_against_ranges()
             self.session = model_cache.WarmSession(job, scaffold_of(self._prediction.spec))
 
     def predict(self, tables: Tables) -> Iterator[PredictedRange]:
-        """The batches of `tables`, in order, in parts of a few MiB."""
-        if self._refusal is not None:
-            yield PredictedRange((), self._refusal)
+        """Yield the predictions for `tables`, in order, in parts of a few MiB."""
+        if self._unsupported is not None:
+            yield PredictedRange((), self._unsupported)
             return
-        with self._source.reading(tables), contextlib.closing(self._prediction.feed):
+        with self._rows.reading(tables), contextlib.closing(self._prediction.feed):
             for hook in self._prediction.feed.hooks:
-                hook.after_create_session(self.session.plain, None)
+                hook.after_create_session(self.session.raw_session, None)
             yield from map(PredictedRange, _parts(self._batches()))
 
     def _reason_against_ranges(self) -> str | None:
@@ -156,7 +163,7 @@ class RangePredictor:
 
 
 def _parts(batches: Iterable[Any]) -> Iterator[list[Any]]:
-    """Groups of batches of at least `_PART_BYTES`, but for the last."""
+    """Yield groups of batches of at least `_PART_BYTES`, except the last."""
     part: list[Any] = []
     num_bytes = 0
     for batch in batches:
@@ -169,12 +176,12 @@ def _parts(batches: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def predict_parts(job: PredictJob, tables: Tables) -> Generator[PredictedRange]:
-    """The predictions of a range of rows in parts of a few MiB, on this process's warm graph. Runs as a task."""
+    """Yield the predictions of a range of rows in parts, using this process's cached model. Runs as a task."""
     with model_cache.model(job, ModeKeys.PREDICT, RangePredictor) as predictor:
         yield from predictor.predict(tables)
 
 
 def predict_range(job: PredictJob, tables: Tables) -> PredictedRange:
-    """The predictions of a range of rows at once."""
+    """Return the predictions of a range of rows."""
     parts = list(predict_parts(job, tables))
-    return PredictedRange([batch for part in parts for batch in part.batches], parts[0].one_task_because)
+    return PredictedRange([batch for part in parts for batch in part.batches], parts[0].one_task_reason)

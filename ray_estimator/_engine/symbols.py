@@ -1,58 +1,71 @@
-"""Which names the TensorFlow that is installed here has, and which files it opens."""
+"""What the installed TensorFlow offers: names, URL schemes, GPUs."""
 
 from __future__ import annotations
 
 import importlib
+import logging
 from types import ModuleType
 
 import tensorflow as tf
 
-from ray_estimator._engine.tf_private.graphs import public_name_of
+from ray_estimator._tf_private.names import PRIVATE_PACKAGES, public_name_of
 
-_PRIVATE = ("tensorflow.python", "tensorflow.core", "tensorflow.compiler")
 _ABSENT = object()
+
+logger = logging.getLogger(__name__)
 
 
 def exists(path: str) -> bool:
-    """Whether `path`, such as ``tensorflow.compat.v1.placeholder``, can be used. Into classes it does not look."""
-    return _found(path)[0] is not _ABSENT
+    """Return whether `path`, such as ``tensorflow.compat.v1.placeholder``, exists, without looking into classes."""
+    return _resolve(path)[0] is not _ABSENT
 
 
 def symbol_of(path: str) -> str:
-    """`path` up to the first name that is no module: that of a function or class, or of what is not there."""
-    _, rest = _found(path)
+    """Return `path` up to the first name that is not a module: a function, a class or a missing name."""
+    _, rest = _resolve(path)
     return path.removesuffix("".join(f".{name}" for name in rest))
 
 
 def public_name(path: str) -> str | None:
-    """The public name of what has the private name `path`: ``tf.compat.v1.placeholder``; None if it has none."""
-    found, rest = _found(path)
+    """Return the public name of the symbol at the private `path`, such as ``tf.compat.v1.placeholder``, or None."""
+    found, rest = _resolve(path)
     name = None if rest or isinstance(found, ModuleType) else public_name_of(found)
     return None if name is None or name.startswith("__") else f"tf.{name}"
 
 
 def opens(scheme: str) -> bool:
-    """Whether TensorFlow opens files of such URLs."""
+    """Return whether TensorFlow can open files with this URL scheme."""
     return scheme in tf.io.gfile.get_registered_schemes()
 
 
-def _found(path: str) -> tuple[object, list[str]]:
-    """What `path` leads to as far as there are modules, and the names that are left."""
-    at, *names = path.split(".")
-    found: object = importlib.import_module(at)
+def visible_gpus() -> int:
+    """Return the number of GPUs that TensorFlow sees. Allocates no GPU memory."""
+    return len(tf.config.list_physical_devices("GPU"))
+
+
+def _resolve(path: str) -> tuple[object, list[str]]:
+    """Return the last object reached by following modules along `path`, and the names after it."""
+    resolved, *names = path.split(".")
+    found: object = importlib.import_module(resolved)
     while names and isinstance(found, ModuleType):
-        at = f"{at}.{names[0]}"
-        found = _attribute(found, names.pop(0), at)
+        resolved = f"{resolved}.{names[0]}"
+        found = _attribute(found, names.pop(0), resolved)
     return found, names
 
 
 def _attribute(module: ModuleType, name: str, path: str) -> object:
     try:
         return getattr(module, name)
-    except Exception:  # Modules of Keras that are gone raise what they like.
-        if not path.startswith(_PRIVATE):
-            return _ABSENT
+    except AttributeError:
+        pass
+    except Exception:  # TensorFlow's lazy modules import other packages, which can fail in any way.
+        logger.debug("Reading %s failed.", path, exc_info=True)
+    if not path.startswith(PRIVATE_PACKAGES):
+        return _ABSENT
     try:
         return importlib.import_module(path)
-    except Exception:
+    except ImportError:
+        return _ABSENT
+    except Exception:  # The same holds for private modules.
+        logger.debug("Importing %s failed.", path, exc_info=True)
         return _ABSENT

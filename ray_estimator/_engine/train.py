@@ -1,4 +1,4 @@
-"""A training worker, top to bottom."""
+"""Run one training worker."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from dataclasses import replace
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._checkpoints.lease import Token, claim
+from ray_estimator._checkpoints.fence import claim
 from ray_estimator._checkpoints.store import Checkpoint, CheckpointStore
+from ray_estimator._checkpoints.writers import Token
 from ray_estimator._data.position import InputPosition, IteratorPosition, Position, beginning, iterators_of
 from ray_estimator._engine.checkpointing.local_copies import fetched
 from ray_estimator._engine.checkpointing.publisher import Publisher
@@ -23,13 +24,13 @@ from ray_estimator._engine.graph.input_barrier import write_after_input
 from ray_estimator._engine.hooks.control import Control
 from ray_estimator._engine.hooks.training import training_hooks
 from ray_estimator._engine.input.feed import Feed, open_feed
-from ray_estimator._engine.input.iterator_state import keep_place, place_in
+from ray_estimator._engine.input.iterator_state import keep_iterator, saved_iterator
 from ray_estimator._engine.model import Model, begin_graph, call_model_fn, open_user_code
-from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.jobs import TrainJob, UserCode
 from ray_estimator._jobs.results import TrainResult
 from ray_estimator._jobs.worker import Worker
 from ray_estimator._storage.storage import Storage
+from ray_estimator._tf_private import sessions
 from ray_estimator.errors import InputEndedError
 from ray_estimator.spec import ModeKeys
 
@@ -37,16 +38,16 @@ logger = logging.getLogger(__name__)
 
 
 def run(job: TrainJob, worker: Worker) -> TrainResult:
-    """Trains on one worker until the target, the end of the input, or a hook's request. Runs on every worker.
+    """Train until the target, the end of the input, or a hook's request. Runs on every worker.
 
     create the strategy, then unpickle the user's code
-    the chief claims model_dir: from here on, writers of earlier attempts are fenced
+    the chief claims model_dir, which fences the writers of earlier attempts
     agree on the newest published checkpoint, and on the next row of the input
     build: global step, input_fn, model_fn, hooks, hooks.begin()
     compare graphs with the other ranks
-    open the session: initialise or restore, save, hooks.after_create_session()
-    until a hook asks to stop, or an input cannot fill the next step:
-        hooks.before_run(); session.run(train_op); save if it is time; hooks.after_run()
+    open the session: initialize or restore, save, hooks.after_create_session()
+    until a hook asks to stop, or a rank has no batch for the next step:
+        hooks.before_run(); session.run(train_op); save if due; hooks.after_run()
     save the last step; hooks.end()
     """
     worker.status.enter("joining the group")
@@ -66,9 +67,9 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         stack.enter_context(tf.Graph().as_default())
         events_dir = stack.enter_context(local_events(storage, job.model_dir, writes=worker.rank == 0))
         worker.status.enter("building the graph")
-        feed = begin(job, code, worker, distribution, position, prefix)
+        feed = build_input(job, code, worker, distribution, position, prefix)
         stack.enter_context(distribution.scope())
-        model, control = build(job, code, feed, distribution)
+        model, control = build_model(job, code, feed, distribution)
         if start is None:
             stack.enter_context(warm_started(job, distribution, is_chief=worker.rank == 0))
         publisher = None
@@ -87,7 +88,7 @@ def run(job: TrainJob, worker: Worker) -> TrainResult:
         return _run_until_stopped(session, hooks.last_step, model, control, feed, worker)
 
 
-def begin(
+def build_input(
     job: TrainJob,
     code: UserCode,
     worker: Worker,
@@ -95,15 +96,15 @@ def begin(
     position: Position | None,
     prefix: str | None,
 ) -> Feed:
-    """Builds the global step and the input in the default graph. What input_fn makes is this worker's own.
+    """Build the global step and the input in the default graph. The output of input_fn is local to this worker.
 
     Args:
         job: The job.
-        code: Its opened user code.
+        code: Its unpickled user code.
         worker: This rank.
-        distribution: How the ranks make one model.
-        position: Where in the input to begin; None for the beginning of what input_fn gives.
-        prefix: Local prefix of the checkpoint that has the position; None if there is none.
+        distribution: The distribution of the model over the ranks.
+        position: Position in the input to resume from; None to start input_fn from its beginning.
+        prefix: Local prefix of the restored checkpoint, with the saved iterators; None if there is none.
     """
     with distribution.scope():
         distribution.prepare_global_step(begin_graph(job))
@@ -111,19 +112,19 @@ def begin(
     tables = rows.tables_from(position) if rows is not None and isinstance(position, InputPosition) else None
     feed = open_feed(job, code, ModeKeys.TRAIN, tables, rank=worker.rank, num_replicas=num_replicas)
     if job.source is None:
-        found = place_in(prefix, position, worker.rank) if isinstance(position, IteratorPosition) else None
+        state = saved_iterator(prefix, position, worker.rank) if isinstance(position, IteratorPosition) else None
         if feed.pipeline is not None:
-            keep_place(feed, worker, IteratorPosition(job.generation, num_replicas), found)
-        if found is None and prefix is not None and worker.rank == 0:
-            logger.info("What input_fn gives begins anew.")
+            keep_iterator(feed, worker, IteratorPosition(job.generation, num_replicas), state)
+        if state is None and prefix is not None and worker.rank == 0:
+            logger.info("The input of input_fn restarts from its beginning.")
     if rows is not None and isinstance(position, InputPosition) and job.rows is not None:
         rows_per_step = job.rows.batch_size * num_replicas
         feed.position_after = lambda steps: position.after(steps * rows_per_step, rows.rows_per_epoch)
     return feed
 
 
-def build(job: TrainJob, code: UserCode, feed: Feed, distribution: Distribution) -> tuple[Model, Control]:
-    """Builds the rest of the training graph, in the distribution's scope."""
+def build_model(job: TrainJob, code: UserCode, feed: Feed, distribution: Distribution) -> tuple[Model, Control]:
+    """Build the rest of the training graph, in the distribution's scope."""
     model = call_model_fn(job, code, feed.features, feed.labels, ModeKeys.TRAIN, distribution)
     if feed.advance is not None:
         model.train_op = tf.group(model.train_op, feed.advance)
@@ -138,24 +139,25 @@ def build(job: TrainJob, code: UserCode, feed: Feed, distribution: Distribution)
 def _agree_on_start(
     job: TrainJob, worker: Worker, store: CheckpointStore, stack: contextlib.ExitStack
 ) -> tuple[Checkpoint | None, Position | None]:
-    """The chief looks, and reads every byte; the others are told: listings differ between processes.
+    """Return the newest checkpoint and its position in the input, the same on every rank.
 
-    The position is None if what input_fn gives begins anew.
+    Listings of a store may differ between processes, so the chief lists, verifies every byte, and tells the others.
+    The position is None if input_fn starts from its beginning.
     """
 
-    def read(newest: Checkpoint | None) -> tuple[Checkpoint | None, Position | None]:
+    def verify(newest: Checkpoint | None) -> tuple[Checkpoint | None, Position | None]:
         stack.enter_context(fetched(store, newest))
-        found, end = store.position_in(newest), store.end_of_run()
+        position, end = store.position_in(newest), store.end_of_run()
         if job.source is None:
-            return newest, iterators_of(found, end, job.generation, max(len(worker.addresses), 1))
-        return newest, beginning(job.source, found, end, job.generation)
+            return newest, iterators_of(position, end, job.generation, max(len(worker.addresses), 1))
+        return newest, beginning(job.source, position, end, job.generation)
 
-    nothing = (None, None)
-    return worker.exchange("newest checkpoint", store.with_newest(read) if worker.rank == 0 else nothing)[0]
+    start = store.with_newest(verify) if worker.rank == 0 else (None, None)
+    return worker.exchange("newest checkpoint", start)[0]
 
 
 class CompareGraphs(v1.train.SessionRunHook):
-    """Raises `RanksDisagreeError` if ranks have built different graphs. It must begin last: hooks add to the graph."""
+    """Raises `RanksDisagreeError` if ranks built different graphs. It must be the last hook: others add operations."""
 
     def __init__(self, worker: Worker, control: Control) -> None:
         self._worker = worker
@@ -177,18 +179,18 @@ def _run_until_stopped(
     feed: Feed,
     worker: Worker,
 ) -> TrainResult:
-    together = len(worker.addresses) > 1
+    in_group = len(worker.addresses) > 1
     step, loss, steps_made = worker.status.step, None, 0
     with feed.explaining_errors(), contextlib.closing(feed), session:
-        if together and not _every_rank_has_a_batch(session, feed, worker):
-            return _finished(worker, step, loss, steps_made)
+        if in_group and not _all_ranks_have_a_batch(session, feed, worker):
+            return _result(worker, step, loss, steps_made)
         agreed = False
         while not session.should_stop():
             try:
                 session.run(model.train_op)
             except (tf.errors.OutOfRangeError, StopIteration):
                 control.input_ended = True
-                if together:
+                if in_group:
                     raise InputEndedError(worker.rank) from None
                 raise
             steps_made += 1
@@ -197,19 +199,19 @@ def _run_until_stopped(
             at_target = last_step is not None and step >= last_step
             agreed = decision.stop or at_target
             if at_target:
-                # TensorFlow's hook looks at the step as it was, and goes too far where a run counts more than one.
+                # StopAtStepHook reads the step before the run, and overshoots if a run adds more than one.
                 break
-        if together and not agreed:
+        if in_group and not agreed:
             raise InputEndedError(worker.rank)
         worker.status.enter("ending (hooks, last checkpoint)")
-    return replace(_finished(worker, step, loss, steps_made), cut_short=control.cut_short)
+    return replace(_result(worker, step, loss, steps_made), cut_short=control.cut_short)
 
 
-def _every_rank_has_a_batch(session: v1.train.SingularMonitoredSession, feed: Feed, worker: Worker) -> bool:
+def _all_ranks_have_a_batch(session: v1.train.SingularMonitoredSession, feed: Feed, worker: Worker) -> bool:
     return all(worker.exchange("has a first batch", feed.first_ready(session.raw_session())))
 
 
-def _finished(worker: Worker, step: int, loss: float | None, steps_made: int) -> TrainResult:
+def _result(worker: Worker, step: int, loss: float | None, steps_made: int) -> TrainResult:
     status = worker.status
     status.step = int(step)
     status.loss = None if loss is None else float(loss)

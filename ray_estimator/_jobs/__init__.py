@@ -1,1 +1,1 @@
-"""What travels between driver and workers: jobs, user code, results, errors."""
+"""What is sent between the driver and workers: jobs, user code, results, errors."""

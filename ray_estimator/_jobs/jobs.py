@@ -1,4 +1,4 @@
-"""What travels between driver and workers: frozen, plain, picklable values."""
+"""The jobs that the driver sends to workers and tasks: frozen, picklable values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UserCode:
-    """Everything of the caller's that runs in the engine, as it is after its serialized code was opened."""
+    """The user's functions, hooks and params, deserialized where they run."""
 
     model_fn: Callable[..., Any]
     params: dict[str, Any] | None = None
@@ -34,11 +34,11 @@ class RowSpec:
 
     Attributes:
         features: Feature columns by name; features are always a dict.
-        labels: Label columns by name; empty if there are none.
+        labels: Label columns by name; empty without labels.
         single_label: Whether labels are one Tensor rather than a dict.
-        batch_size: Rows of a batch, for each replica.
-        drop_remainder: Whether a last batch that is not full is dropped.
-        fill_null: What stands for null, or None to refuse nulls outside float columns.
+        batch_size: Rows in a batch, per replica.
+        drop_remainder: Whether to drop a last batch that is not full.
+        fill_null: Replacement for nulls. None: nulls outside float columns are an error.
     """
 
     features: Mapping[str, ColumnSpec]
@@ -50,21 +50,21 @@ class RowSpec:
 
     @property
     def columns(self) -> dict[str, ColumnSpec]:
-        """Every column that is read, features first."""
+        """Return all columns, features first."""
         return {**self.features, **self.labels}
 
 
 @dataclass(frozen=True)
 class ModelJob:
-    """The model of a job: what every verb sends.
+    """What all jobs have in common.
 
     Attributes:
-        code: A serialized code that opens to a `UserCode`'s fields.
+        code: The fields of a `UserCode`, serialized.
         config: The run's configuration.
-        model_dir: Where checkpoints and events are.
-        rows: How to read a Ray Dataset; None if `code` holds an input_fn.
-        warm_start: Where variables start from when there is no checkpoint: a serialized code that opens to a dict with
-            `WarmStartSettings` as `warm_start_from`. They hold the user's initializers, and travel as user code does.
+        model_dir: Directory or URL of checkpoints and events.
+        rows: How to read a Ray Dataset. None: `code` has an input_fn.
+        warm_start: A dict with the `WarmStartSettings` to use without a checkpoint, as `warm_start_from`; serialized
+            like user code, since it holds the user's initializers.
     """
 
     code: SerializedCode[Mapping[str, Any]]
@@ -74,20 +74,24 @@ class ModelJob:
     warm_start: SerializedCode[Mapping[str, Any]] | None = None
 
     @property
-    def users_config(self) -> RunConfig:
-        """The config as the user's functions see it: as in tf.estimator, with the `ConfigProto` of the session."""
+    def user_config(self) -> RunConfig:
+        """Return the config for the user's functions: as in tf.estimator, with the session's `ConfigProto`."""
         return self.config.replace(session_config=self.config.resolved_session_config())
 
     def open_code(self) -> UserCode:
-        """Opens the serialized code. Runs where the code is to run, after the strategy exists."""
+        """Deserialize the user code. Runs where the code runs, after the strategy exists."""
         return UserCode(**self.code.open())
 
 
 @dataclass(frozen=True)
 class TrainJob(ModelJob):
-    """Train from `first_step` to `last_step`, both as the driver saw them; no `last_step`: until the input ends.
+    """Train from `first_step` to `last_step`, or to the end of the input if `last_step` is None.
 
-    `generation` is that of the driver's lease; `source` tells the rows from others, if the input is a Ray Dataset.
+    Attributes:
+        first_step: Global step at which the driver started the run.
+        last_step: Global step at which the run ends.
+        source: Identity of the input, if it is a Ray Dataset.
+        generation: Generation of the driver's lease.
     """
 
     first_step: int = 0
@@ -98,7 +102,14 @@ class TrainJob(ModelJob):
 
 @dataclass(frozen=True)
 class EvaluateJob(ModelJob):
-    """Evaluate `checkpoint`; None means initial weights. `fingerprint` tells it from others of the same name."""
+    """Evaluate a checkpoint.
+
+    Attributes:
+        checkpoint: The checkpoint. None: initial weights.
+        fingerprint: Tells the checkpoint from others of the same name.
+        steps: Number of batches. None: all.
+        name: Name of the evaluation.
+    """
 
     checkpoint: Checkpoint | None = None
     fingerprint: str | None = None
@@ -108,19 +119,29 @@ class EvaluateJob(ModelJob):
 
 @dataclass(frozen=True)
 class PredictJob(ModelJob):
-    """Predict with `checkpoint`; None means initial weights. `fingerprint` tells it from others of the same name."""
+    """Predict with a checkpoint.
+
+    Attributes:
+        checkpoint: The checkpoint. None: initial weights.
+        fingerprint: Tells the checkpoint from others of the same name.
+        predict_keys: Names of the predictions to return. None: all.
+    """
 
     checkpoint: Checkpoint | None = None
     fingerprint: str | None = None
     predict_keys: tuple[str, ...] | None = None
-    yield_single_examples: bool = True
 
 
 @dataclass(frozen=True)
 class ExportJob(ModelJob):
-    """Export `checkpoint` as a SavedModel under `export_dir_base`; None means initial weights, warm-started.
+    """Export a checkpoint as a SavedModel, in the modes of the code's `receiver_fns`.
 
-    The code's `receiver_fns` say in which modes; paths in `assets_extra` and `export_dir_base` are absolute.
+    Attributes:
+        export_dir_base: Absolute path or URL of the directory for the export.
+        checkpoint: The checkpoint. None: initial weights, warm-started.
+        assets_extra: Absolute path or URL of each extra asset, by its destination below ``assets.extra/``.
+        as_text: Whether to write the SavedModel as text.
+        strip_default_attrs: Whether to remove default-valued attributes from nodes.
     """
 
     export_dir_base: str = ""

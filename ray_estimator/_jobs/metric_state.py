@@ -1,4 +1,4 @@
-"""Metric state of row ranges, and how it is merged. Pure: NumPy only, so that the driver can do it."""
+"""The metric state of a range of rows, and how states are merged. NumPy only, so that the driver can merge them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class MetricState:
-    """Metric variables after a range of rows, by name.
+    """The values of metric variables after a range of rows, by name.
 
     Attributes:
-        values: Variable values.
-        initial: The same before the first batch; merging counts them once.
-        unmergeable: Why the states of ranges may not be added up; None if they may.
-        num_batches: Batches that went in.
+        values: Values after the last batch.
+        initial: Values before the first batch; a merged state counts them once.
+        unmergeable: Why the states of ranges cannot be added up. None: they can.
+        num_batches: Number of batches in the range.
     """
 
     values: Mapping[str, Any]
@@ -27,7 +27,7 @@ class MetricState:
 
 
 def merged(states: Sequence[MetricState]) -> MetricState:
-    """The state as if one pass had seen every range: increments add up, initial values count once."""
+    """Return the state of a single pass over all ranges: the increments of all, added to the initial values."""
     first = states[0]
     values = {
         name: _total(initial, [state.values[name] for state in states]) for name, initial in first.initial.items()
@@ -38,8 +38,8 @@ def merged(states: Sequence[MetricState]) -> MetricState:
 def _total(initial: Any, values: Sequence[Any]) -> Any:
     start = np.asarray(initial)
     if not np.issubdtype(start.dtype, np.number):
-        return initial  # truths and texts have no sum, and no update writes to them
-    # Sums of floats in double precision: nothing is lost to the number of ranges.
+        return initial  # Booleans and strings cannot be summed; metrics do not update them.
+    # Floats are summed in double precision, so that the number of ranges does not change the result.
     wide = np.result_type(start, np.float64) if np.issubdtype(start.dtype, np.inexact) else start.dtype
     total = start.astype(wide) + sum(np.asarray(value).astype(wide) - start for value in values)
     return np.asarray(total, dtype=start.dtype)

@@ -1,24 +1,27 @@
-"""How an error of user code crosses from a worker to the driver: as itself, with the worker's traceback, once."""
+"""How an error travels from a worker to the driver, which raises it with its own type and the worker's traceback."""
 
 from __future__ import annotations
 
+import logging
 import pickle
 import sys
 import traceback
 from dataclasses import dataclass
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class RemoteFailure:
-    """An exception, as it travels.
+    """An exception in a form that can always be pickled.
 
     Attributes:
-        where: Which worker or task raised it, in words.
-        payload: The pickled exception; None if it cannot be pickled.
+        where: The worker or task that raised it, in words.
+        payload: The pickled exception. None: it cannot be pickled.
         kind: Name of its type.
         message: Its text.
         trace: The worker's traceback, formatted.
-        peers_lost: Whether it only says that another worker went away, so that the group may start again.
+        peers_lost: Whether it is only the consequence of losing another worker, so that the group may restart.
     """
 
     where: str
@@ -30,28 +33,31 @@ class RemoteFailure:
 
     @classmethod
     def of(cls, error: BaseException, where: str, *, has_peers: bool = False) -> RemoteFailure:
-        """Packs `error`. Runs where it was raised.
+        """Return the failure for an exception. Runs where it was raised.
 
         Args:
-            error: What was raised.
-            where: Where, in words.
-            has_peers: Whether this process works together with others, whose loss could be the cause.
+            error: The exception.
+            where: The worker or task, in words.
+            has_peers: Whether this process has peers, whose loss can be the cause.
         """
         trace = "".join(traceback.format_exception(error))
         kind = type(error).__qualname__
-        return cls(where, _pickled(error), kind, str(error), trace, has_peers and _says_peers_are_lost(error))
+        return cls(where, _pickled(error), kind, str(error), trace, has_peers and _is_loss_of_peers(error))
 
     def error(self) -> BaseException:
-        """The exception, to be raised on the driver."""
-        error: BaseException | None = None
-        if self.payload is not None:
-            try:
-                error = pickle.loads(self.payload)
-            except Exception:
-                error = None
-        if error is None:
-            error = RuntimeError(f"{self.kind}: {self.message}")
+        """Return the exception to raise on the driver; a RuntimeError if the original cannot be restored."""
+        error = self._unpickled() or RuntimeError(f"{self.kind}: {self.message}")
         error.add_note(f"Raised on {self.where}:\n{self.trace}")
+        return error
+
+    def _unpickled(self) -> BaseException | None:
+        if self.payload is None:
+            return None
+        try:
+            error: BaseException = pickle.loads(self.payload)
+        except Exception as failed:  # Unpickling runs user code.
+            logger.warning("A %s of %s cannot be unpickled on the driver: %r", self.kind, self.where, failed)
+            return None
         return error
 
     def __str__(self) -> str:
@@ -77,20 +83,20 @@ def _pickled(error: BaseException) -> bytes | None:
             payload: bytes = cloudpickle.dumps(candidate)
             if isinstance(pickle.loads(payload), type(error)):
                 return payload
-        except Exception:
-            continue
+        except Exception as failed:  # Pickling and unpickling run user code.
+            logger.debug("%s cannot be pickled: %r", type(candidate).__qualname__, failed)
     return None
 
 
 def _without_graph(error: BaseException) -> BaseException:
-    """A TensorFlow error without the operation that it points to, which cannot travel."""
+    """Return a TensorFlow error without its operation, which cannot be pickled."""
     if hasattr(error, "node_def") and hasattr(error, "message"):
         return type(error)(None, None, error.message)
     return error
 
 
-def _says_peers_are_lost(error: BaseException) -> bool:
-    """Whether the error is of TensorFlow's or Ray's own making, because another process went away."""
+def _is_loss_of_peers(error: BaseException) -> bool:
+    """Return whether TensorFlow or Ray raised the error because another process was lost."""
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None:
         errors = tensorflow.errors

@@ -1,26 +1,23 @@
-"""What jobs return."""
+"""The results of jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training worker returns: its rank's view after the last step.
+    """The state of a training worker after its last step.
 
     Attributes:
         step: The global step.
         loss: The loss of the last step.
-        steps_made: How many steps this start of the group made.
-        cut_short: Of the chief: whether the run stopped before its end because the worker was asked to.
-        examples_per_sec: Its rate over all ranks and all its steps but the first, without start and end.
-        published_step: The newest checkpoint, on the chief; None if there is none.
+        steps_made: Number of steps since the last start of the group.
+        cut_short: On the chief, whether training stopped before its end because the driver asked for it.
+        examples_per_sec: Examples per second over all ranks, without the first step, the start and the end.
+        published_step: On the chief, the step of the newest checkpoint. None: there is no checkpoint.
     """
 
     step: int
@@ -33,12 +30,12 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class PredictedRange:
-    """Predictions of a range of rows.
+    """The predictions for a range of rows.
 
     Attributes:
-        batches: One value for each batch, in order: an array, or a dict of arrays.
-        one_task_because: Why the prediction must run as one task instead; then `batches` is empty.
+        batches: One value per batch, in order: an array, or a dict of arrays.
+        one_task_reason: Why the prediction must run as one task; `batches` is empty then. None: it need not.
     """
 
     batches: Sequence[Any]
-    one_task_because: str | None = None
+    one_task_reason: str | None = None

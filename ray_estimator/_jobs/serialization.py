@@ -1,8 +1,7 @@
-"""How user code travels: as bytes that nobody opens before the worker is ready for it.
+"""Serialization of user code, which a worker deserializes only after it has made its distribution strategy.
 
-A module of the user's may switch TensorFlow's behaviour or start its runtime as it is imported, and
-unpickling imports it. So a job carries its functions, hooks and params as one `SerializedCode`: the worker first makes
-its distribution strategy, then opens it. In process there is nothing to travel, and objects go by reference.
+Unpickling imports the user's modules, which may change TensorFlow's behavior or start its runtime when imported. So a
+job holds its functions, hooks and params as one `SerializedCode`. In process, they are passed by reference.
 
 Importing this module imports neither TensorFlow nor Ray.
 """
@@ -31,45 +30,38 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class SerializedCode(Protocol[T_co]):
-    """Something of the user's on its way to where it runs.
-
-    Attributes:
-        key: What caches of a worker go by; None if it must not be cached.
-        v2_switches: TensorFlow's v2 switches to replay before `open`; None for none.
-    """
+    """User code in the form in which a job holds it."""
 
     @property
     def key(self) -> str | None:
-        """What caches go by."""
+        """Return the key for caches on workers. None: must not be cached."""
 
     @property
     def v2_switches(self) -> V2Switches | None:
-        """What to replay."""
+        """Return TensorFlow's v2 switches to replay before `open`. None: none."""
 
     def open(self) -> T_co:
-        """Return what was packed. On a worker, call it only after the strategy exists."""
+        """Return the deserialized value. On a worker, call it only after the strategy exists."""
         ...
 
 
 @dataclass(frozen=True)
 class InPlace(Generic[T]):
-    """A serialized code that stays in this process: the in-process mode, where closures and hooks go by reference."""
+    """User code by reference, for the in-process mode."""
 
     value: T
     key: None = None
     v2_switches: None = None
 
     def open(self) -> T:
-        """Return the very object."""
+        """Return the same object."""
         return self.value
 
 
 @dataclass(frozen=True)
 class V2Switches:
-    """Which of TensorFlow's v2 behaviours a process has switched on. None: TensorFlow did not say."""
+    """Which v2 behaviors of TensorFlow are on in a process. None: this release of TensorFlow does not say."""
 
-    tf2: bool | None
-    eager: bool | None
     resource_variables: bool | None
     control_flow: bool | None
     tensor_shape: bool | None
@@ -81,28 +73,28 @@ class V2Switches:
         tensorflow = sys.modules.get("tensorflow")
         if tensorflow is None:
             return None
+        from ray_estimator._tf_private import switches
+
         v1 = tensorflow.compat.v1
         return V2Switches(
-            tf2=_asked(lambda: sys.modules["tensorflow.python.tf2"].enabled()),
-            eager=_asked(_is_eager_by_default),
-            resource_variables=_asked(v1.resource_variables_enabled),
-            control_flow=_asked(v1.control_flow_v2_enabled),
-            tensor_shape=_asked(lambda: v1.TensorShape(None)._v2_behavior),
-            tensor_equality=_asked(lambda: tensorflow.Tensor._USE_EQUALITY),
+            resource_variables=_is_on(v1.resource_variables_enabled),
+            control_flow=_is_on(v1.control_flow_v2_enabled),
+            tensor_shape=_is_on(switches.tensor_shapes_are_v2),
+            tensor_equality=_is_on(switches.tensor_equality_is_enabled),
         )
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A serialized code of bytes, the same for every worker.
+    """Pickled user code, the same for every worker.
 
     Attributes:
         payload: The pickled parts.
-        key: The payload's SHA-256, in hex: what a worker's caches go by.
-        what: The names of the parts, for error messages.
-        v2_switches: TensorFlow's v2 switches on the driver, to be replayed before `open`; None if the driver
-            has not imported TensorFlow.
-        needs_names: Whether the driver has installed the names of tf.estimator, which user code may use then.
+        key: The payload's SHA-256 in hex, as a key for caches.
+        what: Names of the parts, for error messages.
+        v2_switches: TensorFlow's v2 switches on the driver, to replay before `open`. None: the driver has not imported
+            TensorFlow.
+        needs_names: Whether the driver has installed the names of tf.estimator, which user code may then use.
     """
 
     payload: bytes = field(repr=False)
@@ -112,10 +104,10 @@ class Packed:
     needs_names: bool = False
 
     def open(self) -> Any:
-        """Return the parts by name, newly unpickled. Imports the user's modules.
+        """Unpickle the parts; return them by name. Imports the user's modules.
 
         Raises:
-            ModuleNotShippedError: One of those modules is not importable here.
+            ModuleNotShippedError: One of those modules cannot be imported in this process.
         """
         from ray import cloudpickle
 
@@ -124,58 +116,46 @@ class Packed:
         try:
             return cloudpickle.loads(self.payload)
         except ImportError as error:
-            if error.name is None:  # raised by the user's own code, which knows better
+            if error.name is None:  # Raised by user code, with a message of its own.
                 raise
             raise ModuleNotShippedError(self.what, error.name) from error
 
 
-def keras_settings_of_this_thread() -> dict[str, Any]:
-    """What the calling thread has set in Keras 3, by Keras's own names: dtype policy and seed. Runs on the driver.
-
-    Keras keeps its settings by thread and process, and model_fn runs in another. Imports nothing.
-    """
-    global_state = sys.modules.get("keras.src.backend.common.global_state")
-    if global_state is None:
-        return {}
-    settings = {name: global_state.get_global_attribute(name) for name in ("dtype_policy", "global_random_seed")}
-    return {name: value for name, value in settings.items() if value is not None}
-
-
 def pack(parts: Mapping[str, Any]) -> Packed:
-    """Pickle the parts together, so that what they share stays shared. Runs on the driver.
+    """Pickle the parts together, so that objects they share stay shared. Runs on the driver.
 
-    Functions of importable modules travel by reference, those of `__main__` and lambdas by value. A payload of
-    2 MB and more is logged, with the part that weighs most.
+    Functions of importable modules are pickled by reference, lambdas and functions of `__main__` by value. A payload of
+    2 MB or more is logged, with its largest part.
 
     Args:
-        parts: What travels, by the name that the user knows it by, such as `model_fn` or `hooks`.
+        parts: User code by the name that the user knows, such as `model_fn` or `hooks`.
 
     Raises:
-        ShippingError: A part cannot be pickled; the error names it and what to do.
+        ShippingError: A part cannot be pickled.
     """
     from ray import cloudpickle
 
     try:
         payload: bytes = cloudpickle.dumps(dict(parts))
-    except Exception as error:
+    except Exception as error:  # Pickling runs user code.
         raise _shipping_error(parts, error) from error
     if len(payload) >= _LARGE_BYTES:
-        _warn_of_size(parts, len(payload))
+        _warn_about_size(parts, len(payload))
     return Packed(
         payload, hashlib.sha256(payload).hexdigest(), ", ".join(parts), V2Switches.of_this_process(), is_installed()
     )
 
 
 def _shipping_error(parts: Mapping[str, Any], error: Exception) -> ShippingError:
-    for what, part in _each_alone(parts):
-        stopped_by = _why_not_picklable(part)
-        if stopped_by is not None:
-            return ShippingError(what, _reason(part, stopped_by))
+    for what, part in _elements_first(parts):
+        part_error = _pickling_error(part)
+        if part_error is not None:
+            return ShippingError(what, _reason(part, part_error))
     return ShippingError(", ".join(parts), _reason(dict(parts), error))
 
 
-def _each_alone(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the parts with their names, elements such as `hooks[0]` before the whole."""
+def _elements_first(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the parts with their names, elements such as `hooks[0]` before the list."""
     for name, part in parts.items():
         if isinstance(part, list | tuple):
             yield from ((f"{name}[{index}]", element) for index, element in enumerate(part))
@@ -184,110 +164,104 @@ def _each_alone(parts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield name, part
 
 
-def _why_not_picklable(part: Any) -> Exception | None:
+def _pickling_error(part: Any) -> Exception | None:
     from ray import cloudpickle
 
     try:
         cloudpickle.dumps(part)
-    except Exception as error:
+    except Exception as error:  # Pickling runs user code.
         return error
     return None
 
 
 def _reason(part: Any, error: Exception) -> str:
-    held = next((thing for thing in _reachable(part) if _belongs_to_a_graph(thing)), None)
-    if held is None:
+    graph_object = next((each for each in _reachable(part) if _belongs_to_graph(each)), None)
+    if graph_object is None:
         return (
-            f"{type(error).__name__}: {error}. Make what it holds inside the function, on the worker, or train in "
-            "this process with RunConfig(scaling_config=ray.train.ScalingConfig(num_workers=0))."
+            f"{type(error).__name__}: {error}. Create the object inside the function, on the worker, or train in this "
+            "process with RunConfig(scaling_config=ray.train.ScalingConfig(num_workers=0))."
         )
     return (
-        f"it holds {_named(held)}, which belongs to a graph or session of this process; every worker has a graph of "
-        "its own. Make it there: inside the function, or, for a hook, pass a zero-argument callable, e.g. "
-        "hooks=[lambda: MyHook(...)], which each worker calls in its graph after model_fn."
+        f"it holds {_described(graph_object)}, which belongs to a graph or session of this process, while every worker "
+        "has its own graph. Create it on the worker: inside the function, or, for a hook, pass a zero-argument "
+        "callable, e.g. hooks=[lambda: MyHook(...)], which each worker calls in its graph after model_fn."
     )
 
 
-def _belongs_to_a_graph(thing: Any) -> bool:
+def _belongs_to_graph(value: Any) -> bool:
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:
         return False
     v1 = tensorflow.compat.v1
-    if isinstance(thing, v1.Graph | v1.Operation | v1.Session | v1.InteractiveSession):
+    if isinstance(value, v1.Graph | v1.Operation | v1.Session | v1.InteractiveSession):
         return True
-    # Eager tensors and variables have no graph, and travel well.
-    return isinstance(thing, tensorflow.Tensor | tensorflow.Variable) and getattr(thing, "graph", None) is not None
+    # Eager tensors and variables have no graph and can be pickled.
+    return isinstance(value, tensorflow.Tensor | tensorflow.Variable) and getattr(value, "graph", None) is not None
 
 
-def _named(thing: Any) -> str:
-    name = getattr(thing, "name", None)
-    return f"the {type(thing).__name__} {name!r}" if isinstance(name, str) else f"a {type(thing).__name__}"
+def _described(value: Any) -> str:
+    name = getattr(value, "name", None)
+    return f"the {type(value).__name__} {name!r}" if isinstance(name, str) else f"a {type(value).__name__}"
 
 
 def _reachable(root: Any, limit: int = 10_000) -> Iterator[Any]:
     """Yield `root` and the objects it holds, breadth first: elements, attributes, closures, bound arguments."""
     seen = {id(root)}
     queue = [root]
-    for thing in queue:
-        yield thing
-        if _belongs_to_a_graph(thing):
+    for value in queue:
+        yield value
+        if _belongs_to_graph(value):
             continue
-        for held in _held_by(thing):
+        for held in _held_by(value):
             if id(held) not in seen and len(queue) < limit:
                 seen.add(id(held))
                 queue.append(held)
 
 
-def _held_by(thing: Any) -> list[Any]:
-    if isinstance(thing, type | ModuleType):
-        return []  # these travel by name
-    if isinstance(thing, FunctionType):
-        return [*_captured(thing), *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
-    if isinstance(thing, MethodType):
-        return [thing.__self__, thing.__func__]
-    if isinstance(thing, functools.partial):
-        return [thing.func, *thing.args, *thing.keywords.values()]
-    held = list(getattr(thing, "__dict__", {}).values())
-    if isinstance(thing, dict):
-        held += thing.values()
-    elif isinstance(thing, list | tuple | set | frozenset):
-        held += thing
+def _held_by(value: Any) -> list[Any]:
+    if isinstance(value, type | ModuleType):
+        return []  # Pickled by name.
+    if isinstance(value, FunctionType):
+        return [*_captured(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    if isinstance(value, MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    held = list(getattr(value, "__dict__", {}).values())
+    if isinstance(value, dict):
+        held += value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        held += value
     return held
 
 
 def _captured(fn: FunctionType) -> list[Any]:
-    """Return what a function takes along: its closure, and in a script the globals it names."""
+    """Return the values pickled with a function: its closure, and in a script the globals it uses."""
     try:
         variables = inspect.getclosurevars(fn)
-    except ValueError:  # a closure variable without a value yet
+    except ValueError:  # A closure variable has no value yet.
         return []
-    names_globals = fn.__module__ == "__main__"
-    return [*variables.nonlocals.values(), *(variables.globals.values() if names_globals else ())]
+    is_in_script = fn.__module__ == "__main__"
+    return [*variables.nonlocals.values(), *(variables.globals.values() if is_in_script else ())]
 
 
-def _warn_of_size(parts: Mapping[str, Any], total: int) -> None:
+def _warn_about_size(parts: Mapping[str, Any], total: int) -> None:
     from ray import cloudpickle
 
     sizes = {name: len(cloudpickle.dumps(part)) for name, part in parts.items()}
     largest = max(sizes, key=sizes.__getitem__)
     logger.warning(
-        "User code of %.1f MB travels to every worker; the largest part is %s with %.1f MB. Large data that it holds "
-        "is better read by each worker from storage, or given as a Ray Dataset.",
+        "User code of %.1f MB is sent to every worker; the largest part is %s with %.1f MB. Read large data on the "
+        "workers from storage, or pass it as a Ray Dataset.",
         total / 1e6,
         largest,
         sizes[largest] / 1e6,
     )
 
 
-def _is_eager_by_default() -> bool:
-    # v1.executing_eagerly_outside_functions() says False inside `with tf.Graph().as_default()`.
-    context: Any = sys.modules["tensorflow.python.eager.context"]
-    return bool(context.default_execution_mode == context.EAGER_MODE)
-
-
-def _asked(question: Callable[[], Any]) -> bool | None:
-    """Return the answer, or None where this release of TensorFlow has moved what it looks at."""
+def _is_on(read: Callable[[], Any]) -> bool | None:
+    """Return a switch; None if this release of TensorFlow lacks a name that is needed to read it."""
     try:
-        return bool(question())
-    except (AttributeError, KeyError):
+        return bool(read())
+    except AttributeError:
         return None

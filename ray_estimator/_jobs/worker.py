@@ -1,4 +1,4 @@
-"""What a worker is given: its place in the group, and what it may ask of it."""
+"""A training worker as the engine and the driver see it: its rank, its input, its status."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ T = TypeVar("T")
 
 
 Tables = Callable[[], "Iterator[pa.Table]"]
-"""Starts an iterator over rows, in order; called once for each pass."""
+"""Returns an iterator over rows, in order; called once per pass."""
 
 
 @dataclass
 class WorkerStatus:
-    """What one worker says of itself. The engine writes it, the runtime reads it from another thread.
+    """The current status of a worker. The engine writes it; the runtime reads it from another thread.
 
     Attributes:
-        phase: What the worker does now, in words ("in step 12").
-        since: When the phase began, in `time.monotonic()` of this process.
-        step: The last global step that ended; -1 before the session is open.
-        loss: The last loss that was looked at.
-        examples_per_sec: Global rate; None until it is known.
-        target: The last step of the run, if there is one.
-        step_secs: How long a step took of late, with hooks and input.
-        input_wait: The fraction of the last interval that went by in waiting for input; None if nobody measures it.
-        published_step: The newest checkpoint that is published, on the chief.
-        publishing_step: The one that is on its way, on the chief.
-        publishing_secs: How long the last one was on its way.
+        phase: What the worker is doing, in words ("in step 12").
+        since: Start of the phase, as `time.monotonic()` of this process.
+        step: The last completed global step; -1 before the session is open.
+        loss: The last loss that was read.
+        examples_per_sec: Examples per second over all ranks. None: not known yet.
+        step_secs: Recent duration of a step, with hooks and input.
+        input_wait: Fraction of the last interval spent waiting for input. None: not measured.
+        published_step: On the chief, the step of the newest published checkpoint.
+        publishing_step: On the chief, the step of the checkpoint that is being published.
+        publishing_secs: On the chief, how long the last checkpoint took to publish.
     """
 
     phase: str = "starting"
@@ -43,7 +42,6 @@ class WorkerStatus:
     step: int = -1
     loss: float | None = None
     examples_per_sec: float | None = None
-    target: int | None = None
     step_secs: float | None = None
     input_wait: float | None = None
     published_step: int | None = None
@@ -51,12 +49,12 @@ class WorkerStatus:
     publishing_secs: float | None = None
 
     def enter(self, phase: str) -> None:
-        """Notes that a new phase begins now."""
+        """Start a new phase."""
         self.phase = phase
         self.since = time.monotonic()
 
     def snapshot(self) -> StatusSnapshot:
-        """What the monitor is told."""
+        """Return the status as it is sent to the monitor."""
         return StatusSnapshot(
             phase=self.phase,
             secs_in_phase=time.monotonic() - self.since,
@@ -73,15 +71,11 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class StatusSnapshot:
-    """One rank as the monitor knows it.
+    """The status of a worker at its last heartbeat.
 
     Attributes:
-        phase: What it does, in words.
-        secs_in_phase: Since when, at its last sign of life.
-        step: The last global step that ended; -1 before the session is open.
-        loss: The last loss it looked at.
-        examples_per_sec: Rate over all ranks.
-        step_secs: As in `WorkerStatus`, and so are the others.
+        phase: As in `WorkerStatus`, like all attributes that are not listed here.
+        secs_in_phase: How long the worker had been in the phase.
     """
 
     phase: str
@@ -98,16 +92,16 @@ class StatusSnapshot:
 
 @dataclass(frozen=True)
 class GroupView:
-    """What the driver sees.
+    """The state of a training run as the driver sees it.
 
     Attributes:
-        attempt: Name of the current group; None before the first one has started.
-        number: Which group it is, from 1; 0 before the first one.
-        statuses: The ranks that were heard of.
-        silent_secs: Seconds since each was last heard of.
-        actors: Handles by which the ranks' processes can be killed.
-        failures: What ended earlier groups, in words.
-        nodes: The nodes where the ranks run, by Ray's ids.
+        attempt: Name of the current group. None: no group has started.
+        number: Number of the current group, from 1; 0 before the first.
+        statuses: Status by rank, of the ranks that have sent a heartbeat.
+        silent_secs: Seconds since the last heartbeat, by rank.
+        actors: Handles for killing the worker processes, by rank.
+        failures: Why earlier groups ended, in words.
+        nodes: Ray's ids of the nodes, by rank.
     """
 
     attempt: str | None
@@ -120,49 +114,49 @@ class GroupView:
 
 
 class TrainingRows(Protocol):
-    """One rank's rows in training."""
+    """The training rows of one rank."""
 
     @property
     def rows_per_epoch(self) -> int | None:
-        """How many rows an epoch has, of all ranks together; None until one has been seen to its end."""
+        """Return the number of rows in an epoch, over all ranks. None: no epoch has ended yet."""
 
     def tables_from(self, position: InputPosition) -> Tables:
-        """The rows behind those that are consumed."""
+        """Return the rows after those that are consumed at a position."""
 
 
 class Worker(Protocol):
-    """Where a training job runs: one process of a group, or the caller's own."""
+    """Where a training job runs: a worker of a group, or the caller's process."""
 
     @property
     def rank(self) -> int:
-        """Position in the group, from 0."""
+        """Return the rank in the group, from 0."""
 
     @property
     def attempt(self) -> int:
-        """Which start of the group it belongs to, from 1."""
+        """Return the number of the group's start, from 1."""
 
     @property
     def addresses(self) -> Sequence[str]:
-        """``host:port`` of every worker of the group, in rank order; empty if there is one."""
+        """Return ``host:port`` of every worker in the group, in rank order; not used with a single worker."""
 
     @property
     def num_cpus(self) -> int | None:
-        """CPUs that this worker may use; None if all of the host's."""
+        """Return the CPUs that this worker may use. None: all CPUs of the host."""
 
     @property
     def status(self) -> WorkerStatus:
-        """What the engine says of itself while it runs."""
+        """Return the status, which the engine updates."""
 
     @property
     def rows(self) -> TrainingRows | None:
-        """This rank's rows, if the input is a Ray Dataset."""
+        """Return this rank's rows. None: the input is not a Ray Dataset."""
 
     @property
     def is_asked_to_stop(self) -> bool:
-        """Whether the run is to end after the step that runs now. The chief looks."""
+        """Return whether training is to stop after the current step. Read by the chief."""
 
     def exchange(self, topic: str, value: T) -> list[T]:
-        """Gives every rank's `value`, in rank order. Every rank calls it, with the same topics in the same order.
+        """Return the values of all ranks, in rank order.
 
-        Each topic of an attempt serves once.
+        Every rank calls it with the same topics in the same order. A topic is used once per attempt.
         """

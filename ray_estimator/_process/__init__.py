@@ -1,1 +1,1 @@
-"""This process: signals, identity, heartbeat, logs of TensorFlow at startup."""
+"""The current process: signals, identity, heartbeat, periodic threads, startup logs of TensorFlow."""

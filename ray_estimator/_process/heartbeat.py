@@ -1,4 +1,4 @@
-"""That this process goes on: the engine notes each batch of an evaluation or prediction, and who watches looks here."""
+"""Heartbeat of the current process: evaluation and prediction record each batch, for the task's watchdog."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 _last = float("-inf")
 
 
-def beat() -> None:
-    """A batch begins."""
+def record_heartbeat() -> None:
+    """Record the start of a batch."""
     global _last
     _last = time.monotonic()
 
 
-def last_beat() -> float:
-    """When the last batch began, by `time.monotonic`; minus infinity before the first."""
+def last_heartbeat() -> float:
+    """Return the start of the last batch by `time.monotonic`; minus infinity before the first one."""
     return _last

@@ -1,4 +1,4 @@
-"""Tell one process from another, across machines and restarts."""
+"""Identify processes across machines and reboots."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Process:
-    """A process, told from every other one, even of the same number.
+    """The unique identity of a process, even when its PID is reused.
 
     Attributes:
-        host: Name of its host, for people.
-        pid: Its number.
-        machine: The boot and the PID namespace in which `pid` means something; None if unknown.
-        started: When it began, in clock ticks since the boot; None if unknown.
+        host: Host name, for messages.
+        pid: Process id.
+        machine: The boot id and the PID namespace of `pid`; None if unknown.
+        started: Start time in clock ticks since boot; None if unknown.
     """
 
     host: str
@@ -25,11 +25,11 @@ class Process:
 
     @classmethod
     def current(cls) -> Process:
-        """This process."""
+        """Return the identity of this process."""
         return cls(socket.gethostname(), os.getpid(), _machine(), _start_of(os.getpid()))
 
     def is_dead(self) -> bool:
-        """Whether it is known to be dead. Only a process of the same machine can know."""
+        """Whether it is known to have ended. False for processes of other machines."""
         if self.machine is None or self.machine != _machine():
             return False
         try:
@@ -37,7 +37,7 @@ class Process:
         except ProcessLookupError:
             return True
         except PermissionError:
-            pass  # Another user's: it is there.
+            pass  # It exists, and belongs to another user.
         started = _start_of(self.pid)
         return None not in (started, self.started) and started != self.started
 
@@ -51,7 +51,7 @@ def _machine() -> str | None:
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process began, in clock ticks since the boot; -1 if it has ended, but is still listed; None if unknown."""
+    """Return the start of a process in clock ticks since boot; -1 if it is a zombie or dead; None if unknown."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             state, *fields = file.read().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Interrupts that wait, and those that ask a training run to stop."""
+"""Signals: defer interrupts, and stop a training run on SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Within it, SIGINT waits for the end: a process that is used again must not be left with half an import.
+    """Defer SIGINT until the end of the block, such as an import that must not be left incomplete.
 
-    Ray interrupts a task that is cancelled in this way.
+    Ray sends SIGINT to cancel a task, and reuses the process.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    waiting: list[tuple[Any, ...]] = []
-    handler = signal.signal(signal.SIGINT, lambda *arguments: waiting.append(arguments))
+    deferred: list[tuple[Any, ...]] = []
+    handler = signal.signal(signal.SIGINT, lambda *arguments: deferred.append(arguments))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-        if waiting and callable(handler):
-            handler(*waiting[0])
+        if deferred and callable(handler):
+            handler(*deferred[0])
 
 
 @dataclass
 class Stop:
-    """A wish to end a training run early. A thread or a signal's handler writes it, others read it.
+    """A request to stop a training run early. Set by a thread or a signal handler, read by others.
 
     Attributes:
-        why: What asks to stop after the step that runs now, with a checkpoint, in words; None if nothing does.
-        at_once: Whether to end without waiting for that.
+        why: The reason to stop after the current step, with a checkpoint; None: do not stop.
+        at_once: Whether to stop immediately, without a checkpoint.
     """
 
     why: str | None = None
@@ -46,60 +46,60 @@ class Stop:
     _is_announced: bool = False
 
     def announce(self) -> None:
-        """Says so in the log, once. Not for handlers of signals, which may interrupt a log line."""
+        """Log the request once. Not for signal handlers, which may interrupt another log call."""
         if self.why is not None and not self._is_announced:
             self._is_announced = True
-            logger.warning("%s: training stops after this step, with a checkpoint; a second one ends it.", self.why)
+            logger.warning("%s: stopping after this step and saving; interrupt again to exit immediately.", self.why)
 
     def end_at_once(self) -> None:
-        """Ends the run without a checkpoint."""
+        """Request to stop immediately, without a checkpoint."""
         self.at_once = True
 
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: Stop, *, raise_at_first: bool = False) -> Iterator[None]:
-    """Within it SIGINT and SIGTERM are heard as the wish to stop, and raised when the block has ended.
+    """Turn SIGINT and SIGTERM into a request to stop, and raise them at the end of the block.
 
-    They are raised as KeyboardInterrupt and SystemExit(143). The second one is raised where it finds the main thread,
-    and the first one too if `raise_at_first`. Before that, the handler that was there is called, unless it is Python's
-    or Ray's. In other threads than the main one nothing changes.
+    They are raised as KeyboardInterrupt and SystemExit(143), after calling the previous handler unless it is Python's
+    or Ray's. A second signal is raised immediately in the main thread; with `raise_at_first` the first one, too. Has
+    no effect in other threads.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard: list[tuple[int, Any]] = []
+    received: list[tuple[int, Any]] = []
 
-    def hear(number: int, frame: Any) -> None:
-        heard.append((number, frame))
+    def handle(number: int, frame: Any) -> None:
+        received.append((number, frame))
         stop.why = stop.why or signal.Signals(number).name
-        if raise_at_first or len(heard) > 1:
+        if raise_at_first or len(received) > 1:
             raise _exception(number)
 
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # None: not Python's, so nobody here could put it back. A signal that is ignored stays so.
-    ours = [number for number, handler in before.items() if handler not in (None, signal.SIG_IGN)]
+    previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # None: not set from Python, so it could not be restored. An ignored signal stays ignored.
+    handled = [number for number, handler in previous.items() if handler not in (None, signal.SIG_IGN)]
     failure: Exception | None = None
-    for number in ours:
-        signal.signal(number, hear)
+    for number in handled:
+        signal.signal(number, handle)
     try:
         yield
     except Exception as error:
-        if not heard:
+        if not received:
             raise
         failure = error
     finally:
-        for number in ours:
-            signal.signal(number, before[number])
-        if heard and _is_users(handler := before[heard[0][0]]):
-            handler(*heard[0])
-    if heard:
-        raise _exception(heard[0][0]) from failure
+        for number in handled:
+            signal.signal(number, previous[number])
+        if received and _is_user_handler(handler := previous[received[0][0]]):
+            handler(*received[0])
+    if received:
+        raise _exception(received[0][0]) from failure
 
 
 def _exception(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
 
 
-def _is_users(handler: Any) -> bool:
-    is_rays = str(getattr(handler, "__module__", "")).partition(".")[0] == "ray"
-    return callable(handler) and handler is not signal.default_int_handler and not is_rays
+def _is_user_handler(handler: Any) -> bool:
+    is_of_ray = str(getattr(handler, "__module__", "")).partition(".")[0] == "ray"
+    return callable(handler) and handler is not signal.default_int_handler and not is_of_ray

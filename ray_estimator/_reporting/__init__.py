@@ -1,1 +1,1 @@
-"""What a person sees of a run: the progress display and the summary lines."""
+"""Progress display and summary lines."""

@@ -1,8 +1,9 @@
-"""What a person sees while training runs: a live line on a terminal or in a notebook, plain lines elsewhere."""
+"""Training progress: a live line on a terminal or in a notebook, plain lines otherwise."""
 
 from __future__ import annotations
 
 import functools
+import io
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -21,67 +23,67 @@ _PLAIN_SHARE = 0.1
 _BAR_WIDTH = 24
 
 
-class Face(Protocol):
-    """Where progress is shown."""
+class Display(Protocol):
+    """A place where progress is shown."""
 
-    def begin(self) -> None:
-        """Makes room for it."""
+    def start(self) -> None:
+        """Start the display."""
 
     def update(self, line: str, done: float | None, *, is_last: bool) -> None:
-        """Shows the line instead of the one before; `done` is the part of the way that is behind it, if known."""
+        """Replace the current line. `done` is the completed fraction of the run, None if unknown."""
 
-    def tell(self, line: str) -> None:
-        """Shows a line that stays."""
+    def print(self, line: str) -> None:
+        """Print a line that is not replaced."""
 
-    def end(self) -> None:
-        """Leaves the last line standing."""
+    def stop(self) -> None:
+        """Stop the display and keep the last line."""
 
 
 class Progress:
-    """Shows how a training run goes on.
+    """The progress of one training run.
 
     Args:
-        last_step: Where the run ends, if that is known.
-        face: Where to show it.
-        clock: Seconds; for tests.
+        last_step: Last global step of the run; None if unknown.
+        display: Where to show it.
+        clock: Returns seconds; for tests.
     """
 
-    def __init__(self, last_step: int | None, face: Face, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, last_step: int | None, display: Display, clock: Callable[[], float] = time.monotonic) -> None:
         self._last_step = last_step
-        self._face = face
+        self._display = display
         self._clock = clock
         self._began_at: float | None = None
         self._began_step = 0
         self._group = 0
 
     def __enter__(self) -> Progress:
-        """Begins to show."""
-        self._face.begin()
+        """Start the display."""
+        self._display.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaves the last line standing."""
-        self._face.end()
+        """Stop the display."""
+        self._display.stop()
 
     def show(self, view: GroupView) -> None:
-        """Shows the newest state of the run."""
+        """Show the current state of the run."""
         if view.number > self._group:
             self._group, self._began_at = view.number, None
             if view.number > 1:
                 cause = view.failures[-1] if view.failures else "a worker was lost"
-                self._face.tell(f"restart {view.number - 1}: {cause}")
+                self._display.print(f"restart {view.number - 1}: {cause}")
         chief = view.statuses.get(0)
         if chief is None:
             return
         if chief.step < 0 or chief.loss is None:
-            self._face.update(f"training: {chief.phase}", None, is_last=False)
+            self._display.update(f"training: {chief.phase}", None, is_last=False)
             return
         if self._began_at is None:
             self._began_at, self._began_step = self._clock(), chief.step
         done = chief.step / self._last_step if self._last_step else None
-        self._face.update(self._line(chief), done, is_last=done is not None and done >= 1)
+        self._display.update(self._line(chief), done, is_last=done is not None and done >= 1)
 
     def _line(self, chief: StatusSnapshot) -> str:
         target = f"/{self._last_step}" if self._last_step is not None else ""
@@ -108,38 +110,38 @@ class Progress:
         return (self._clock() - self._began_at) / made * max(self._last_step - step, 0)
 
 
-def shown(config: RunConfig, last_step: int | None) -> Progress:
-    """The progress of a run to `last_step`, where its config wants it shown."""
-    return Progress(last_step, face_for(_console()) if config.progress else Silence())
+def make_progress(config: RunConfig, last_step: int | None) -> Progress:
+    """Return the progress of a run to `last_step`, hidden if the config says so."""
+    return Progress(last_step, display_for(_console()) if config.progress else NoDisplay())
 
 
-def tell(config: RunConfig, line: str) -> None:
-    """Shows one line, if the config wants that."""
+def print_line(config: RunConfig, line: str) -> None:
+    """Print one line, unless the config disables it."""
     if config.progress:
         _print(_console(), line)
 
 
-# Faces
+# Displays
 
 
-class Silence:
-    """Shows nothing."""
+class NoDisplay:
+    """A display that shows nothing."""
 
-    def begin(self) -> None:
-        """Nothing."""
+    def start(self) -> None:
+        """Do nothing."""
 
     def update(self, line: str, done: float | None, *, is_last: bool) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def tell(self, line: str) -> None:
-        """Nothing."""
+    def print(self, line: str) -> None:
+        """Do nothing."""
 
-    def end(self) -> None:
-        """Nothing."""
+    def stop(self) -> None:
+        """Do nothing."""
 
 
 class PlainLines:
-    """A line now and then: the longer a run lasts, the rarer they are."""
+    """Lines at intervals that grow with the duration of the run."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
@@ -147,83 +149,83 @@ class PlainLines:
         self._shown = ""
         self._shown_at = -_PLAIN_SECS
 
-    def begin(self) -> None:
-        """Notes when the run began."""
+    def start(self) -> None:
+        """Record the start time."""
         self._began_at = self._clock()
 
     def update(self, line: str, done: float | None, *, is_last: bool) -> None:
-        """Prints the line if it is time, or the last one."""
+        """Print the line if the interval has passed, or if it is the last one."""
         now = self._clock()
-        is_time = now - self._shown_at >= max(_PLAIN_SECS, _PLAIN_SHARE * (now - self._began_at))
-        if line != self._shown and (is_time or is_last):
-            self.tell(line)
+        is_due = now - self._shown_at >= max(_PLAIN_SECS, _PLAIN_SHARE * (now - self._began_at))
+        if line != self._shown and (is_due or is_last):
+            self.print(line)
             self._shown, self._shown_at = line, now
 
-    def tell(self, line: str) -> None:
-        """Prints it."""
+    def print(self, line: str) -> None:
+        """Print the line."""
         _print(self._console, line)
 
-    def end(self) -> None:
-        """Nothing: they all stand."""
+    def stop(self) -> None:
+        """Do nothing."""
 
 
 class LiveLine:
-    """A line of a terminal that changes, below whatever else is printed."""
+    """The bottom line of a terminal. Other output is printed above it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, transient=True, auto_refresh=False)
         self._shown = ""
 
-    def begin(self) -> None:
-        """Takes the line."""
+    def start(self) -> None:
+        """Start the live display."""
         self._live.start()
 
     def update(self, line: str, done: float | None, *, is_last: bool) -> None:
-        """Changes it."""
-        self._live.update(Text(_with_bar(line, done), no_wrap=True, overflow="ellipsis"), refresh=True)
+        """Replace the line."""
+        self._live.update(_with_bar(self._console, line, done), refresh=True)
         self._shown = line
 
-    def tell(self, line: str) -> None:
-        """Prints it above."""
+    def print(self, line: str) -> None:
+        """Print the line above."""
         _print(self._console, line)
 
-    def end(self) -> None:
-        """Prints the last one for good."""
+    def stop(self) -> None:
+        """Print the last line without the bar."""
         self._live.stop()
         if self._shown:
-            self.tell(self._shown)
+            self.print(self._shown)
 
 
 class NotebookLine:
-    """A line of a notebook's output that changes. Unlike rich's own it needs no widgets."""
+    """A line of a notebook's output that is replaced. Unlike rich's live display it needs no widgets."""
 
     def __init__(self, console: Console, display: Callable[..., Any]) -> None:
         self._console = console
         self._display = display
         self._handle: Any = None
 
-    def begin(self) -> None:
-        """Nothing: it is made by the first line."""
+    def start(self) -> None:
+        """Do nothing: the first line creates the output."""
 
     def update(self, line: str, done: float | None, *, is_last: bool) -> None:
-        """Changes it."""
-        data = {"text/plain": _with_bar(line, done)}
+        """Replace the line."""
+        data = {"text/plain": _with_bar(Console(file=io.StringIO(), color_system=None), line, done).plain}
         if self._handle is None:
             self._handle = self._display(data, raw=True, display_id=True)
         else:
             self._handle.update(data, raw=True)
 
-    def tell(self, line: str) -> None:
-        """Prints it below."""
+    def print(self, line: str) -> None:
+        """Print the line below."""
         _print(self._console, line)
 
-    def end(self) -> None:
-        """Nothing: it stands."""
+    def stop(self) -> None:
+        """Do nothing: the output stays."""
 
 
-def face_for(console: Console) -> Face:
-    """How to show progress there."""
+def display_for(console: Console) -> Display:
+    """Return the display that fits the console."""
     if console.is_jupyter:
         from IPython.display import display
 
@@ -233,7 +235,7 @@ def face_for(console: Console) -> Face:
 
 @functools.cache
 def _console() -> Console:
-    # One for all: what is printed on it goes above its live line.
+    # Shared, so that everything printed on it appears above its live line.
     return Console(stderr=True)
 
 
@@ -241,12 +243,16 @@ def _print(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def _with_bar(line: str, done: float | None) -> str:
+def _with_bar(console: Console, line: str, done: float | None) -> Text:
+    text = Text(no_wrap=True, overflow="ellipsis")
     if done is None:
-        return line
-    full = round(_BAR_WIDTH * min(max(done, 0.0), 1.0))
+        return text.append(line)
     label, rest = line.split(": ", 1)
-    return f"{label} {'━' * full}{'╌' * (_BAR_WIDTH - full)} {rest}"
+    bar = Text()
+    for segment in console.render(ProgressBar(total=1.0, completed=done, width=_BAR_WIDTH)):
+        bar.append(segment.text, segment.style)
+    bar.align("left", _BAR_WIDTH)
+    return text.append(f"{label} ").append_text(bar).append(f" {rest}")
 
 
 def _clock_time(secs: float) -> str:

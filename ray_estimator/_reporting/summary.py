@@ -1,4 +1,4 @@
-"""The line that a person sees at the end of each verb. On the driver."""
+"""The summary line at the end of train, evaluate, predict and export. On the driver."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_estimator._reporting.progress import tell
+from ray_estimator._reporting.progress import print_line
 
 if TYPE_CHECKING:
     from ray_estimator._checkpoints.store import Checkpoint
@@ -19,10 +19,10 @@ _NO_METRICS = {"loss", "global_step"}
 
 
 class Summary:
-    """Knows when a verb began; tells what it did, in how many seconds, unless the config wants silence.
+    """The summary line of one call. Its construction starts the clock.
 
     Args:
-        config: The run's configuration.
+        config: Configuration of the run. `RunConfig.progress` disables the line.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -30,38 +30,38 @@ class Summary:
         self._began = time.monotonic()
 
     def trained(self, result: TrainResult, first_step: int) -> None:
-        """Training came to an end."""
+        """Print the line of a training run that has ended."""
         parts = [f"{_many(result.step - first_step, 'step')} in {self._secs}"]
         if result.examples_per_sec is not None:
-            parts.append(f"{result.examples_per_sec:,.0f} examples/s once it ran")
+            parts.append(f"{result.examples_per_sec:,.0f} examples/s after startup")
         if result.loss is not None:
             parts.append(f"loss {result.loss:.4g}")
         if result.published_step is not None:
             parts.append(f"checkpoint {str(self._config.model_dir).rstrip('/')}/model.ckpt-{result.published_step}")
-        self._tell(f"trained to step {result.step}: {', '.join(parts)}")
+        self._print(f"trained to step {result.step}: {', '.join(parts)}")
 
     def evaluated(self, results: Mapping[str, Any], name: str | None) -> None:
-        """An evaluation is done. Of the metrics, scalars are shown."""
+        """Print the line of an evaluation, with its scalar metrics."""
         metrics = {metric: results[metric] for metric in sorted(results) if metric not in _NO_METRICS}
         scalars = {metric: value for metric, value in {**metrics, "loss": results["loss"]}.items() if _is_number(value)}
         shown = ", ".join(f"{metric} {float(value):.4g}" for metric, value in scalars.items())
         of_name = f" ({name})" if name else ""
-        self._tell(f"evaluated step {int(results['global_step'])}{of_name} in {self._secs}: {shown}")
+        self._print(f"evaluated step {int(results['global_step'])}{of_name} in {self._secs}: {shown}")
 
     def predicted(self, number: int, what: str, checkpoint: Checkpoint | None) -> None:
-        """A prediction was read to its end."""
-        self._tell(f"predicted {_many(number, what)} with {_name(checkpoint)} in {self._secs}")
+        """Print the line of a prediction that was read to its end."""
+        self._print(f"predicted {_many(number, what)} with {_name(checkpoint)} in {self._secs}")
 
     def exported(self, path: str, checkpoint: Checkpoint | None) -> None:
-        """A SavedModel is written."""
-        self._tell(f"exported {_name(checkpoint)} in {self._secs}: {path}")
+        """Print the line of an export."""
+        self._print(f"exported {_name(checkpoint)} in {self._secs}: {path}")
 
     @property
     def _secs(self) -> str:
         return f"{time.monotonic() - self._began:.1f} s"
 
-    def _tell(self, line: str) -> None:
-        tell(self._config, line)
+    def _print(self, line: str) -> None:
+        print_line(self._config, line)
 
 
 def _many(number: int, what: str) -> str:

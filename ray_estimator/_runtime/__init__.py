@@ -1,4 +1,4 @@
-"""Where work runs: on a Ray cluster, or in the caller's process. Knows no TensorFlow."""
+"""Where work runs: on a Ray cluster, or in the caller's process. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ class Runtime(Protocol):
     """Where work runs. Called on the driver."""
 
     def pack(self, parts: Mapping[str, Any]) -> SerializedCode[Mapping[str, Any]]:
-        """Makes user code ready to go where this runtime runs it."""
+        """Serialize user code for this runtime."""
 
     def connect(self) -> None:
-        """Makes sure that there is a place to run; before that, nothing is started, and user code is packed already.
+        """Connect to where work runs. Called after user code is serialized; nothing is started before.
 
         Raises:
-            ValueError: model_dir is a temporary directory of one node, and there are several.
+            ValueError: model_dir is a temporary directory of one node, and the cluster has several.
         """
 
     def check_model_dir(self) -> None:
-        """Raises `ModelDirAccessError` if model_dir cannot be used from here, or from where workers run."""
+        """Raise `ModelDirAccessError` if the driver or the workers cannot use model_dir."""
 
     def train(self, job: TrainJob, rows: RowSource | None, stop: Stop) -> TrainResult:
-        """Trains with as many workers as the job's config says; gives the chief's result.
+        """Train with the number of workers in the job's config; return the chief's result.
 
-        Once there is a wish to `stop`, training ends after its step, with a checkpoint. Where workers train it raises
-        KeyboardInterrupt if they do not end within `stop_timeout_secs`, and a `TrainingError` if `stop` says at once.
+        After a request to `stop`, training ends after the current step, with a checkpoint. On workers, it raises
+        KeyboardInterrupt if they do not end within `stop_timeout_secs`, and `TrainingError` if `stop.at_once` is set.
         """
 
     def evaluate(self, job: EvaluateJob, rows: RowSource | None, *, one_task: bool) -> dict[str, Any]:
-        """Evaluates; over ranges of rows when there are rows, unless it must be one task."""
+        """Evaluate; with `rows`, in parallel over ranges of them, unless `one_task`."""
 
     def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Generator[Any]:
-        """Predicts; gives batches in input order."""
+        """Predict; yield batches in input order."""
 
     def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Runs a module-level function as one task."""
+        """Run a module-level function as one task."""

@@ -1,6 +1,6 @@
-"""The in-process runtime: the same engine in the caller's process, user code by reference.
+"""The in-process runtime: the engine in the caller's process, with user code by reference.
 
-A Ray Dataset is iterated from here by Ray Data; without one, Ray is never started.
+Ray Data reads a Ray Dataset from this process; without one, Ray is never started.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -18,8 +17,10 @@ from ray_estimator._jobs.jobs import EvaluateJob, PredictJob, TrainJob
 from ray_estimator._jobs.results import TrainResult
 from ray_estimator._jobs.serialization import InPlace
 from ray_estimator._jobs.worker import GroupView, TrainingRows, WorkerStatus
+from ray_estimator._process import legacy_keras
+from ray_estimator._process.periodic import PeriodicThread
 from ray_estimator._process.signals import Stop
-from ray_estimator._reporting.progress import Progress, shown
+from ray_estimator._reporting.progress import Progress, make_progress
 from ray_estimator._storage.preflight import Preflight
 from ray_estimator._storage.storage import Storage
 from ray_estimator.config import RunConfig
@@ -31,13 +32,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-_LOOK_SECS = 0.5
-_LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
+_PROGRESS_SECS = 0.5
 
 
 @dataclass
-class OwnProcess:
-    """A `Worker` that is the caller's process, alone."""
+class InlineWorker:
+    """A `Worker` that is the caller's process, without peers."""
 
     rows: TrainingRows | None = None
     status: WorkerStatus = field(default_factory=WorkerStatus)
@@ -49,11 +49,11 @@ class OwnProcess:
 
     @property
     def is_asked_to_stop(self) -> bool:
-        """Whether the caller wants it to end."""
+        """Return whether the caller asked training to stop."""
         return self.stop.why is not None
 
     def exchange(self, topic: str, value: T) -> list[T]:
-        """The caller's own value."""
+        """Return the caller's own value."""
         return [value]
 
 
@@ -61,30 +61,30 @@ class InlineRuntime:
     """Runs everything in the caller's process and thread.
 
     Raises:
-        ValueError: The config asks for legacy Keras where TensorFlow is imported with Keras 3.
+        ValueError: The config asks for legacy Keras, but TensorFlow is imported with Keras 3.
     """
 
     def __init__(self, config: RunConfig) -> None:
         if config.legacy_keras:
-            _use_legacy_keras()
+            _enable_legacy_keras()
         self._config = config
 
     def pack(self, parts: Mapping[str, Any]) -> InPlace[Mapping[str, Any]]:
-        """User code as it is."""
+        """Keep user code by reference."""
         return InPlace(parts)
 
     def connect(self) -> None:
-        """Nothing to connect to."""
+        """Do nothing."""
 
     def check_model_dir(self) -> None:
-        """Tries model_dir from here."""
+        """Check model_dir from this process."""
         with Preflight(str(self._config.model_dir), Storage(self._config.storage_options)).file_from("this process"):
             pass
 
     def train(self, job: TrainJob, rows: RowSource | None, stop: Stop) -> TrainResult:
-        """Trains here, where an exception ends it."""
-        worker = OwnProcess(None if rows is None else self._rank_rows(rows), stop=stop)
-        with shown(self._config, job.last_step) as progress, _showing(progress, worker):
+        """Train in this process, without restarts."""
+        worker = InlineWorker(None if rows is None else self._rank_rows(rows), stop=stop)
+        with make_progress(self._config, job.last_step) as progress, _showing(progress, worker):
             return entrypoints.train(job, worker)
 
     def _rank_rows(self, rows: RowSource) -> TrainingRows:
@@ -93,48 +93,42 @@ class InlineRuntime:
         return RankRows(rows, 0, 1, rows.block_refs)
 
     def evaluate(self, job: EvaluateJob, rows: RowSource | None, *, one_task: bool) -> dict[str, Any]:
-        """Evaluates here, in one pass."""
+        """Evaluate in this process, in one pass."""
         return entrypoints.evaluate(job, None if rows is None else rows.tables)
 
     def predict(self, job: PredictJob, rows: RowSource | None, *, one_task: bool) -> Generator[Any]:
-        """Predicts here."""
+        """Predict in this process."""
         return entrypoints.predict(job, None if rows is None else rows.tables)
 
     def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Calls `fn`."""
+        """Call `fn`."""
         return fn(*args, **kwargs)
 
 
-def _use_legacy_keras() -> None:
-    """TensorFlow chooses its Keras while it is imported: before that we can say which, after it only look."""
+def _enable_legacy_keras() -> None:
+    """Set the environment variable, or check it if TensorFlow, which reads it once, is imported already."""
     if "tensorflow" not in sys.modules:
-        os.environ[_LEGACY_KERAS] = "1"
-    elif os.environ.get(_LEGACY_KERAS) not in ("1", "true", "True"):
+        os.environ.update(legacy_keras.ENABLED)
+    elif not legacy_keras.is_enabled():
+        name = legacy_keras.NAME
         raise ValueError(
-            f"RunConfig(legacy_keras=True) with num_workers=0 expects {_LEGACY_KERAS}=1 in the environment before "
-            f"TensorFlow is imported, but TensorFlow is imported already and {_LEGACY_KERAS} is "
-            f"{os.environ.get(_LEGACY_KERAS)!r}. Set it at the head of the script: "
-            f'os.environ["{_LEGACY_KERAS}"] = "1"; or train on Ray workers, which get it from us.'
+            f"RunConfig(legacy_keras=True) with num_workers=0 requires {name}=1 before TensorFlow is imported, but "
+            f"TensorFlow is imported already, with {name} unset or off, got {os.environ.get(name)!r}. Set it at the "
+            f'top of the script: os.environ["{name}"] = "1"; or train on Ray workers, where it is set automatically.'
         )
 
 
 @contextlib.contextmanager
-def _showing(progress: Progress, worker: OwnProcess) -> Iterator[None]:
-    done = threading.Event()
+def _showing(progress: Progress, worker: InlineWorker) -> Iterator[None]:
+    """Update the progress display periodically, and once more after success."""
 
-    def look() -> None:
+    def show() -> None:
         progress.show(GroupView("in process", 1, {0: worker.status.snapshot()}, {}, {}, ()))
 
-    def keep_looking() -> None:
-        while not done.wait(_LOOK_SECS):
-            worker.stop.announce()
-            look()
+    def update() -> None:
+        worker.stop.announce()
+        show()
 
-    thread = threading.Thread(target=keep_looking, name="progress", daemon=True)
-    thread.start()
-    try:
+    with PeriodicThread(update, _PROGRESS_SECS, name="progress"):
         yield
-        look()
-    finally:
-        done.set()
-        thread.join()
+    show()

@@ -1,4 +1,4 @@
-"""What the processes of a run say: as much as the driver's own loggers would, and nothing of what only Ray is about."""
+"""Log levels of workers and tasks, which follow the driver's; Ray's own notices are hidden."""
 
 from __future__ import annotations
 
@@ -6,40 +6,39 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 
-from ray.util.debug import log_once
+from ray_estimator._runtime import ray_private
 
-_NAMES = ("ray_estimator", "tensorflow")
+_LOGGERS = ("ray_estimator", "tensorflow")
 _RAY_TRAIN = "ray.train"
-_RAY_DATA = "ray.data._internal.execution.streaming_executor"
 
 
-def levels() -> dict[str, int]:
-    """The levels from which on the loggers of the Estimator and of TensorFlow speak in this process."""
-    return {name: logging.getLogger(name).getEffectiveLevel() for name in _NAMES}
+def log_levels() -> dict[str, int]:
+    """Return the levels of the loggers of ray_estimator and TensorFlow in this process."""
+    return {name: logging.getLogger(name).getEffectiveLevel() for name in _LOGGERS}
 
 
-def speak_as(levels: Mapping[str, int]) -> None:
-    """Lets the loggers of this process speak from the same levels on."""
+def set_log_levels(levels: Mapping[str, int]) -> None:
+    """Set the levels of loggers in this process."""
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
 
 
-def ray_train_level() -> str:
-    """From where on Ray Train's controller and workers speak: warnings, unless somebody has chosen a level here."""
+def ray_train_log_level() -> str:
+    """Return the level for Ray Train's controller and workers: WARNING, unless the user has set one on the driver."""
     return logging.getLevelName(logging.getLogger(_RAY_TRAIN).level or logging.WARNING)
 
 
 @contextlib.contextmanager
-def unannounced() -> Iterator[None]:
-    """Ray Data announces neither that it shows no progress bars, nor that an execution has ended."""
-    log_once("ray_data_progress_manager_disabled")  # What was said once is not said again.
-    logger = logging.getLogger(_RAY_DATA)
+def without_execution_notices() -> Iterator[None]:
+    """Hide Ray Data's notices that progress bars are disabled and that an execution has ended."""
+    ray_private.hide_progress_bar_notice()
+    logger = logging.getLogger(ray_private.EXECUTION_LOGGER)
 
-    def warns(record: logging.LogRecord) -> bool:
+    def is_warning(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.WARNING
 
-    logger.addFilter(warns)
+    logger.addFilter(is_warning)
     try:
         yield
     finally:
-        logger.removeFilter(warns)
+        logger.removeFilter(is_warning)

@@ -1,1 +1,1 @@
-"""Files on any store, by URL, and what is built from them alone: staging, SavedModels, preflight."""
+"""Files by URL on any store, and what builds on them: locks, staging, SavedModels, preflight."""

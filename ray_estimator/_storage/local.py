@@ -1,4 +1,4 @@
-"""Local files, with what the operating system offers for a commit: fsync, atomic rename, links that replace nothing."""
+"""Local files, written atomically and durably with fsync, renames and hard links."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _TEMPORARY = re.compile(r"\..+\.tmp-[0-9a-f]{32}")
 
 
 class LocalFiles:
-    """Files of the operating system. Missing parents are made, since no other store knows the lack of one."""
+    """Files of the operating system. Missing parent directories are created, as on stores without directories."""
 
+    range_bytes = 8 * 2**20
     threads = 1
-    turn: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    lock: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
 
     def is_transient(self, error: Exception) -> bool:
         return is_transient_locally(error)
@@ -60,7 +61,7 @@ class LocalFiles:
         found = {}
         with os.scandir(path) as entries:
             for entry in entries:
-                # Others may delete it just now; what a broken link points to is not there either.
+                # Another process may delete it concurrently; the target of a broken link is missing too.
                 with contextlib.suppress(FileNotFoundError):
                     found[entry.name] = None if entry.is_dir() else entry.stat().st_size
         return found
@@ -92,7 +93,7 @@ class LocalFiles:
         with os.scandir(path) as entries:
             for entry in entries:
                 if _TEMPORARY.fullmatch(entry.name):
-                    # Its owner may rename it just now.
+                    # Its owner may rename it concurrently.
                     with contextlib.suppress(FileNotFoundError):
                         if time.time() - entry.stat().st_mtime > older_than_secs:
                             os.remove(entry.path)
@@ -103,9 +104,9 @@ class LocalFiles:
 
 @contextlib.contextmanager
 def _replacing(path: str) -> Iterator[str]:
-    """A name beside `path` to write to, which becomes `path` at the end and is deleted after an error."""
+    """Yield a temporary path next to `path`; it is renamed to `path` at the end, and deleted after an error."""
     make_parent(path)
-    temporary = _temporary_beside(path)
+    temporary = _temporary_next_to(path)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -117,16 +118,16 @@ def _replacing(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _creating(path: str) -> Iterator[str]:
-    """A name beside `path` to write to, which becomes `path` at the end if nothing is there.
+    """Yield a temporary path next to `path`; it becomes `path` at the end, unless that exists.
 
     Raises:
-        FileExistsError: There is something.
+        FileExistsError: `path` exists.
     """
     make_parent(path)
-    temporary = _temporary_beside(path)
+    temporary = _temporary_next_to(path)
     try:
         yield temporary
-        # Unlike a rename, a link never replaces what is there.
+        # Unlike a rename, a link never replaces a file.
         os.link(temporary, path)
     except FileExistsError:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
@@ -143,13 +144,13 @@ def _write_new(path: str, data: bytes, durable: bool) -> None:
             os.fsync(file.fileno())
 
 
-def _temporary_beside(path: str) -> str:
+def _temporary_next_to(path: str) -> str:
     directory, name = os.path.split(path)
     return os.path.join(directory, f".{name}.tmp-{uuid.uuid4().hex}")
 
 
 def _rename(source: str, path: str) -> bool:
-    """Rename `source` to `path`; False if they lie on different file systems."""
+    """Rename `source` to `path`; False if they are on different file systems."""
     make_parent(path)
     _sync(source)
     try:
@@ -167,7 +168,7 @@ def _sync(path: str) -> None:
 
 
 def _sync_directory(directory: str) -> None:
-    """Make a rename durable, on the file systems that offer it."""
+    """Make a rename durable, on file systems that support it."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -181,7 +182,7 @@ def make_parent(path: str) -> None:
 
 
 def files_below(directory: str) -> list[str]:
-    """Relative paths of all files below a local directory, sorted."""
+    """Return the relative paths of all files below a local directory, sorted."""
     return sorted(
         os.path.relpath(os.path.join(parent, name), directory)
         for parent, _, names in os.walk(directory)

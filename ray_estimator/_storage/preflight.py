@@ -1,8 +1,9 @@
-"""Whether model_dir can be used, tried before anything is started: the error says what failed, and from where."""
+"""Check access to model_dir before a run starts; errors say which operation failed, and where."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,14 +11,16 @@ from dataclasses import dataclass
 from ray_estimator._storage.storage import Storage
 from ray_estimator.errors import ModelDirAccessError
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Preflight:
-    """A check of model_dir, as it travels.
+    """An access check of model_dir. Sent to workers.
 
     Attributes:
         model_dir: Local path or URL.
-        storage: Opens it.
+        storage: Accesses it.
     """
 
     model_dir: str
@@ -25,65 +28,67 @@ class Preflight:
 
     @contextlib.contextmanager
     def file_from(self, where: str) -> Iterator[str]:
-        """A small file in model_dir: written, read back and found in the listing, and deleted at the end.
+        """Write a small file to model_dir, read it back and list it; delete it at the end.
 
         Args:
-            where: Where this runs, for the error.
+            where: The process that runs this, for the error.
 
         Yields:
-            The file's name.
+            The name of the file.
 
         Raises:
-            ModelDirAccessError: Something of this does not work.
+            ModelDirAccessError: One of these operations failed.
         """
         name = f".preflight-{uuid.uuid4().hex}"
         url = self.storage.join(self.model_dir, name)
-        with self._doing(f"writing {url}", where):
+        with self._attempting(f"writing {url}", where):
             self.storage.write_bytes(url, name.encode())
         try:
-            with self._doing(f"reading {url} back", where):
-                _require(self.storage.read_bytes(url) == name.encode(), "it holds something else than was written")
-            with self._doing(f"listing {self.model_dir}", where):
+            with self._attempting(f"reading {url} back", where):
+                _require(self.storage.read_bytes(url) == name.encode(), "its content differs from what was written")
+            with self._attempting(f"listing {self.model_dir}", where):
                 _require(name in self.storage.list_dir(self.model_dir), f"{name} was written, but is not listed")
             yield name
         except BaseException:
-            with contextlib.suppress(Exception):
+            try:
                 self.storage.remove(url)
+            except Exception as error:  # Depends on the store; the first error is raised.
+                logger.warning("%s", self.storage.redacted(f"Could not delete {url}: {error}"))
             raise
-        with self._doing(f"deleting {url}", where):
+        with self._attempting(f"deleting {url}", where):
             self.storage.remove(url)
-            _require(not self.storage.exists(url), "it was deleted, but is still there")
+            _require(not self.storage.exists(url), "it was deleted, but still exists")
 
     def look_for(self, name: str, where: str) -> None:
-        """Reads the file that another process has there.
+        """Read the file that another process has written.
 
         Raises:
-            ModelDirAccessError: It cannot be read, or is not there.
+            ModelDirAccessError: It is missing or cannot be read.
         """
         url = self.storage.join(self.model_dir, name)
-        with self._doing(f"reading {url}", where):
+        with self._attempting(f"reading {url}", where):
             try:
                 self.storage.read_bytes(url)
             except FileNotFoundError:
                 raise ModelDirAccessError.not_shared(self.storage.redacted(self.model_dir), where) from None
 
     @contextlib.contextmanager
-    def _doing(self, what: str, where: str) -> Iterator[None]:
+    def _attempting(self, operation: str, where: str) -> Iterator[None]:
         try:
             yield
         except ModelDirAccessError:
             raise
-        except Exception as error:  # Stores raise what they like.
-            reason = self.storage.redacted(f"{what} failed: {_words(error)}")
+        except Exception as error:  # Depends on the store.
+            reason = self.storage.redacted(f"{operation} failed: {_chain_of(error)}")
             # Not chained to the store's error, whose text may hold credentials.
             raise ModelDirAccessError(self.storage.redacted(self.model_dir), where, reason) from None
 
 
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise OSError(otherwise)
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise OSError(message)
 
 
-def _words(error: BaseException) -> str:
+def _chain_of(error: BaseException) -> str:
     own = f"{type(error).__name__}: {error}"
-    return own if error.__cause__ is None else f"{own} ({_words(error.__cause__)})"
+    return own if error.__cause__ is None else f"{own} ({_chain_of(error.__cause__)})"

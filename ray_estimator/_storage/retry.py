@@ -1,4 +1,4 @@
-"""What is tried again: requests that a store could not serve just now."""
+"""Retry operations on stores after transient errors, with exponential back-off."""
 
 from __future__ import annotations
 
@@ -18,44 +18,46 @@ TOTAL_SECS = 60.0
 logger = logging.getLogger(__name__)
 
 
-def retrying(call: Callable[[], T], is_transient: Callable[[Exception], bool], shown: Callable[[str], str]) -> T:
-    """What `call` returns, after at most `ATTEMPTS` calls; none begins later than `TOTAL_SECS` after the first.
+def retrying(call: Callable[[], T], is_transient: Callable[[Exception], bool], redact: Callable[[str], str]) -> T:
+    """Return the result of `call`, after at most `ATTEMPTS` attempts, the last no later than `TOTAL_SECS`.
 
     Args:
-        call: Is called again after a transient error, so it must not mind having happened already.
-        is_transient: Whether another call may succeed.
-        shown: Makes a text fit for the log.
+        call: An idempotent operation, called again after a transient error.
+        is_transient: Whether another attempt may succeed.
+        redact: Removes credentials from text for the log.
 
     Raises:
-        Exception: The last error of `call`, as it is.
+        Exception: The last error of `call`, unchanged.
     """
     began = time.monotonic()
     for attempt in range(1, ATTEMPTS):
         try:
             return call()
         except Exception as error:
-            # Doubled each time, and spread, so that many who failed together do not come back together.
+            # Random, so that processes that failed together do not retry together.
             delay = FIRST_DELAY_SECS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
             if not is_transient(error) or time.monotonic() + delay > began + TOTAL_SECS:
                 raise
-            reason = shown(f"{type(error).__name__}: {error}")
-            logger.warning("The store failed (attempt %d of %d, next in %.1f s): %s", attempt, ATTEMPTS, delay, reason)
+            reason = redact(f"{type(error).__name__}: {error}")
+            logger.warning(
+                "Storage request failed (attempt %d of %d, next in %.1f s): %s", attempt, ATTEMPTS, delay, reason
+            )
         time.sleep(delay)
     return call()
 
 
-_NETWORK_FILE_SYSTEM = {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET}
+_TRANSIENT_ERRNOS = {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET}
 
 
 def is_transient_locally(error: Exception) -> bool:
-    """Whether an operation on local files may succeed if tried again.
+    """Whether an operation on local files may succeed when retried.
 
-    Not after EIO: an fsync that failed may report success at the second try, though the data are lost.
+    Not after EIO: a second fsync may report success although the data is lost.
     """
-    return isinstance(error, OSError) and error.errno in _NETWORK_FILE_SYSTEM
+    return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS
 
 
-_ANSWERS = (
+_PERMANENT_ERRORS = (
     FileNotFoundError,
     FileExistsError,
     PermissionError,
@@ -69,7 +71,7 @@ _ANSWERS = (
     ImportError,
     MemoryError,
 )
-_ANSWERS_BY_NUMBER = {
+_PERMANENT_ERRNOS = {
     errno.E2BIG,
     errno.EDQUOT,
     errno.EFBIG,
@@ -88,25 +90,25 @@ _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 def is_transient_remotely(error: Exception) -> bool:
-    """Whether a request to a store behind a network may succeed if sent again.
+    """Whether a request to a remote store may succeed when retried.
 
-    Backends have no common tree of errors. What is plainly an answer (missing, exists, forbidden, bad arguments, no
-    credentials) is final; what has an HTTP status goes by that; anything else may be the network's doing.
+    Backends have no common error hierarchy. Answers of the store (missing, exists, forbidden, bad arguments, no
+    credentials) are permanent; errors with an HTTP status are classified by it; any other may be a network error.
     """
-    if isinstance(error, _ANSWERS) or _says_credentials(error):
+    if isinstance(error, _PERMANENT_ERRORS) or _is_about_credentials(error):
         return False
     status = _status_of(error)
     if status is not None:
         return status in _TRANSIENT_STATUS
-    return not (isinstance(error, OSError) and error.errno in _ANSWERS_BY_NUMBER)
+    return not (isinstance(error, OSError) and error.errno in _PERMANENT_ERRNOS)
 
 
-def _says_credentials(error: Exception) -> bool:
+def _is_about_credentials(error: Exception) -> bool:
     return any("credential" in kind.__name__.lower() for kind in type(error).__mro__)
 
 
 def _status_of(error: BaseException | None) -> int | None:
-    """The HTTP status that an error, or the one behind it, carries under one of the names in use."""
+    """Return the HTTP status of an error or its cause, from any of the attributes in use; None if it has none."""
     if error is None:
         return None
     response = getattr(error, "response", None)

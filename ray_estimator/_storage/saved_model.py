@@ -1,7 +1,4 @@
-"""Exports around their graph: what is checked on the driver before, and how a SavedModel is published after.
-
-Importing this module imports neither TensorFlow nor Ray.
-"""
+"""Publish SavedModels in a directory that serving processes watch."""
 
 from __future__ import annotations
 
@@ -15,28 +12,18 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 
 from ray_estimator._storage.storage import Storage
-from ray_estimator.spec import ModeKeys
 
-MODES = (ModeKeys.TRAIN, ModeKeys.EVAL, ModeKeys.PREDICT)
-"""The modes of an export, in order. The first of them saves the variables: training's are all that others need."""
-
-_TRIES = 10
+_ATTEMPTS = 10
 _GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
 logger = logging.getLogger(__name__)
 
 
-# Before
-
-
-# After
-
-
 @contextlib.contextmanager
 def staging_dir(storage: Storage, base: str) -> Iterator[str]:
-    """A local folder, gone at the end; on the file system of `base` if that is local, so that a rename publishes.
+    """Yield a local folder, deleted at the end; on the file system of `base` if that is local, to publish by a rename.
 
-    Its name is none that loaders look at: they take directories that are named by a number.
+    Its name is not a number, so loaders ignore it.
     """
     local = storage.local_path(base)
     if local is not None:
@@ -46,34 +33,34 @@ def staging_dir(storage: Storage, base: str) -> Iterator[str]:
 
 
 def copy_assets(storage: Storage, assets: Mapping[str, str], saved_model: str) -> None:
-    """Copies each source to its destination below ``assets.extra``."""
+    """Copy each source to its destination below ``assets.extra``."""
     for destination, source in assets.items():
         storage.get_file(source, os.path.join(saved_model, "assets.extra", destination))
 
 
 def publish(storage: Storage, saved_model: str, base: str) -> str:
-    """Gives the local folder `saved_model` a directory of its own below `base`, named by the seconds since 1970.
+    """Publish the local folder `saved_model` as a new directory below `base`, named by the seconds since the epoch.
 
-    On a local disk it appears whole, by one rename. A store has no rename: there its graph arrives last, so that
-    whoever finds a graph finds all that belongs to it, and after an error nothing stays.
+    On a local disk it appears atomically, by a rename. On other stores the graph is uploaded last, so that a directory
+    with a graph is complete; after an error all files are deleted.
 
     Returns:
         The path or URL of the new directory.
 
     Raises:
-        RuntimeError: Others took every name that was tried.
+        RuntimeError: Every name tried was taken by another export.
     """
-    take = _renamed if storage.local_path(base) is not None else _uploaded
-    for _ in range(_TRIES):
+    put = _rename if storage.local_path(base) is not None else _upload
+    for _ in range(_ATTEMPTS):
         name = str(int(time.time()))
-        if take(storage, saved_model, base, name):
+        if put(storage, saved_model, base, name):
             return storage.join(base, name)
-        logger.warning("%s is taken by another export; trying again with a later name.", storage.join(base, name))
+        logger.warning("%s is taken by another export; retrying with a later name.", storage.join(base, name))
         time.sleep(1)
-    raise RuntimeError(f"Failed to obtain a unique export directory name under {base} after {_TRIES} attempts.")
+    raise RuntimeError(f"Failed to obtain a unique export directory name under {base} after {_ATTEMPTS} attempts.")
 
 
-def _renamed(storage: Storage, saved_model: str, base: str, name: str) -> bool:
+def _rename(storage: Storage, saved_model: str, base: str, name: str) -> bool:
     try:
         os.rename(saved_model, storage.join(base, name))
     except OSError as error:
@@ -83,34 +70,34 @@ def _renamed(storage: Storage, saved_model: str, base: str, name: str) -> bool:
     return True
 
 
-def _uploaded(storage: Storage, saved_model: str, base: str, name: str) -> bool:
-    # The claim lies beside the directory, which must not be seen before it holds a model.
+def _upload(storage: Storage, saved_model: str, base: str, name: str) -> bool:
+    # The claim is a file next to the directory, which must not exist before it contains a model.
     claim = storage.join(base, f"temp-{name}")
-    if not _claimed(storage, claim):
+    if not _claim(storage, claim):
         return False
     try:
         url = storage.join(base, name)
         if storage.exists(url):
             return False
-        _upload(storage, saved_model, url)
+        _put_complete(storage, saved_model, url)
         return True
     finally:
         _try_to(Storage.remove, storage, claim)
 
 
-def _claimed(storage: Storage, claim: str) -> bool:
+def _claim(storage: Storage, url: str) -> bool:
     token = uuid.uuid4().bytes
     try:
-        storage.create_bytes(claim, token)
+        storage.create_bytes(url, token)
     except FileExistsError:
-        # Perhaps by this very call, whose first answer was lost.
+        # Possibly created by this call, whose first response was lost.
         with contextlib.suppress(FileNotFoundError):
-            return storage.read_bytes(claim) == token
+            return storage.read_bytes(url) == token
         return False
     return True
 
 
-def _upload(storage: Storage, saved_model: str, url: str) -> None:
+def _put_complete(storage: Storage, saved_model: str, url: str) -> None:
     try:
         storage.put_dir(saved_model, url, last=_GRAPH_FILES)
     except BaseException:
@@ -119,15 +106,15 @@ def _upload(storage: Storage, saved_model: str, url: str) -> None:
 
 
 def remove(storage: Storage, url: str) -> None:
-    """Removes a SavedModel, if it is there: its graph first, so that nobody loads what is half gone."""
+    """Delete a SavedModel if it exists: its graph first, so that no process loads a partial model."""
     for name in _GRAPH_FILES:
         storage.remove(storage.join(url, name))
     storage.remove_dir(url)
 
 
 def _try_to(clean_up: Callable[[Storage, str], None], storage: Storage, url: str) -> None:
-    """Removes what is in nobody's way, if the store lets it: what matters has happened already."""
+    """Call `clean_up`, and log its error: leftover files are harmless."""
     try:
         clean_up(storage, url)
-    except Exception:
-        logger.warning("Could not remove %s.", url, exc_info=True)
+    except Exception:  # Depends on the store.
+        logger.warning("Could not delete %s.", url, exc_info=True)

@@ -1,35 +1,36 @@
-"""Local directories that go when their owner is done with them, or dead.
+"""Local directories that are deleted when their owner closes them, or found dead.
 
-The owner holds a lock on a file inside, which the operating system lets go when the process ends, however it ends. So
-whoever comes next finds out what nobody owns any more, without clocks and process numbers.
+The owner holds a lock on a file inside. The kernel releases it when the process ends, so the next process can tell
+abandoned directories without clocks or process ids.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 
+from ray_estimator._storage.locks import LockFile
+
 _LOCK = ".lock"
 
 
 @contextlib.contextmanager
 def scratch_dir(parent: str, prefix: str) -> Iterator[str]:
-    """A new directory in `parent`, which goes at the end. Those of dead owners with the same prefix go at once."""
+    """Yield a new directory in `parent`, deleted at the end. Abandoned ones with the same prefix are deleted first."""
     os.makedirs(parent, exist_ok=True)
-    _sweep(parent, prefix)
-    # Made under another name, since it has that of an owned one only when it has its owner.
+    _delete_abandoned(parent, prefix)
+    # Renamed to the prefix only once it is locked: a directory with the prefix and without a lock is abandoned.
     new = tempfile.mkdtemp(prefix=".new-", dir=parent)
     directory = os.path.join(parent, f"{prefix}{uuid.uuid4().hex}")
-    with open(os.path.join(new, _LOCK), "wb") as lock:
+    with LockFile(os.path.join(new, _LOCK), create=True) as lock:
         try:
-            # File systems without locks have no sweepers either.
+            # Where locks are unsupported, no process can find the directory abandoned.
             with contextlib.suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                lock.try_exclusive()
             os.rename(new, directory)
             yield directory
         finally:
@@ -37,14 +38,11 @@ def scratch_dir(parent: str, prefix: str) -> Iterator[str]:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _sweep(parent: str, prefix: str) -> None:
+def _delete_abandoned(parent: str, prefix: str) -> None:
     for name in os.listdir(parent):
         if name.startswith(prefix):
-            _remove_unless_owned(os.path.join(parent, name))
-
-
-def _remove_unless_owned(directory: str) -> None:
-    # Another user's directory, one that goes just now, or a file system without locks: then it stays.
-    with contextlib.suppress(OSError), open(os.path.join(directory, _LOCK), "rb+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(directory, ignore_errors=True)
+            directory = os.path.join(parent, name)
+            # Another user's directory, one that is just being deleted, or no support of locks: it stays.
+            with contextlib.suppress(OSError), LockFile(os.path.join(directory, _LOCK), create=False) as lock:
+                if lock.try_exclusive():
+                    shutil.rmtree(directory, ignore_errors=True)

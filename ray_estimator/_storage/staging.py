@@ -1,6 +1,6 @@
-"""`stage()`: files that user code names by URL, as local files of the node that it runs on.
+"""`stage()`: local copies of files that user code names by URL.
 
-TensorFlow opens local files; whatever lies on an object store is fetched first, once for each node.
+TensorFlow opens local files only; files of an object store are downloaded first, once per node.
 """
 
 from __future__ import annotations
@@ -8,37 +8,32 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import errno
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
-import tempfile
-import time
 import uuid
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ray_estimator._storage.content_marks import content_marks
+from ray_estimator._storage.content_version import version_attributes
+from ray_estimator._storage.locks import WAIT_SECS, exclusive_lock, user_dir
 from ray_estimator._storage.storage import Storage
-from ray_estimator.config import RunConfig
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_WAIT_SECS = 600.0
-_LOOK_SECS = 0.1
-_TRIES = 3
+_DOWNLOADS = 3
 
 
 def stage(url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None) -> str:
-    """Gives a local path with the content of `url`, for what TensorFlow is to open: vocabularies, TFRecords, assets.
+    """Return a local path with the content of `url`, for TensorFlow to open: vocabularies, TFRecords, assets.
 
-    Call it in model_fn, input_fn or a hook: it runs there, on each worker or task, and fetches the file once for each
-    node, however many processes ask. A file that has changed in its store since is fetched anew; who has the old path
-    keeps the old content. Works on the driver and in process alike.
+    Call it in model_fn, input_fn or a hook. It runs there, on each worker or task, and downloads the file once per
+    node, however many processes ask for it. A file that has changed in its store is downloaded again; paths returned
+    earlier keep the old content. It also works on the driver and in process.
 
     Example:
         >>> def model_fn(features, labels, mode):
@@ -46,18 +41,18 @@ def stage(url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | N
         ...     table = tf.lookup.StaticVocabularyTable(tf.lookup.TextFileInitializer(vocabulary, ...), 1)
 
     Args:
-        url: Of a file or a directory, on any store that fsspec opens. A local path is given back as it is, and
+        url: A file or directory on any store that fsspec supports. A local path is returned unchanged, and
             ``file://...`` as a local path.
-        storage_options: fsspec's options, for example credentials. None: those of the `RunConfig` of the run that
-            calls, if `model_dir` lies on the same kind of store as `url`, or on none; outside of a run, fsspec's
-            defaults. Functions that tf.data calls in threads of its own are outside: call `stage` in input_fn itself.
+        storage_options: fsspec options such as credentials. None: those of the current run's `RunConfig`, if
+            `model_dir` is local or on the same kind of store as `url`; outside a run, fsspec's defaults. Functions
+            that tf.data calls in its own threads are outside the run: call `stage` in input_fn itself.
 
     Returns:
-        The path of the local file or directory; its last name is that of `url`. Do not change what is there.
+        The path of the local file or directory; its base name is that of `url`. Do not modify the content.
 
     Raises:
-        FileNotFoundError: There is nothing at `url`, or no such local path on this node.
-        OSError: The file keeps changing while it is fetched.
+        FileNotFoundError: `url` does not exist, or the local path does not exist on this node.
+        OSError: The file kept changing during download.
     """
     named = os.fspath(url)
     options = _options_for(named) if storage_options is None else storage_options
@@ -71,19 +66,19 @@ def stage(url: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | N
 
 
 @contextlib.contextmanager
-def staging_for(config: RunConfig) -> Iterator[None]:
-    """Within it, `stage` uses the storage options of this run."""
-    token = _running.set(config)
+def staging_for(model_dir: str, storage_options: Mapping[str, Any] | None) -> Iterator[None]:
+    """Use the storage options of this run in `stage`, inside the block."""
+    token = _current_run.set((model_dir, storage_options))
     try:
         yield
     finally:
-        _running.reset(token)
+        _current_run.reset(token)
 
 
-def iterating_for(config: RunConfig, batches: Generator[T]) -> Generator[T]:
-    """What `batches` gives; its code runs within `staging_for`, that of who iterates does not."""
+def iterating_for(model_dir: str, storage_options: Mapping[str, Any] | None, batches: Generator[T]) -> Generator[T]:
+    """Yield from `batches`, whose code runs within `staging_for`; the code of the consumer does not."""
     context = contextvars.copy_context()
-    context.run(_running.set, config)
+    context.run(_current_run.set, (model_dir, storage_options))
     try:
         while True:
             try:
@@ -95,34 +90,37 @@ def iterating_for(config: RunConfig, batches: Generator[T]) -> Generator[T]:
         context.run(batches.close)
 
 
-_running: contextvars.ContextVar[RunConfig | None] = contextvars.ContextVar("running", default=None)
+_current_run: contextvars.ContextVar[tuple[str, Mapping[str, Any] | None] | None] = contextvars.ContextVar(
+    "current_run", default=None
+)
 
 
 def _options_for(url: str) -> Mapping[str, Any] | None:
-    """The running job's storage options, unless they are for another kind of store, which would not take them."""
-    config = _running.get()
-    if config is None:
+    """Return the run's storage options, unless they are for another kind of store, which would reject them."""
+    run = _current_run.get()
+    if run is None:
         return None
-    runs_on = _scheme(str(config.model_dir or ""))
-    return config.storage_options if runs_on in (None, _scheme(url)) else None
+    model_dir, storage_options = run
+    scheme = _remote_scheme(model_dir)
+    return storage_options if scheme in (None, _remote_scheme(url)) else None
 
 
-def _scheme(url: str) -> str | None:
+def _remote_scheme(url: str) -> str | None:
     scheme, separator, _ = url.partition("://")
     return scheme if separator and scheme not in ("file", "local") else None
 
 
 @dataclass(frozen=True)
-class _State:
-    """What is at a URL now; `mark` changes with the content, as far as the store tells."""
+class _Version:
+    """The current content of a URL; `digest` changes with it, as far as the store tells."""
 
     is_directory: bool
-    mark: str
+    digest: str
 
     @classmethod
-    def of(cls, described: Mapping[str, Mapping[str, Any]]) -> _State:
-        marks = sorted((name, content_marks(info)) for name, info in described.items())
-        return cls(set(described) != {""}, hashlib.sha256(repr(marks).encode()).hexdigest())
+    def of(cls, described: Mapping[str, Mapping[str, Any]]) -> _Version:
+        attributes = sorted((name, version_attributes(info)) for name, info in described.items())
+        return cls(set(described) != {""}, hashlib.sha256(repr(attributes).encode()).hexdigest())
 
 
 @dataclass(frozen=True)
@@ -133,81 +131,56 @@ class _Staged:
     url: str
 
     def path(self) -> str:
-        """The copy of what is there now; fetched if this node has none."""
-        for _ in range(_TRIES):
-            state = self._state()
-            copy = os.path.join(self._folder(), state.mark[:16], self.url.rpartition("/")[2])
+        """Return the copy of the current version, downloaded if this node has none."""
+        for _ in range(_DOWNLOADS):
+            version = self._version()
+            copy = os.path.join(self._folder(), version.digest[:16], self.url.rpartition("/")[2])
             if os.path.exists(copy):
                 return copy
-            with self._fetching_alone():
-                if os.path.exists(copy) or self._fetched(state, copy):
+            with self._download_lock():
+                if os.path.exists(copy) or self._download(version, copy):
                     return copy
-        raise OSError(
-            errno.EAGAIN, f"Expected a file that rests, but it changed in {_TRIES} tries to fetch it", self.url
-        )
+        raise OSError(errno.EAGAIN, f"File kept changing during download ({_DOWNLOADS} attempts)", self.url)
 
-    def _state(self) -> _State:
+    def _version(self) -> _Version:
         try:
-            return _State.of(self.storage.describe(self.url))
+            return _Version.of(self.storage.describe(self.url))
         except FileNotFoundError as error:
-            # Some stores say this of a file that one may not see, too.
+            # Some stores also answer this without read access.
             raise FileNotFoundError(
-                errno.ENOENT, "No such file or directory, or none that these storage_options open", self.url
+                errno.ENOENT, "No such file or directory, or no access with these storage_options", self.url
             ) from error
 
     def _folder(self) -> str:
-        return os.path.join(_cache(), hashlib.sha256(self.url.encode()).hexdigest()[:16])
+        return os.path.join(user_dir("staged"), hashlib.sha256(self.url.encode()).hexdigest()[:16])
 
-    def _fetched(self, state: _State, copy: str) -> bool:
-        """Fetches `state`, all or nothing; False if it is not what is there any more."""
+    def _download(self, version: _Version, copy: str) -> bool:
+        """Download `version` atomically; False if the store has another version by now."""
         os.makedirs(self._folder(), exist_ok=True)
         private = os.path.join(self._folder(), f".fetching-{uuid.uuid4().hex}")
         inside = os.path.join(private, os.path.basename(copy))
         try:
-            if state.is_directory:
+            if version.is_directory:
                 self.storage.get_dir(self.url, inside)
             else:
                 self.storage.get_file(self.url, inside)
-            if self._state() != state:
+            if self._version() != version:
                 return False
-            with contextlib.suppress(OSError):  # somebody else was faster
+            with contextlib.suppress(OSError):  # another process was faster
                 os.rename(private, os.path.dirname(copy))
             return os.path.exists(copy)
         finally:
             shutil.rmtree(private, ignore_errors=True)
 
     @contextlib.contextmanager
-    def _fetching_alone(self) -> Iterator[None]:
-        """Holds the node's lock of this URL. It is for thrift alone: after the deadline we fetch beside its holder."""
+    def _download_lock(self) -> Iterator[None]:
+        """Hold this node's lock of the URL. It only avoids duplicate work: after the timeout, continue without it."""
         os.makedirs(self._folder(), exist_ok=True)
-        with open(os.path.join(self._folder(), ".lock"), "w") as lock:
-            deadline = time.monotonic() + _WAIT_SECS
-            while not _taken(lock.fileno()):
-                if time.monotonic() > deadline:
-                    logger.warning(
-                        "Another process of this node has been fetching %s for %d s; fetching it here, too.",
-                        self.url,
-                        _WAIT_SECS,
-                    )
-                    break
-                time.sleep(_LOOK_SECS)
+        with exclusive_lock(os.path.join(self._folder(), ".lock"), WAIT_SECS) as is_held:
+            if not is_held:
+                logger.warning(
+                    "Another process on this node has been downloading %s for %d s; downloading a second copy.",
+                    self.url,
+                    WAIT_SECS,
+                )
             yield
-
-
-def _taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _cache() -> str:
-    """This user's folder for staged files, which nobody else may write to."""
-    folder = os.path.join(tempfile.gettempdir(), f"ray-estimator-staged-{os.getuid()}")
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    if os.stat(folder).st_uid != os.getuid():
-        raise PermissionError(
-            errno.EPERM, "The folder for staged files belongs to another user: set TMPDIR to one of your own", folder
-        )
-    return folder

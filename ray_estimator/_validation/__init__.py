@@ -1,1 +1,1 @@
-"""Checks of arguments, on the driver."""
+"""Validation of arguments on the driver."""

@@ -8,45 +8,45 @@ import posixpath
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray_estimator._storage.saved_model import MODES
 from ray_estimator._storage.storage import Storage
+from ray_estimator.spec import MODES
 
 ReceiverFn = Callable[[], Any]
 
 
 def checked_receiver_fns(input_receiver_fn_map: Any) -> dict[str, ReceiverFn]:
-    """The receiver functions by mode; a mode whose function is None is left out.
+    """Return the receiver functions by mode, without modes whose function is None.
 
     Raises:
-        ValueError: None is left, or a mode is unknown.
-        TypeError: It is no dict of functions.
+        ValueError: No mode remains, or a mode is unknown.
+        TypeError: `input_receiver_fn_map` is not a dict of functions.
     """
     if not isinstance(input_receiver_fn_map, Mapping):
-        raise TypeError(f"input_receiver_fn_map must be a dict of mode to function, given: {input_receiver_fn_map!r}.")
+        raise TypeError(f"input_receiver_fn_map must be a dict of mode to function, got {input_receiver_fn_map!r}.")
     given = {mode: fn for mode, fn in input_receiver_fn_map.items() if fn is not None}
     if not given or not set(given) <= set(MODES):
         raise ValueError(
-            f"No valid modes for exporting found. Got {list(input_receiver_fn_map)}. Give an input_receiver_fn for "
-            f"some of {list(MODES)} (see ModeKeys), and for no other mode."
+            f"No valid modes for exporting found. Got {list(input_receiver_fn_map)}. Pass an input_receiver_fn for "
+            f"modes in {list(MODES)} (see ModeKeys)."
         )
     for mode, fn in given.items():
         if not callable(fn):
-            raise TypeError(f"The input_receiver_fn for mode {mode!r} must be callable, given: {fn!r}.")
+            raise TypeError(f"The input_receiver_fn for mode {mode!r} must be callable, got {fn!r}.")
     return given
 
 
 def checked_assets(assets_extra: Any, storage: Storage) -> dict[str, str]:
-    """Sources by destination below ``assets.extra``: sources absolute, destinations without detours.
+    """Return absolute sources by normalized destination below ``assets.extra``.
 
     Raises:
-        ValueError: A destination does not lie below ``assets.extra``.
-        FileNotFoundError: A source is no file.
-        TypeError: It is no dict of paths.
+        ValueError: A destination is not below ``assets.extra``.
+        FileNotFoundError: A source is not a file.
+        TypeError: `assets_extra` is not a dict.
     """
     if assets_extra is None:
         return {}
     if not isinstance(assets_extra, Mapping):
-        raise TypeError(f"assets_extra must be a dict of destination to source path, given: {assets_extra!r}.")
+        raise TypeError(f"assets_extra must be a dict of destination to source path, got {assets_extra!r}.")
     return {_destination(name): _source(source, name, storage) for name, source in assets_extra.items()}
 
 
@@ -54,7 +54,7 @@ def _destination(name: Any) -> str:
     path = posixpath.normpath(os.fsdecode(name))
     if os.path.isabs(path) or path == "." or path.split("/")[0] == "..":
         raise ValueError(
-            f"A destination in assets_extra must be a relative path of a file below assets.extra, given: {name!r}."
+            f"A destination in assets_extra must be a relative path of a file below assets.extra, got {name!r}."
         )
     return path
 
@@ -63,6 +63,6 @@ def _source(source: Any, name: Any, storage: Storage) -> str:
     url = storage.normalize(os.fsdecode(source))
     if not storage.is_file(url):
         raise FileNotFoundError(
-            errno.ENOENT, f"The source of assets_extra[{name!r}] must be a file. There is none", url
+            errno.ENOENT, f"The source of assets_extra[{name!r}] must be a file, but does not exist", url
         )
     return url

@@ -29,11 +29,9 @@ def _options(text: str) -> dict[str, Any]:
     try:
         options = json.loads(text)
     except ValueError as error:
-        raise typer.BadParameter(
-            f"expected JSON such as '{{\"anon\": true}}', but it cannot be read: {error}"
-        ) from None
+        raise typer.BadParameter(f"must be JSON such as '{{\"anon\": true}}', but cannot be parsed: {error}") from None
     if not isinstance(options, dict):
-        raise typer.BadParameter(f"expected a JSON object such as '{{\"anon\": true}}', but received {text}")
+        raise typer.BadParameter(f"must be a JSON object such as '{{\"anon\": true}}', got {text}")
     return options
 
 
@@ -43,8 +41,8 @@ StorageOptions = Annotated[
     typer.Option(
         parser=_options,
         metavar="JSON",
-        help="fsspec's options for the model_dir, as RunConfig(storage_options=...) takes them. Credentials are better "
-        "off in the environment.",
+        help="fsspec options for the model_dir, as in RunConfig(storage_options=...). Prefer environment variables for "
+        "credentials.",
     ),
 ]
 
@@ -61,13 +59,13 @@ def ray_estimator(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Look at programs, clusters and model_dirs of ray_estimator.
+    """Check programs, clusters and model_dirs of ray_estimator.
 
     \b
     Exit codes:
-      0  all is well
-      1  something was found: a problem, a finding in a source, damage
-      2  the command was not understood, or what it names is not there
+      0  no problems
+      1  a problem, a finding in a source, or a damaged file
+      2  invalid arguments, or a path that does not exist
     """
 
 
@@ -78,22 +76,21 @@ def doctor(
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(envvar="RAY_ADDRESS", help="The Ray cluster to look at: `auto`, or host:port. None is started."),
+        typer.Option(envvar="RAY_ADDRESS", help="Ray cluster to check: `auto`, or host:port. No cluster is started."),
     ] = None,
     model_dir: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Try whether it can be written and read, from here and from workers."),
+        typer.Option(metavar="URL", help="Check that it can be written and read, from here and from workers."),
     ] = None,
     storage_options: StorageOptions = "{}",  # type: ignore[assignment]
-    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that the cluster may take to answer.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds to wait for the cluster.")] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether this machine, a cluster, a store and your sources are ready.
+    """Check whether this machine, a cluster, a store and your sources are ready.
 
-    Looks at the versions of Python, Ray, TensorFlow, Keras, pyarrow and fsspec, and at GPUs; at a Ray cluster, if one
-    is named; at a model_dir, if one is named. Sources are parsed, never run: what will break in them is said with the
-    line and the cure, such as tf.contrib, parameter servers, files that TensorFlow cannot open, layers of Keras 2 and
-    private names.
+    Checks the versions of Python, Ray, TensorFlow, Keras, pyarrow and fsspec, the GPUs, and optionally a Ray cluster
+    and a model_dir. Sources are parsed, never run. Code that will break, such as tf.contrib, parameter servers, files
+    that TensorFlow cannot open, Keras 2 layers and private names, is reported with its lines and how to fix it.
 
     \b
     Examples:
@@ -104,12 +101,12 @@ def doctor(
 
     \b
     Exit codes:
-      0  no problems, no findings
+      0  no problems and no findings
       1  a problem or a finding
-      2  the command was not understood, or a path is not there
+      2  invalid arguments, or a path that does not exist
     """
     console = Console(soft_wrap=True, quiet=as_json)
-    with _missing_is_usage():
+    with _usage_error_if_not_found():
         checks = showing.show_checks(
             console, diagnose(Target(address or None, model_dir, dict(storage_options), timeout))
         )  # fmt: skip
@@ -127,15 +124,15 @@ def doctor(
 def inspect(
     model_dir: Annotated[str, typer.Argument(metavar="MODEL_DIR", help="Local path or URL.")],
     storage_options: StorageOptions = "{}",  # type: ignore[assignment]
-    last: Annotated[int, typer.Option(min=0, help="Show the metrics of so many global steps; 0 shows none.")] = 10,
+    last: Annotated[int, typer.Option(min=0, help="Number of global steps to show metrics of.")] = 10,
     verify: Annotated[
-        bool, typer.Option(help="Read every byte. Otherwise files on object stores are known by their sizes.")
+        bool, typer.Option(help="Read every byte. Otherwise only the sizes of files on object stores are checked.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is in a model_dir: checkpoints and their health, who writes, how far training is, metrics.
+    """Show the contents of a model_dir: checkpoints and their state, the writer, training progress, metrics.
 
-    A checkpoint is whole if its files are what its manifest says. Nothing is changed.
+    A checkpoint is intact if its files match its manifest. Nothing is changed.
 
     \b
     Examples:
@@ -145,17 +142,17 @@ def inspect(
 
     \b
     Exit codes:
-      0  everything that is published is whole
-      1  something that is published is damaged
-      2  the command was not understood, or there is nothing to read
+      0  every published checkpoint is intact
+      1  a published checkpoint, or the state file, is damaged
+      2  invalid arguments, or model_dir is empty or cannot be read
     """
     storage = Storage(dict(storage_options))
-    with _missing_is_usage():
+    with _usage_error_if_not_found():
         try:
             report = inspect_model_dir(model_dir, storage, last=last, verify=verify)
         except (FileNotFoundError, typer.Exit):
             raise
-        except Exception as error:  # Stores raise what they like.
+        except Exception as error:  # any error of any store
             typer.echo(storage.redacted(f"{model_dir} cannot be read: {type(error).__name__}: {error}"), err=True)
             raise typer.Exit(USAGE) from None
     if as_json:
@@ -167,7 +164,7 @@ def inspect(
 
 
 @contextlib.contextmanager
-def _missing_is_usage() -> Iterator[None]:
+def _usage_error_if_not_found() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Whether this machine, a cluster and a store are ready: `diagnose`. Starts no Ray."""
+"""`diagnose`: check this machine, a cluster and a store. Does not start Ray."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from ray_estimator._process.quiet import quiet_tensorflow
 from ray_estimator._storage.preflight import Preflight
 from ray_estimator._storage.storage import Storage
@@ -28,7 +30,7 @@ TESTED = {
     "pyarrow": ("17", "26.0.1"),
     "fsspec": ("2025.2", "2026.9.0"),
 }
-"""The oldest version that the package takes, and the one that its tests have run with."""
+"""The oldest supported version of each package, and the one that its tests ran with."""
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
@@ -37,34 +39,34 @@ _EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What.
+        name: Name of the check.
         status: `OK`, `NOTE` or `PROBLEM`.
-        detail: What was seen.
-        cure: What to do about a problem.
+        detail: What was found.
+        fix: How to fix a problem.
     """
 
     name: str
     status: str
     detail: str
-    cure: str = ""
+    fix: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """As JSON takes it."""
+        """Return it for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What to look at beside this machine.
+    """The cluster and the store to check.
 
     Attributes:
-        address: Of a Ray cluster; None for none.
-        model_dir: Path or URL; None for none.
-        storage_options: fsspec's, for `model_dir`.
-        timeout_secs: How long the cluster may take to answer.
+        address: Address of a Ray cluster. None: no cluster.
+        model_dir: Path or URL. None: no store.
+        storage_options: fsspec options for `model_dir`.
+        timeout_secs: Seconds to wait for the cluster.
     """
 
     address: str | None = None
@@ -74,14 +76,14 @@ class Target:
 
 
 def diagnose(target: Target) -> Iterator[Check]:
-    """Looks at everything, in the order in which it is read; each check comes when it is done."""
+    """Yield each check when it is done."""
     yield _python()
     yield from (_package(name) for name in TESTED)
     yield from _optional_packages()
     yield _gpus(_NVIDIA)
     if target.address is None:
         yield Check(
-            "cluster", NOTE, "not asked for: --address or RAY_ADDRESS names one, `auto` the one on this machine"
+            "cluster", NOTE, "not checked: set --address or RAY_ADDRESS, for example to `auto` for the local cluster"
         )
         yield from _store_from_here(target)
     else:
@@ -97,22 +99,18 @@ def _python() -> Check:
 
 def _package(name: str) -> Check:
     oldest, tested = TESTED[name]
-    cure = f"pip install '{name}>={oldest}'"
+    fix = f"pip install '{name}>={oldest}'"
     try:
         found = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Check(name, PROBLEM, "not installed", cure)
-    if _release(found) < _release(oldest):
-        return Check(name, PROBLEM, f"{found} is older than {oldest}", cure)
-    if _release(found)[:2] > _release(tested)[:2]:
+        return Check(name, PROBLEM, "not installed", fix)
+    # The release without its suffix: the candidate 2.21.0rc1 counts as 2.21.0.
+    release = Version(Version(found).base_version)
+    if release < Version(oldest):
+        return Check(name, PROBLEM, f"{found} is older than {oldest}", fix)
+    if (release.major, release.minor) > (Version(tested).major, Version(tested).minor):
         return Check(name, NOTE, f"{found}, newer than the tested {tested}")
     return Check(name, OK, f"{found} (tested: {tested})")
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with: those of 2.22.0rc1 are 2, 22, 0."""
-    numbers = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, numbers.group().split("."))) if numbers else ()
 
 
 def _optional_packages() -> Iterator[Check]:
@@ -120,21 +118,21 @@ def _optional_packages() -> Iterator[Check]:
         try:
             yield Check(name, OK, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Check(name, NOTE, f"not installed: only for {purpose}")
+            yield Check(name, NOTE, f"not installed: only needed for {purpose}")
 
 
 def _gpus(folder: Path) -> Check:
-    """Whether TensorFlow sees the GPUs of this machine, which `folder` has an entry for each."""
+    """Check that TensorFlow sees the GPUs of this machine. `folder` has one entry for each."""
     there = len(list(folder.iterdir())) if folder.is_dir() else 0
     if there == 0:
         return Check("GPUs here", OK, "none")
     with quiet_tensorflow():
-        from ray_estimator._engine.devices import visible_gpus
+        from ray_estimator._engine.symbols import visible_gpus
     seen = visible_gpus()
     if seen == there:
         return Check("GPUs here", OK, f"{there}, and TensorFlow sees them")
-    cure = "pip install 'tensorflow[and-cuda]', which is the extra gpu; and look at CUDA_VISIBLE_DEVICES."
-    return Check("GPUs here", PROBLEM, f"TensorFlow sees {seen} of {there}", cure)
+    fix = "Install the extra gpu (pip install 'tensorflow[and-cuda]') and check CUDA_VISIBLE_DEVICES."
+    return Check("GPUs here", PROBLEM, f"TensorFlow sees {seen} of {there}", fix)
 
 
 def _store_from_here(target: Target) -> Iterator[Check]:
@@ -145,43 +143,44 @@ def _store_from_here(target: Target) -> Iterator[Check]:
         with Preflight(storage.normalize(target.model_dir), storage).file_from("this process"):
             pass
     except ModelDirAccessError as error:
-        yield Check("model_dir from here", PROBLEM, str(error), _cure_for_store(target.model_dir))
+        yield Check("model_dir from here", PROBLEM, str(error), _store_advice(target.model_dir))
     else:
         shown = storage.redacted(target.model_dir)
-        yield Check("model_dir from here", OK, f"{shown}: written, read back, listed and cleared")
-        yield Check("model_dir from workers", NOTE, "not tried: name a cluster with --address")
+        yield Check("model_dir from here", OK, f"{shown}: written, read, listed and deleted")
+        yield Check("model_dir from workers", NOTE, "not checked: set --address")
 
 
 def _cluster(target: Target) -> Iterator[Check]:
     if re.match(r"ray://|https?://|local$", str(target.address)):
-        cure = (
-            "Run it there: ray job submit --address ... -- ray-estimator doctor --address auto. Under http:// only the "
-            "dashboard answers, by Ray Client (ray://) Ray Data and Ray Train do not work, and local starts a Ray."
+        fix = (
+            "Run it in the cluster: ray job submit --address ... -- ray-estimator doctor --address auto. An http:// "
+            "address is only the dashboard, Ray Data and Ray Train do not work with Ray Client (ray://), and local "
+            "starts a new Ray."
         )
-        yield Check("cluster", PROBLEM, f"{target.address} is no address to connect to", cure)
+        yield Check("cluster", PROBLEM, f"{target.address} is not the address of a cluster", fix)
         yield from _store_from_here(target)
         return
-    seen = _seen(target)
+    seen = _probe(target)
     if "error" in seen:
-        cure = "Is it running, and reachable from here? With token authentication: RAY_AUTH_MODE=token and the token."
-        yield Check("cluster", PROBLEM, f"{target.address}: {seen['error']}", cure)
+        fix = "Check that it is running and reachable. For token authentication set RAY_AUTH_MODE=token and the token."
+        yield Check("cluster", PROBLEM, f"{target.address}: {seen['error']}", fix)
         yield from _store_from_here(target)
         return
-    yield Check("cluster", OK, _in_words(seen))
+    yield Check("cluster", OK, _described(seen))
     if target.model_dir is None:
         return
     error = (seen["model_dir"] or {}).get("error")
     if error is None:
-        yield Check("model_dir", OK, "written, read back, listed and cleared, from here and from workers")
+        yield Check("model_dir", OK, "written, read, listed and deleted, from here and from workers")
     else:
-        yield Check("model_dir", PROBLEM, error, _cure_for_store(target.model_dir))
+        yield Check("model_dir", PROBLEM, error, _store_advice(target.model_dir))
 
 
-def _seen(target: Target) -> dict[str, Any]:
-    """What a process that connects to the cluster sees there."""
+def _probe(target: Target) -> dict[str, Any]:
+    """Return what a process that connects to the cluster finds."""
     command = [sys.executable, "-m", "ray_estimator._runtime.probe"]
     try:
-        # What to look at goes by standard input: everybody can read a command line, and credentials may be in it.
+        # The target may hold credentials, so it is passed by standard input: every user can read command lines.
         done = subprocess.run(
             command, input=json.dumps(asdict(target)), capture_output=True, text=True, timeout=target.timeout_secs
         )
@@ -190,30 +189,30 @@ def _seen(target: Target) -> dict[str, Any]:
     try:
         seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        said = Storage(target.storage_options).redacted(done.stderr.strip()[-500:])
-        return {"error": f"the process that connects ended with status {done.returncode}: {said}"}
+        message = Storage(target.storage_options).redacted(done.stderr.strip()[-500:])
+        return {"error": f"the process that connects exited with status {done.returncode}: {message}"}
     return seen
 
 
-def _in_words(seen: Mapping[str, Any]) -> str:
+def _described(seen: Mapping[str, Any]) -> str:
     cpus, gpus = seen["CPU"], seen["GPU"]
-    words = f"Ray {seen['ray']}, {_nodes(seen['nodes'])}, {cpus['all']:g} CPUs ({cpus['free']:g} free)"
+    text = f"Ray {seen['ray']}, {_nodes(seen['nodes'])}, {cpus['all']:g} CPUs ({cpus['free']:g} free)"
     if gpus["all"]:
-        return f"{words}, {gpus['all']:g} GPUs ({gpus['free']:g} free) on {_nodes(seen['nodes_with_gpus'])}"
-    return f"{words}, no GPUs"
+        return f"{text}, {gpus['all']:g} GPUs ({gpus['free']:g} free) on {_nodes(seen['nodes_with_gpus'])}"
+    return f"{text}, no GPUs"
 
 
 def _nodes(number: int) -> str:
     return "1 node" if number == 1 else f"{number} nodes"
 
 
-def _cure_for_store(model_dir: str) -> str:
+def _store_advice(model_dir: str) -> str:
     scheme = model_dir.partition("://")[0] if "://" in model_dir else ""
     extra = _EXTRAS.get(scheme)
     if extra is None:
-        return "Choose a directory that exists everywhere and may be written to, or a URL of an object store."
+        return "Use a directory that all nodes can write to, or the URL of an object store."
     variables = " ".join(sorted(name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))))
     return (
-        f"pip install 'ray-estimator[{extra}]', on all nodes; and give credentials in the environment (set here: "
+        f"pip install 'ray-estimator[{extra}]' on all nodes, and set credentials in the environment (set here: "
         f"{variables or 'none'}) or --storage-options."
     )

@@ -1,4 +1,4 @@
-"""What will break: values, and how they are gathered."""
+"""Findings in sources."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ PLACEMENT = "placement"
 REMOTE_FILE = "remote file"
 LAYERS = "legacy Keras"
 PRIVATE = "private name"
-GONE = "gone"
+REMOVED = "removed"
 CALL = "call"
 
-KINDS = (SYNTAX, CONTRIB, ESTIMATOR, PLACEMENT, REMOTE_FILE, LAYERS, PRIVATE, GONE, CALL)
+KINDS = (SYNTAX, CONTRIB, ESTIMATOR, PLACEMENT, REMOTE_FILE, LAYERS, PRIVATE, REMOVED, CALL)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in a source that will break.
+    """Code that will break.
 
     Attributes:
         kind: One of `KINDS`.
-        what: What it is.
-        cure: What to do.
+        what: What is wrong.
+        fix: How to fix it.
     """
 
     kind: str
     what: str
-    cure: str
+    fix: str
 
 
 @dataclass(frozen=True)
 class Found:
-    """A finding in a file, with all the places where it is.
+    """A finding in a file, with all its places.
 
     Attributes:
         path: The file.
-        finding: What was found.
-        places: Where, in order.
+        finding: The finding.
+        places: Its places, in order.
     """
 
     path: Path
@@ -53,17 +53,17 @@ class Found:
 
     @property
     def at(self) -> str:
-        """The first place, as editors take it; of a notebook, as a person finds it."""
+        """Return the first place, in the format of editors; for a notebook, its cell and line."""
         first = self.places[0]
         return f"{self.path}, {first}" if first.cell else f"{self.path}:{first}"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Return it for JSON."""
         return {"file": str(self.path), "places": [asdict(place) for place in self.places], **asdict(self.finding)}
 
 
-def gathered(path: Path, found: Iterable[tuple[Finding, Place]]) -> list[Found]:
-    """The findings of a file, each once, in the order of their first places."""
+def group_findings(path: Path, found: Iterable[tuple[Finding, Place]]) -> list[Found]:
+    """Return the distinct findings of a file, in the order of their first places."""
     places: dict[Finding, set[Place]] = {}
     for finding, place in found:
         places.setdefault(finding, set()).add(place)
@@ -72,7 +72,7 @@ def gathered(path: Path, found: Iterable[tuple[Finding, Place]]) -> list[Found]:
 
 
 def counts(found: Iterable[Found]) -> Mapping[Path, Mapping[str, int]]:
-    """How many findings of each kind a file has."""
+    """Return the number of findings by file and kind."""
     table: dict[Path, dict[str, int]] = {}
     for each in found:
         kinds = table.setdefault(each.path, {})

@@ -1,4 +1,4 @@
-"""What is in a model_dir: `inspect`. Reads only."""
+"""`inspect`: report the contents of a model_dir. Reads only."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray_estimator._checkpoints import lease
+from ray_estimator._checkpoints.event_files import EVENT_FILES, is_eval_dir_name
 from ray_estimator._checkpoints.files import CheckpointFiles
 from ray_estimator._checkpoints.retention import Checkpoint, Published
 from ray_estimator._checkpoints.state_file import StateFile
 from ray_estimator._checkpoints.state_proto import UNKNOWN_TIME, CheckpointState
+from ray_estimator._checkpoints.writers import last_driver
 from ray_estimator._data.position import InputPosition
 from ray_estimator._process.quiet import quiet_tensorflow
 from ray_estimator._storage.storage import Storage
 from ray_estimator.errors import CheckpointDamagedError
 
 TRAINING = "training"
-_EVENTS = "*.tfevents.*"
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class CheckpointReport:
     """One checkpoint.
 
     Attributes:
-        name: Its name in model_dir.
-        step: Its global step.
-        size: In bytes, of all files.
-        published: Whether the state file names it.
-        published_at: When, in seconds since the epoch; None if nobody said.
-        has_manifest: Whether sizes and checksums are known; if not, TensorFlow published it.
-        defect: What is wrong with it; None if it is whole.
+        name: Name in model_dir.
+        step: Global step.
+        size: Size of all files, in bytes.
+        published: Whether it is in the state file.
+        published_at: Time of publication, in seconds since the epoch; None if unknown.
+        has_manifest: Whether sizes and checksums are known. Checkpoints published by TensorFlow have no manifest.
+        defect: What is wrong with it; None if it is intact.
     """
 
     name: str
@@ -50,15 +50,15 @@ class CheckpointReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What is in a model_dir.
+    """The contents of a model_dir.
 
     Attributes:
         model_dir: Its URL.
-        checkpoints: Those that are published, oldest first, then the others.
-        state_file_defect: What is wrong with the file that says which are published; None if nothing is.
-        writer: Who trains there or did last: process, host, since when, and whether it has ended. None if nobody did.
-        position: Where in its input training was at the newest checkpoint; None if nobody said.
-        metrics: By evaluation (and `TRAINING`), by global step: scalars by name.
+        checkpoints: Published checkpoints, oldest first, then unpublished ones.
+        state_file_defect: What is wrong with the state file, which lists the published ones; None if it is valid.
+        writer: The last process that trained: host, pid, start time, and whether it has ended. None if there is none.
+        position: Position in the input at the newest checkpoint; None if unknown.
+        metrics: Scalars by name, by global step, by evaluation (and `TRAINING`).
     """
 
     model_dir: str
@@ -70,36 +70,36 @@ class Report:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether something that is published is not whole."""
+        """Whether a published checkpoint or the state file is damaged."""
         damaged = any(each.published and each.defect is not None for each in self.checkpoints)
         return damaged or self.state_file_defect is not None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON takes it; numbers that JSON does not know are texts."""
+        """Return it for JSON, with NaN and infinity as strings."""
         return {**_plain(dataclasses.asdict(self)), "is_damaged": self.is_damaged}
 
 
 def inspect(model_dir: str, storage: Storage, *, last: int, verify: bool) -> Report:
-    """Looks at a model_dir.
+    """Return a report of a model_dir.
 
     Args:
         model_dir: Local path or URL.
-        storage: Opens it.
-        last: Of how many global steps metrics are read; 0 for none.
-        verify: Whether to read every byte of every published checkpoint. Otherwise files on object stores are known by
-            their sizes alone.
+        storage: Access to it.
+        last: Number of global steps to read metrics of.
+        verify: Whether to read every byte of every published checkpoint. Otherwise only the sizes of files on object
+            stores are checked.
 
     Raises:
-        FileNotFoundError: There is nothing.
+        FileNotFoundError: model_dir is empty or does not exist.
     """
     model_dir = storage.normalize(model_dir)
     if not storage.list_dir(model_dir):
-        raise FileNotFoundError(f"There is nothing in {storage.redacted(model_dir)}")
+        raise FileNotFoundError(f"no files in {storage.redacted(model_dir)}")
     files = CheckpointFiles(storage)
     state_file = StateFile(model_dir, storage, files)
     content = state_file.content()
     defect = None if content is None else _defect_of_state(content)
-    published = () if defect is not None else state_file.ledger_in(content).published
+    published = () if defect is not None else state_file.parse(content).published
     reports = [_report(each, files, storage, verify) for each in published]
     reports += [_unpublished(each, files) for each in _others(model_dir, storage, published)]
     return Report(
@@ -138,7 +138,7 @@ def _report(published: Published, files: CheckpointFiles, storage: Storage, veri
 
 def _defect_of_bytes(checkpoint: Checkpoint, files: CheckpointFiles, storage: Storage) -> str | None:
     if storage.local_path(checkpoint.path) is not None:
-        return None  # Of local files the checksums were looked at already.
+        return None  # The checksums of local files are checked already.
     with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
         try:
             files.download(checkpoint, os.path.join(folder, checkpoint.name))
@@ -163,7 +163,7 @@ def _unpublished(checkpoint: Checkpoint, files: CheckpointFiles) -> CheckpointRe
 
 
 def _writer(model_dir: str, storage: Storage) -> Mapping[str, Any] | None:
-    record = lease.last_driver(model_dir, storage)
+    record = last_driver(model_dir, storage)
     if record is None:
         return None
     ended = record.released or record.writer.is_dead()
@@ -182,20 +182,20 @@ def _position(published: tuple[Published, ...], files: CheckpointFiles) -> Mappi
 
 
 def _metrics(model_dir: str, storage: Storage, last: int) -> Iterator[tuple[str, dict[int, dict[str, float]]]]:
-    """What TensorBoard shows: of each evaluation, and of training."""
-    names = [name for name in storage.list_dir(model_dir) if name == "eval" or name.startswith("eval_")]
+    """Yield the scalars of training and of each evaluation, as in TensorBoard."""
+    names = [name for name in storage.list_dir(model_dir) if is_eval_dir_name(name)]
     for name, folder in [(TRAINING, model_dir), *((name, storage.join(model_dir, name)) for name in names)]:
-        if not storage.glob(folder, _EVENTS):
+        if not storage.glob(folder, EVENT_FILES):
             continue
         with quiet_tensorflow():
             from ray_estimator._engine.events.reader import scalars
-        steps = scalars(storage, folder, _EVENTS)
+        steps = scalars(storage, folder, EVENT_FILES)
         if steps:
             yield name, dict(list(steps.items())[-last:])
 
 
 def age_of(report: CheckpointReport) -> float | None:
-    """Seconds since it was published; None if nobody said when."""
+    """Return the seconds since publication; None if unknown."""
     return None if report.published_at is None else max(time.time() - report.published_at, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""What the names in a source stand for: after `import tensorflow as tf`, `tf.layers` is ``tensorflow.layers``."""
+"""Resolve the names in a source: after `import tensorflow as tf`, `tf.layers` is ``tensorflow.layers``."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-_OF_ABSENCE = {"ImportError", "ModuleNotFoundError", "AttributeError"}
+_ERRORS_IF_MISSING = {"ImportError", "ModuleNotFoundError", "AttributeError"}
 
 
 @dataclass(frozen=True)
 class Use:
-    """A name of a module, in full.
+    """A use of a name of a module.
 
     Attributes:
-        path: Such as ``tensorflow.compat.v1.layers.dense``.
-        node: Where it stands.
+        path: Full path, such as ``tensorflow.compat.v1.layers.dense``.
+        node: The node that uses it.
     """
 
     path: str
@@ -24,12 +24,12 @@ class Use:
 
 @dataclass
 class Names:
-    """What the names of one source mean.
+    """The names of one source.
 
     Attributes:
-        aliases: Names that stand for modules and what is in them.
-        texts: Names that stand for one text.
-        uses: Every name of a module that is used or imported, except where the source is ready to do without.
+        aliases: Full path by name, for names of modules and their members.
+        texts: String by name, for names of string constants.
+        uses: Names of modules that are used or imported, except where the source handles that they are missing.
     """
 
     aliases: dict[str, str] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Names:
 
     @classmethod
     def of(cls, tree: ast.AST) -> Names:
-        """Those of a source."""
+        """Return the names of a source."""
         bindings = _Bindings()
         bindings.visit(tree)
         aliases = {name: path for name, path in bindings.aliases.items() if name not in bindings.other}
@@ -48,7 +48,7 @@ class Names:
         return names
 
     def path_of(self, node: ast.AST) -> str | None:
-        """The full name that `node` stands for; None if it is none."""
+        """Return the full path that `node` resolves to; None if it is not a name of a module."""
         if isinstance(node, ast.Name):
             return self.aliases.get(node.id)
         if isinstance(node, ast.Attribute):
@@ -57,7 +57,7 @@ class Names:
         return None
 
     def text_of(self, node: ast.AST) -> str:
-        """How the text that `node` makes begins; empty if nobody knows."""
+        """Return the start of the string that `node` evaluates to; empty if unknown."""
         if isinstance(node, ast.Constant):
             return node.value if isinstance(node.value, str) else ""
         if isinstance(node, ast.Name):
@@ -75,7 +75,7 @@ class Names:
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str, str]]:
-    """What is bound, to what, and what is imported for it."""
+    """Yield the bound name, its full path, and the imported path."""
     if isinstance(node, ast.Import):
         for name in node.names:
             root = name.name.partition(".")[0]
@@ -87,7 +87,7 @@ def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str, str
 
 
 class _Bindings(ast.NodeVisitor):
-    """What binds names. Scopes are not told apart: a name that means something else anywhere is taken for neither."""
+    """Collect name bindings. Scopes are ignored: a name with another meaning anywhere in the source is not resolved."""
 
     def __init__(self) -> None:
         self.aliases: dict[str, str] = {}
@@ -103,7 +103,7 @@ class _Bindings(ast.NodeVisitor):
 
     def _bind(self, node: ast.Import | ast.ImportFrom) -> None:
         for name, path, _ in _imported(node):
-            # What a handler imports is only for where the import before it fails.
+            # An import in an exception handler is only the fallback of the one before.
             if not (self._in_handler and name in self.aliases):
                 self.aliases[name] = path
 
@@ -161,18 +161,18 @@ class _Uses(ast.NodeVisitor):
             self._names.uses.append(Use(path, node))
 
     def visit_Try(self, node: ast.Try) -> None:
-        if not _is_ready_for_absence(node):
+        if not _handles_missing_names(node):
             self.generic_visit(node)
             return
         for statement in (*node.orelse, *node.finalbody):
             self.visit(statement)
 
 
-def _is_ready_for_absence(node: ast.Try) -> bool:
-    """Whether a `try` asks if a name is there."""
+def _handles_missing_names(node: ast.Try) -> bool:
+    """Whether a `try` statement handles a missing name."""
     caught = [name for handler in node.handlers for name in _caught(handler)]
     just_binds = all(isinstance(statement, ast.Import | ast.ImportFrom | ast.Assign) for statement in node.body)
-    return bool(_OF_ABSENCE.intersection(caught)) or (just_binds and "Exception" in caught)
+    return bool(_ERRORS_IF_MISSING.intersection(caught)) or (just_binds and "Exception" in caught)
 
 
 def _caught(handler: ast.ExceptHandler) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Scans sources for what will break here: `scan` parses them, and runs nothing of them.
+"""`scan`: find code that will break. Sources are parsed, never run.
 
-A name that is imported or used is looked up in the TensorFlow that is installed, so a finding is about that one. Where
-a source is ready for a name that is not there, as in ``try: ... except ImportError``, nothing is said.
+Names are looked up in the installed TensorFlow, so findings apply to its version. Names whose absence a source handles,
+as in ``try: ... except ImportError``, are not reported.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_estimator._process import legacy_keras
+from ray_estimator._tf_private.keras_settings import OPTIMIZER_ARGUMENTS_WITHOUT_EFFECT
 from ray_estimator.cli import estimator_names, tensorflow_names
-from ray_estimator.cli.findings import CALL, PLACEMENT, PRIVATE, REMOTE_FILE, SYNTAX, Finding, Found, gathered
+from ray_estimator.cli.findings import CALL, PLACEMENT, PRIVATE, REMOTE_FILE, SYNTAX, Finding, Found, group_findings
 from ray_estimator.cli.names import Names, Use
 from ray_estimator.cli.sources import Place, Source, files_below, read
+from ray_estimator.config import REFUSED_ARGUMENTS
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_PLACED_BY_RAY = ("train_distribute", "eval_distribute", "experimental_distribute", "device_fn")
-_NEVER_IN_A_GRAPH = ("gradient_accumulation_steps", "ema_overwrite_frequency")
 _PRIVATE_METHODS = {
     "_call_input_fn",
     "_call_model_fn",
@@ -65,16 +66,16 @@ _FILES_READ_OR_WRITTEN = (
     "train.init_from_checkpoint",
     "train.NewCheckpointReader",
 )
-_SCALING = "Say how many workers with RunConfig(scaling_config=ray.train.ScalingConfig(num_workers=...))"
+_SCALING = "Set the number of workers with RunConfig(scaling_config=ray.train.ScalingConfig(num_workers=...))"
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found in some sources.
+    """The findings of a scan.
 
     Attributes:
-        files: How many were read.
-        found: What will break.
+        files: Number of files.
+        found: The findings.
     """
 
     files: int
@@ -82,12 +83,12 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the sources together say once for all of them.
+class ProgramSettings:
+    """Settings that one source makes for all.
 
     Attributes:
-        install: Whether one calls `ray_estimator.install()`.
-        legacy_keras: Whether one asks for Keras 2.
+        install: Whether a source calls `ray_estimator.install()`.
+        legacy_keras: Whether a source enables Keras 2.
     """
 
     install: bool
@@ -95,46 +96,48 @@ class Said:
 
 
 def scan(paths: Iterable[Path]) -> Scan:
-    """Scans files, and what is in directories. Imports TensorFlow if any of them names it.
+    """Scan files and directories. Imports TensorFlow if a source uses it.
 
     Raises:
-        FileNotFoundError: One of `paths` is not there.
+        FileNotFoundError: One of `paths` does not exist.
     """
     sources = [read(path) for path in files_below(paths)]
     names = [Names.of(source.tree) for source in sources]
     pairs = list(zip(sources, names, strict=True))
-    said = Said(
+    settings = ProgramSettings(
         any(_calls_install(source.tree, each) for source, each in pairs),
-        any(_asks_for_legacy_keras(source.tree) for source, _ in pairs),
+        any(_enables_legacy_keras(source.tree) for source, _ in pairs),
     )
-    found = [each for source, names in pairs for each in gathered(source.path, _in_source(source, names, said))]
+    found = [
+        each for source, names in pairs for each in group_findings(source.path, _in_source(source, names, settings))
+    ]
     return Scan(len(sources), tuple(found))
 
 
-def _in_source(source: Source, names: Names, said: Said) -> Iterator[tuple[Finding, Place]]:
+def _in_source(source: Source, names: Names, settings: ProgramSettings) -> Iterator[tuple[Finding, Place]]:
     for place, error in source.errors:
         yield (
-            Finding(SYNTAX, f"Python 3 cannot parse it: {error}", "Bring it to Python 3 first; it was not scanned"),
+            Finding(SYNTAX, f"Python 3 cannot parse it: {error}", "Convert it to Python 3; it was not scanned"),
             place,
         )
-    for use in _worth_saying(names.uses):
-        for finding in _about_name(use.path, said):
+    for use in _without_redundant_imports(names.uses):
+        for finding in _about_name(use.path, settings):
             yield finding, source.place(use.node)
     for node in ast.walk(source.tree):
         for finding in _about(node, names):
             yield finding, source.place(node)
 
 
-def _worth_saying(uses: list[Use]) -> Iterator[Use]:
-    """Without the imports of private modules, where it is said of each name in them that is used."""
+def _without_redundant_imports(uses: list[Use]) -> Iterator[Use]:
+    """Drop imports of private modules whose used names are reported themselves."""
     outer = {use.path.rpartition(".")[0] for use in uses if use.path.startswith(tensorflow_names.PRIVATE_ROOT)}
     return (use for use in uses if not (use.path in outer and isinstance(use.node, ast.Import | ast.ImportFrom)))
 
 
-def _about_name(path: str, said: Said) -> Iterator[Finding]:
+def _about_name(path: str, settings: ProgramSettings) -> Iterator[Finding]:
     if estimator_names.covers(path):
-        yield from estimator_names.about(path, said.install, said.legacy_keras)
-    elif (finding := tensorflow_names.about(path, said.legacy_keras)) is not None:
+        yield from estimator_names.about(path, settings.install, settings.legacy_keras)
+    elif (finding := tensorflow_names.about(path, settings.legacy_keras)) is not None:
         yield finding
 
 
@@ -144,10 +147,10 @@ def _about(node: ast.AST, names: Names) -> Iterator[Finding]:
         yield from _about_files(node, names)
     if isinstance(node, ast.Attribute) and node.attr in _PRIVATE_METHODS:
         what = f"{node.attr} is a private method of tf.estimator's Estimator"
-        yield Finding(PRIVATE, what, "This Estimator has only the public verbs: use them, or hooks")
+        yield Finding(PRIVATE, what, "This Estimator has only the public methods: use them, or hooks")
     if _writes_tf_config(node, names):
-        what = "TF_CONFIG is ignored here, as are parameter servers and evaluators in it"
-        yield Finding(PLACEMENT, what, f"{_SCALING}; workers know their place from config.is_chief and config.task_id")
+        what = "TF_CONFIG is ignored, including parameter servers and evaluators"
+        yield Finding(PLACEMENT, what, f"{_SCALING}. Workers find their role in config.is_chief and config.task_id")
 
 
 def _about_arguments(node: ast.Call, names: Names) -> Iterator[Finding]:
@@ -155,22 +158,22 @@ def _about_arguments(node: ast.Call, names: Names) -> Iterator[Finding]:
     method = node.func.attr if isinstance(node.func, ast.Attribute) else called.rpartition(".")[2]
     given = {each.arg for each in node.keywords if each.arg and not _is_none(each.value)}
     if method in ("RunConfig", "replace"):
-        for name in _PLACED_BY_RAY:
+        for name in REFUSED_ARGUMENTS:
             if name in given:
                 yield Finding(PLACEMENT, f"RunConfig refuses {name}: Ray places the workers", _SCALING)
     if ".optimizers." in called:
-        for name in _NEVER_IN_A_GRAPH:
+        for name in OPTIMIZER_ARGUMENTS_WITHOUT_EFFECT:
             if name in given:
-                cure = "Leave it out, or use an optimizer of tf.compat.v1.train"
-                yield Finding(CALL, f"{name} of a Keras optimizer would never act in a graph, and is refused", cure)
+                fix = "Omit it, or use an optimizer of tf.compat.v1.train"
+                yield Finding(CALL, f"{name} of a Keras optimizer has no effect in a graph, and is an error", fix)
     if not _knows_estimators(names):
         return
     second = node.args[1] if len(node.args) > 1 else None
     if method == "train" and (isinstance(second, ast.List) or (isinstance(second, ast.Name) and second.id == "hooks")):
-        what = "train takes (input_fn, steps, hooks, max_steps): the second place is not for hooks"
-        yield Finding(CALL, what, "Name them: hooks=...")
+        what = "train takes (input_fn, steps, hooks, max_steps), but the second argument is hooks"
+        yield Finding(CALL, what, "Pass them by name: hooks=...")
     if method == "decode" and isinstance(node.func, ast.Attribute) and _exports(node.func.value):
-        yield Finding(CALL, "The path of an export is a str here, not bytes", "Leave out .decode()")
+        yield Finding(CALL, "The path of an export is a str here, not bytes", "Remove .decode()")
 
 
 def _about_files(node: ast.Call, names: Names) -> Iterator[Finding]:
@@ -180,13 +183,11 @@ def _about_files(node: ast.Call, names: Names) -> Iterator[Finding]:
     for argument in (*node.args, *(each.value for each in node.keywords)):
         scheme = _SCHEME.match(names.text_of(argument))
         if scheme is not None and not tensorflow_names.opens(scheme.group(1)):
-            cure = (
-                "To read it: ray_estimator.stage(url) gives a local path; for rows: Ray Data and dataset_input_fn. "
-                "To write it: fsspec"
+            fix = (
+                "To read files use ray_estimator.stage(url), which returns a local path; for rows use Ray Data with "
+                "dataset_input_fn. To write files use fsspec"
             )
-            yield Finding(
-                REMOTE_FILE, f"tf.{called} is given a URL {scheme.group()}..., which TensorFlow cannot open", cure
-            )
+            yield Finding(REMOTE_FILE, f"tf.{called} gets a URL {scheme.group()}..., which TensorFlow cannot open", fix)
 
 
 def _is_none(node: ast.AST) -> bool:
@@ -232,10 +233,10 @@ def _calls_install(tree: ast.AST, names: Names) -> bool:
     return any(names.path_of(call.func) == "ray_estimator.install" for call in calls)
 
 
-def _asks_for_legacy_keras(tree: ast.AST) -> bool:
+def _enables_legacy_keras(tree: ast.AST) -> bool:
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == "legacy_keras":
             return not (isinstance(node.value, ast.Constant) and not node.value.value)
-        if isinstance(node, ast.Constant) and node.value == "TF_USE_LEGACY_KERAS":
+        if isinstance(node, ast.Constant) and node.value == legacy_keras.NAME:
             return True
     return False

@@ -1,4 +1,4 @@
-"""Tables for a person."""
+"""Terminal output of the commands."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _SHOWN_PLACES = 8
 
 
 def show_checks(console: Console, checks: Iterable[Check]) -> list[Check]:
-    """Prints each check when it comes; gives them all."""
+    """Print each check when it is done, and return them all."""
     shown = []
     for check in checks:
         shown.append(check)
         console.print(f"{_MARKS[check.status]} [bold]{escape(check.name)}[/]: {escape(check.detail)}")
-        if check.cure:
-            console.print(f"   {escape(check.cure)}")
+        if check.fix:
+            console.print(f"   {escape(check.fix)}")
     return shown
 
 
 def show_scan(console: Console, scan: Scan) -> None:
-    """Prints every finding, and of several files a summary."""
+    """Print every finding, and a summary of several files."""
     for each in scan.found:
-        console.print(f"[bold]{escape(each.at)}[/]: {escape(each.finding.what)}{escape(_further(each))}")
-        console.print(f"   {escape(each.finding.cure)}")
+        console.print(f"[bold]{escape(each.at)}[/]: {escape(each.finding.what)}{escape(_other_places(each))}")
+        console.print(f"   {escape(each.finding.fix)}")
     if scan.files > 1 and scan.found:
         console.print(_summary(scan))
     files = "1 file" if scan.files == 1 else f"{scan.files} files"
@@ -43,12 +43,12 @@ def show_scan(console: Console, scan: Scan) -> None:
     console.print(f"{files} scanned, {findings}.")
 
 
-def _further(found: Found) -> str:
-    further = [str(place) for place in found.places[1:]]
-    if not further:
+def _other_places(found: Found) -> str:
+    others = [str(place) for place in found.places[1:]]
+    if not others:
         return ""
-    shown = ", ".join(further[:_SHOWN_PLACES])
-    more = len(further) - _SHOWN_PLACES
+    shown = ", ".join(others[:_SHOWN_PLACES])
+    more = len(others) - _SHOWN_PLACES
     return f" (also {shown}{f' and {more} more' if more > 0 else ''})"
 
 
@@ -62,7 +62,7 @@ def _summary(scan: Scan) -> Table:
 
 
 def show_report(console: Console, report: Report) -> None:
-    """Prints what is in a model_dir."""
+    """Print the report of a model_dir."""
     if report.state_file_defect is not None:
         console.print(f"{_MARKS[PROBLEM]} The state file `checkpoint` is damaged: {escape(report.state_file_defect)}")
     if report.checkpoints:
@@ -80,26 +80,26 @@ def show_report(console: Console, report: Report) -> None:
 
 
 def _checkpoints(reports: Sequence[CheckpointReport]) -> Table:
-    table = Table("checkpoint", "step", "size", "age", "health")
+    table = Table("checkpoint", "step", "size", "age", "state")
     for each in reports:
         age = age_of(each)
-        health = "whole" if each.defect is None else "damaged"
+        state = "intact" if each.defect is None else "damaged"
         if not each.has_manifest:
-            health += ", without manifest"
+            state += ", without manifest"
         if not each.published:
-            health += " (not published)"
+            state += " (not published)"
         style = "red" if each.published and each.defect else "" if each.published else "dim"
-        cells = (each.name, str(each.step), _size(each.size), "" if age is None else _duration(age), health)
+        cells = (each.name, str(each.step), _size(each.size), "" if age is None else _duration(age), state)
         table.add_row(*map(escape, cells), style=style)
     return table
 
 
 def _writer(writer: Mapping[str, Any] | None) -> str:
     if writer is None:
-        return "nobody has trained here yet, or not with ray_estimator"
+        return "no training with ray_estimator yet"
     since = datetime.fromtimestamp(writer["since"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     process = f"process {writer['pid']} on {writer['host']}, since {since}"
-    return f"nobody now; the last was {process}" if writer["ended"] else process
+    return f"none at present; last: {process}" if writer["ended"] else process
 
 
 def _position(position: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Python sources as they lie on a disk: files, and the code cells of notebooks."""
+"""Read Python sources: files, and the code cells of notebooks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 _SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 _CELLS_OF_PYTHON = ("%%time", "%%timeit", "%%capture")
-_NO_PYTHON = re.compile(r"(\s*)([%!?]|[\w.]+\?{1,2}\s*$)")
+_IPYTHON_LINE = re.compile(r"(\s*)([%!?]|[\w.]+\?{1,2}\s*$)")
 
 
 @dataclass(frozen=True, order=True)
@@ -23,7 +23,7 @@ class Place:
 
     Attributes:
         cell: Number of the notebook's cell, from 1; 0 in a file.
-        line: From 1.
+        line: Number of the line, from 1.
     """
 
     cell: int
@@ -35,13 +35,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Source:
-    """A file, read and parsed.
+    """A parsed file.
 
     Attributes:
         path: The file.
-        tree: What it says, without what could not be parsed.
-        places: Where each line of `tree` is.
-        errors: What could not be parsed, and where.
+        tree: The syntax tree, without parts that could not be parsed.
+        places: The place of each line of `tree`.
+        errors: Syntax errors and their places.
     """
 
     path: Path
@@ -50,15 +50,15 @@ class Source:
     errors: tuple[tuple[Place, str], ...]
 
     def place(self, node: ast.AST) -> Place:
-        """Where a node of `tree` begins."""
+        """Return the place where a node of `tree` starts."""
         return self.places[getattr(node, "lineno", 1) - 1]
 
 
 def files_below(paths: Iterable[Path]) -> Iterator[Path]:
-    """The .py and .ipynb files that `paths` name or hold, once each; without hidden directories and environments.
+    """Yield the .py and .ipynb files in `paths`, each once, without those in hidden directories and environments.
 
     Raises:
-        FileNotFoundError: One of `paths` is not there.
+        FileNotFoundError: One of `paths` does not exist.
     """
     seen = set()
     for path in paths:
@@ -81,11 +81,11 @@ def _is_of_user(folder: Path) -> bool:
 
 
 def read(path: Path) -> Source:
-    """Reads and parses a file."""
+    """Read and parse a file."""
     try:
         parts = list(_cells(path)) if path.suffix == ".ipynb" else [(0, path.read_bytes())]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return Source(path, ast.Module([], []), (Place(0, 1),), ((Place(0, 1), f"it is no notebook ({error})"),))
+        return Source(path, ast.Module([], []), (Place(0, 1),), ((Place(0, 1), f"it is not a notebook ({error})"),))
     lines: list[str] = []
     places: list[Place] = []
     errors: list[tuple[Place, str]] = []
@@ -99,29 +99,29 @@ def read(path: Path) -> Source:
 
 
 def _cells(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The code cells, without what only IPython understands."""
+    """Yield the code cells, without IPython's own syntax."""
     cells: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cells"]
     for number, cell in enumerate(cells, start=1):
         code = "".join(cell["source"])
         if cell["cell_type"] == "code" and (not code.startswith("%%") or code.startswith(_CELLS_OF_PYTHON)):
             yield (
                 number,
-                "\n".join(_NO_PYTHON.sub(r"\1pass  # \2", line, count=1) for line in code.split("\n")).encode(),
+                "\n".join(_IPYTHON_LINE.sub(r"\1pass  # \2", line, count=1) for line in code.split("\n")).encode(),
             )
 
 
 def _parsable(code: bytes) -> tuple[list[str], tuple[int, str] | None]:
-    """The lines of some code, and where and why they cannot be parsed; then there are none."""
+    """Return the lines of the code and None, or no lines and the line and message of its syntax error."""
     try:
         _parse(code)
     except (SyntaxError, ValueError) as error:
         return [], (getattr(error, "lineno", None) or 1, getattr(error, "msg", str(error)))
-    # As `ast` counts them: a form feed ends no line.
+    # Like `ast`, which does not treat a form feed as the end of a line.
     text = code.decode(errors="replace").removeprefix("\ufeff")
     return re.split(r"\r\n|\r|\n", text), None
 
 
 def _parse(code: str | bytes) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Old sources have escapes that Python warns of.
+        warnings.simplefilter("ignore")  # Old sources contain invalid escapes, which cause warnings.
         return ast.parse(code)

@@ -1,4 +1,4 @@
-"""What is to be said of a name of TensorFlow or Keras."""
+"""Findings about names of TensorFlow and Keras."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.metadata
 from types import ModuleType
 
 from ray_estimator._process.quiet import quiet_tensorflow
-from ray_estimator.cli.findings import CALL, CONTRIB, GONE, LAYERS, PLACEMENT, PRIVATE, Finding
+from ray_estimator.cli.findings import CALL, CONTRIB, LAYERS, PLACEMENT, PRIVATE, REMOVED, Finding
 
 PRIVATE_ROOT = "tensorflow.python"
 _KERAS_2 = ("layers.", "nn.rnn_cell.")
@@ -25,7 +25,7 @@ _TPUS = (
     "tpu.experimental.initialize_tpu_system",
 )
 _SCALING = "RunConfig(scaling_config=ray.train.ScalingConfig(num_workers=..., use_gpu=...))"
-_INSTEAD_OF_CONTRIB = {
+_CONTRIB_REPLACEMENTS = {
     "contrib.data": "tf.data",
     "contrib.distribute": _SCALING,
     "contrib.estimator": "ray_estimator.experimental, or ray_estimator.add_metrics",
@@ -42,16 +42,14 @@ _INSTEAD_OF_CONTRIB = {
     "contrib.tpu": f"{_SCALING}: TPUs are not supported",
     "contrib.training": "a plain dict as params",
 }
-_TENSORFLOW_1 = Finding(
-    GONE, "Names of TensorFlow 1 are asked for in tf, where they are no more", "import tensorflow.compat.v1 as tf"
-)
-_GONE_FROM_KERAS = (
-    "tf.keras is Keras 3 now: see its migration guide; or RunConfig(legacy_keras=True) and the extra legacy-keras"
+_TENSORFLOW_1 = Finding(REMOVED, "Names of TensorFlow 1 are no longer in tf", "import tensorflow.compat.v1 as tf")
+_REMOVED_FROM_KERAS = (
+    "tf.keras is now Keras 3: see its migration guide, or use RunConfig(legacy_keras=True) and the extra legacy-keras"
 )
 
 
 def below_tf(path: str) -> str | None:
-    """A name of TensorFlow without ``tensorflow.``, ``compat.v1.`` and ``compat.v2.``; None for any other name."""
+    """Return a name of TensorFlow without ``tensorflow.``, ``compat.v1.`` and ``compat.v2.``; None for other names."""
     root, _, name = path.partition(".")
     if root != "tensorflow":
         return None
@@ -59,11 +57,11 @@ def below_tf(path: str) -> str | None:
 
 
 def about(path: str, legacy_keras: bool) -> Finding | None:
-    """What is wrong with a name, if it is one of TensorFlow or Keras.
+    """Return the finding for a name of TensorFlow or Keras; None if there is none.
 
     Args:
-        path: In full.
-        legacy_keras: Whether the program runs with Keras 2.
+        path: Full path of the name.
+        legacy_keras: Whether the program uses Keras 2.
     """
     root, name = path.partition(".")[0], below_tf(path)
     if name is None:
@@ -79,9 +77,9 @@ def about(path: str, legacy_keras: bool) -> Finding | None:
     if name.startswith(_KERAS_2):
         if legacy_keras:
             return None if path.startswith("tensorflow.compat.v1.") else _TENSORFLOW_1
-        what = f"{_shown(path)} needs Keras 2, which TensorFlow does not have by itself any more"
-        cure = f"tf.compat.v1.{name} with RunConfig(legacy_keras=True) and the extra legacy-keras; or keras.layers"
-        return Finding(LAYERS, what, cure)
+        what = f"{_shown(path)} needs Keras 2, which is no longer part of TensorFlow"
+        fix = f"Use tf.compat.v1.{name} with RunConfig(legacy_keras=True) and the extra legacy-keras, or keras.layers"
+        return Finding(LAYERS, what, fix)
     if path.startswith(PRIVATE_ROOT):
         return _about_private(_symbol_of(path))
     if any(_is_private(part) for part in name.split(".")):
@@ -92,34 +90,34 @@ def about(path: str, legacy_keras: bool) -> Finding | None:
 
 
 def opens(scheme: str) -> bool:
-    """Whether TensorFlow opens files of such URLs by itself."""
+    """Whether TensorFlow can open URLs with this scheme."""
     opened: bool = _symbols().opens(scheme)
     return opened
 
 
 def _about_contrib(name: str) -> Finding:
     below = ".".join(name.split(".")[:2])
-    cure = _INSTEAD_OF_CONTRIB.get(below)
-    what = f"tf.{below} went with TensorFlow 2.0"
-    return Finding(CONTRIB, what, f"Use {cure}" if cure else "Look for its successor in tf.compat.v1, tf or keras")
+    fix = _CONTRIB_REPLACEMENTS.get(below)
+    what = f"tf.{below} was removed in TensorFlow 2.0"
+    return Finding(CONTRIB, what, f"Use {fix}" if fix else "Find its replacement in tf.compat.v1, tf or keras")
 
 
 def _about_private(path: str) -> Finding | None:
     public = _public_name(path)
-    fate = "may move with any release" if _exists(path) else f"not in TensorFlow {_version('tensorflow')}"
-    what = f"{path if path.startswith(PRIVATE_ROOT) else _shown(path)} is private, and {fate}"
+    status = "may move in any release" if _exists(path) else f"not in TensorFlow {_version('tensorflow')}"
+    what = f"{path if path.startswith(PRIVATE_ROOT) else _shown(path)} is private, and {status}"
     return Finding(PRIVATE, what, f"Use {public}" if public else "Find a public name in tf or tf.compat.v1")
 
 
 def _about_keras(path: str) -> Finding | None:
     if path.endswith(".LossScaleOptimizer"):
-        what = "LossScaleOptimizer applies its updates in a branch: in a graph they never run, and it is refused"
+        what = "LossScaleOptimizer applies its updates in a branch that never runs in a graph, and is an error"
         return Finding(CALL, what, "Use the policy mixed_bfloat16, which needs no loss scale")
     if path.endswith("keras.estimator.model_to_estimator"):
-        return Finding(GONE, f"{_shown(path)} is not here", "Build the Keras model inside a model_fn")
+        return Finding(REMOVED, f"{_shown(path)} is not supported", "Build the Keras model inside a model_fn")
     if _exists(path):
         return None
-    return Finding(GONE, f"{_shown(path)} is not in Keras {_version('keras')}", _GONE_FROM_KERAS)
+    return Finding(REMOVED, f"{_shown(path)} is not in Keras {_version('keras')}", _REMOVED_FROM_KERAS)
 
 
 def _about_absent(path: str, name: str) -> Finding | None:
@@ -128,7 +126,7 @@ def _about_absent(path: str, name: str) -> Finding | None:
     if _exists(f"tensorflow.compat.v1.{name}"):
         return _TENSORFLOW_1
     what = f"{_shown(path)} is not in TensorFlow {_version('tensorflow')}"
-    return Finding(GONE, what, "Look for its successor in tf or tf.compat.v1")
+    return Finding(REMOVED, what, "Find its replacement in tf or tf.compat.v1")
 
 
 def _shown(path: str) -> str:

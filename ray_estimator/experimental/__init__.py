@@ -1,6 +1,6 @@
-"""What tf.estimator had in its group `experimental`.
+"""The names of `tf.estimator.experimental`.
 
-`InMemoryEvaluatorHook` is here too. It is made with TensorFlow, and imported when it is asked for.
+`InMemoryEvaluatorHook` imports TensorFlow, so it is imported on first use.
 """
 
 from __future__ import annotations

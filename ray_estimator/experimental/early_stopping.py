@@ -1,4 +1,4 @@
-"""Hooks that end training early, by what evaluations found or by any rule of the user's."""
+"""Hooks that stop training early, by the results of evaluations or by any condition."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_estimator import hooks
+from ray_estimator._checkpoints.event_files import EVENT_FILES
 from ray_estimator._engine import entrypoints
 from ray_estimator._storage.storage import Storage
 from ray_estimator.estimator import Estimator, check_estimator
-
-_EVENT_FILES = "*.tfevents.*"
 
 logger = logging.getLogger(__name__)
 
@@ -25,34 +24,34 @@ def make_early_stopping_hook(
     run_every_secs: float | None = 60,
     run_every_steps: int | None = None,
 ) -> Any:
-    """Makes a hook that ends training when `should_stop_fn` says so.
+    """Return a hook that stops training when `should_stop_fn` returns True.
 
-    As tf.estimator's, with these differences: it works with any number of workers, by the clock too; there is no
-    variable ``signal_early_stopping/STOP``, since the ranks of a group agree to stop in the step itself; and
+    It differs from tf.estimator's as follows. It works with any number of workers, also with `run_every_secs`. There is
+    no variable ``signal_early_stopping/STOP``, because the ranks of a group agree to stop as part of each step.
     `train_and_evaluate` ends with the training.
 
-    The function is asked on the chief alone, after the first step and at intervals; all ranks then stop at the same
-    step, and the last step is saved. It travels to the chief as all user code does.
+    The function is called on the chief only, after the first step and at intervals. All ranks then stop at the same
+    step, and the last step is saved. The function is serialized and sent to the chief, like all user code.
 
     Args:
         estimator: The Estimator that trains.
-        should_stop_fn: A function without arguments that returns whether to stop.
-        run_every_secs: Seconds between two calls of it. Excludes `run_every_steps`.
-        run_every_steps: Steps between two calls of it; then `run_every_secs` must be None.
+        should_stop_fn: Function without arguments that returns whether to stop.
+        run_every_secs: Seconds between calls. Excludes `run_every_steps`.
+        run_every_steps: Steps between calls. `run_every_secs` must then be None.
 
     Returns:
         A `SessionRunHook` for `Estimator.train` or `TrainSpec`.
 
     Raises:
-        TypeError: `estimator` is no Estimator, or `should_stop_fn` cannot be called.
-        ValueError: Both intervals are given, or none.
+        TypeError: `estimator` is not an Estimator, or `should_stop_fn` is not callable.
+        ValueError: Both intervals are set, or none.
     """
     check_estimator(estimator)
     if not callable(should_stop_fn):
-        raise TypeError(f"`should_stop_fn` must be callable, given: {should_stop_fn!r}.")
+        raise TypeError(f"`should_stop_fn` must be callable, got {should_stop_fn!r}.")
     if (run_every_secs is None) == (run_every_steps is None):
         raise ValueError(
-            f"Only one of `run_every_secs` and `run_every_steps` must be set, given: {run_every_secs!r} and "
+            f"Only one of `run_every_secs` and `run_every_steps` must be set, got {run_every_secs!r} and "
             f"{run_every_steps!r}. To count steps, pass run_every_secs=None as well."
         )
     return entrypoints.stop_hook(should_stop_fn, run_every_secs, run_every_steps)
@@ -67,23 +66,23 @@ def stop_if_higher_hook(
     run_every_secs: float | None = 60,
     run_every_steps: int | None = None,
 ) -> Any:
-    """Makes a hook that ends training once an evaluation's metric is higher than `threshold`.
+    """Return a hook that stops training once a metric of an evaluation is higher than `threshold`.
 
     Args:
         estimator: The Estimator that trains.
-        metric_name: The metric: "accuracy", "loss", or what `eval_metric_ops` names.
-        threshold: What the metric must exceed.
-        eval_dir: Where the events of evaluations are, path or URL. None: `estimator.eval_dir()`.
-        min_steps: Evaluations of earlier global steps do not count.
+        metric_name: Name of the metric: "accuracy", "loss", or a key of `eval_metric_ops`.
+        threshold: Value that the metric must exceed.
+        eval_dir: Directory of the evaluations' event files, path or URL. None: `estimator.eval_dir()`.
+        min_steps: First global step whose evaluation counts.
         run_every_secs: As in `make_early_stopping_hook`.
         run_every_steps: As in `make_early_stopping_hook`.
 
     Returns:
-        A `SessionRunHook`. While it runs, it raises a ValueError if there are evaluations, but none has the metric.
+        A `SessionRunHook`. During training it raises a ValueError if there are evaluations, but none has the metric.
 
     Raises:
-        TypeError: As `make_early_stopping_hook` does.
-        ValueError: As `make_early_stopping_hook` does.
+        TypeError: As in `make_early_stopping_hook`.
+        ValueError: As in `make_early_stopping_hook`.
     """
     metric = _metric(estimator, metric_name, eval_dir, min_steps)
     crossed = functools.partial(_crosses, metric, threshold, "higher")
@@ -99,9 +98,9 @@ def stop_if_lower_hook(
     run_every_secs: float | None = 60,
     run_every_steps: int | None = None,
 ) -> Any:
-    """Makes a hook that ends training once an evaluation's metric is lower than `threshold`.
+    """Return a hook that stops training once a metric of an evaluation is lower than `threshold`.
 
-    Arguments and errors are those of `stop_if_higher_hook`.
+    The arguments and errors are those of `stop_if_higher_hook`.
     """
     metric = _metric(estimator, metric_name, eval_dir, min_steps)
     crossed = functools.partial(_crosses, metric, threshold, "lower")
@@ -117,23 +116,23 @@ def stop_if_no_increase_hook(
     run_every_secs: float | None = 60,
     run_every_steps: int | None = None,
 ) -> Any:
-    """Makes a hook that ends training once an evaluation's metric has not risen for so many steps.
+    """Return a hook that stops training once a metric of evaluations has stopped increasing.
 
     Args:
         estimator: The Estimator that trains.
         metric_name: As in `stop_if_higher_hook`.
-        max_steps_without_increase: How many global steps may lie between the best evaluation and a later one.
+        max_steps_without_increase: Maximum number of global steps between the best evaluation and a later one.
         eval_dir: As in `stop_if_higher_hook`.
         min_steps: As in `stop_if_higher_hook`.
         run_every_secs: As in `make_early_stopping_hook`.
         run_every_steps: As in `make_early_stopping_hook`.
 
     Returns:
-        A `SessionRunHook`, as `stop_if_higher_hook` returns it.
+        A `SessionRunHook`, as in `stop_if_higher_hook`.
 
     Raises:
-        TypeError: As `make_early_stopping_hook` does.
-        ValueError: As `make_early_stopping_hook` does.
+        TypeError: As in `make_early_stopping_hook`.
+        ValueError: As in `make_early_stopping_hook`.
     """
     metric = _metric(estimator, metric_name, eval_dir, min_steps)
     stalled = functools.partial(_stalls, metric, max_steps_without_increase, "higher")
@@ -149,9 +148,9 @@ def stop_if_no_decrease_hook(
     run_every_secs: float | None = 60,
     run_every_steps: int | None = None,
 ) -> Any:
-    """Makes a hook that ends training once an evaluation's metric has not fallen for so many steps.
+    """Return a hook that stops training once a metric of evaluations has stopped decreasing.
 
-    Arguments and errors are those of `stop_if_no_increase_hook`.
+    The arguments and errors are those of `stop_if_no_increase_hook`.
     """
     metric = _metric(estimator, metric_name, eval_dir, min_steps)
     stalled = functools.partial(_stalls, metric, max_steps_without_decrease, "lower")
@@ -161,18 +160,18 @@ def stop_if_no_decrease_hook(
 def make_stop_at_checkpoint_step_hook(
     estimator: Estimator, last_step: int, wait_after_file_check_secs: float = 30
 ) -> Any:
-    """Makes a hook that ends training at a global step, with its checkpoint.
+    """Return a hook that stops training at a global step and saves its checkpoint.
 
-    In tf.estimator the workers waited until they saw the chief's last checkpoint. Here every rank knows the last step
-    beforehand, and the chief saves it before the group ends: nobody has to wait.
+    In tf.estimator the workers wait for the chief's last checkpoint. Here every rank knows the last step in advance,
+    and the chief saves it before the group ends, so no worker waits.
 
     Args:
         estimator: The Estimator that trains.
-        last_step: The global step to end at.
-        wait_after_file_check_secs: Has no effect; it is here for programs that pass it.
+        last_step: Global step to stop at.
+        wait_after_file_check_secs: No effect, accepted for compatibility.
 
     Raises:
-        TypeError: `estimator` is no Estimator.
+        TypeError: `estimator` is not an Estimator.
         ValueError: `last_step` is None.
     """
     check_estimator(estimator)
@@ -182,20 +181,20 @@ def make_stop_at_checkpoint_step_hook(
 
 
 def read_eval_metrics(eval_dir: str, storage_options: Mapping[str, Any] | None = None) -> dict[int, dict[str, float]]:
-    """Reads what evaluations found: metrics by name, by global step in ascending order.
+    """Return the results of evaluations: metrics by name, by global step in ascending order.
 
     A damaged event file is read up to the damage, with a warning. Imports TensorFlow.
 
     Args:
-        eval_dir: The directory of the evaluations' event files, path or URL.
-        storage_options: fsspec's options for `eval_dir`.
+        eval_dir: Directory of the evaluations' event files, path or URL.
+        storage_options: fsspec options for `eval_dir`.
     """
-    return entrypoints.event_scalars(Storage(storage_options), eval_dir, _EVENT_FILES)
+    return entrypoints.event_scalars(Storage(storage_options), eval_dir, EVENT_FILES)
 
 
 @dataclass(frozen=True)
 class _Metric:
-    """One metric of evaluations. Plain values only: it travels to the chief."""
+    """A metric of evaluations. It is serialized and sent to the chief."""
 
     name: str
     eval_dir: str
@@ -203,17 +202,17 @@ class _Metric:
     min_steps: int
 
     def values(self) -> dict[int, float]:
-        """The metric by global step, in ascending order.
+        """Return the metric by global step, in ascending order.
 
         Raises:
             ValueError: There are evaluations, but none has the metric.
         """
-        found = entrypoints.event_scalars(self.storage, self.eval_dir, _EVENT_FILES)
+        found = entrypoints.event_scalars(self.storage, self.eval_dir, EVENT_FILES)
         if found and not any(self.name in metrics for metrics in found.values()):
             known = sorted({name for metrics in found.values() for name in metrics})
             raise ValueError(
-                f"Early stopping expects a metric {self.name!r} among the evaluations in {self.eval_dir}, but they "
-                f"have {known}. Name one of these, or pass the eval_dir of another evaluation."
+                f"Early stopping needs a metric of the evaluations in {self.eval_dir}, got {self.name!r}. They have "
+                f"{known}: use one of these, or pass the eval_dir of another evaluation."
             )
         return {
             step: metrics[self.name]
@@ -225,7 +224,7 @@ class _Metric:
 def _metric(estimator: Any, name: str, eval_dir: str | None, min_steps: int) -> _Metric:
     check_estimator(estimator)
     storage = Storage(estimator.config.storage_options)
-    # Workers run in other directories: a relative path would be another place there.
+    # Workers run in other directories, where a relative path would be a different one.
     return _Metric(name, storage.normalize(eval_dir or estimator.eval_dir()), storage, min_steps)
 
 
@@ -255,7 +254,7 @@ def _stalls(metric: _Metric, max_steps: int, direction: str) -> bool:
             best, best_step = value, step
         if step - best_step >= max_steps:
             logger.info(
-                'Metric "%s" was not %s for %s steps, which ends training early (at most %s).',
+                'Metric "%s" was not %s for %s steps (maximum: %s). Training stops early.',
                 metric.name,
                 direction,
                 step - best_step,

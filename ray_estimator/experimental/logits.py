@@ -12,11 +12,11 @@ from ray_estimator.config import RunConfig
 def call_logit_fn(
     logit_fn: Callable[..., Any], features: Any, mode: str, params: Mapping[str, Any] | None, config: RunConfig | None
 ) -> Any:
-    """Calls a function that builds logits, with those of the arguments that it accepts. Runs inside a model_fn.
+    """Call a function that builds logits, with the arguments that it accepts. Runs inside a model_fn.
 
     Args:
-        logit_fn: A function of `features` and any of ``(mode, params, config)``.
-        features: What model_fn got as features.
+        logit_fn: Function of `features` and any of ``(mode, params, config)``.
+        features: The features of model_fn.
         mode: A `ModeKeys` value.
         params: Hyperparameters.
         config: The configuration.
@@ -32,7 +32,5 @@ def call_logit_fn(
     logits = call_with_accepted(logit_fn, features=features, mode=mode, params=params, config=config)
     by_name = logits if isinstance(logits, dict) else {"logits": logits}
     if not all(isinstance(name, str) and isinstance(value, tf.Tensor) for name, value in by_name.items()):
-        raise ValueError(
-            f"logit_fn should return a Tensor or a dictionary mapping strings to Tensors. It returned: {logits!r}."
-        )
+        raise ValueError(f"logit_fn should return a Tensor or a dictionary mapping strings to Tensors, got {logits!r}.")
     return logits

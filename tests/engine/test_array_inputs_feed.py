@@ -1,4 +1,4 @@
-"""What the input_fns of `numpy_input_fn` and `pandas_input_fn` feed."""
+"""The batches of `numpy_input_fn` and `pandas_input_fn`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def batches(input_fn: Callable[[], Any], limit: int = 100, seed: int | None = No
     return read
 
 
-def test_a13_7_arrays_come_in_batches_of_their_dtypes() -> None:
+def test_arrays_come_in_batches_of_their_dtypes() -> None:
     read = batches(numpy_input_fn(X, Y, batch_size=2, shuffle=False))
     assert [features.tolist() for features, _ in read] == [[[0, 1], [2, 3]], [[4, 5], [6, 7]], [[8, 9]]]
     assert [labels.tolist() for _, labels in read] == [[0, 1], [2, 3], [4]]
@@ -45,7 +45,7 @@ def test_a13_7_arrays_come_in_batches_of_their_dtypes() -> None:
     assert (features.dtype, labels.dtype) == (np.int32, np.float32)
 
 
-def test_a13_7_dicts_stay_dicts_and_labels_may_be_missing() -> None:
+def test_dicts_stay_dicts_and_labels_may_be_missing() -> None:
     (features, labels), *_ = batches(numpy_input_fn({"a": X, "b": Y}, {"c": Y, "d": X}, shuffle=False))
     assert set(features) == {"a", "b"}
     assert set(labels) == {"c", "d"}
@@ -54,22 +54,22 @@ def test_a13_7_dicts_stay_dicts_and_labels_may_be_missing() -> None:
     assert np.array_equal(alone["a"], X)
 
 
-def test_a13_7_static_shapes_and_dtypes_are_known() -> None:
+def test_static_shapes_and_dtypes_are_known() -> None:
     with tf.Graph().as_default():
         spec = numpy_input_fn({"a": X, "t": np.array(["u", "v", "w", "x", "y"])}, shuffle=False)().element_spec
     assert spec == {"a": tf.TensorSpec([None, 2], tf.int32), "t": tf.TensorSpec([None], tf.string)}
 
 
-def test_a13_7_a_batch_goes_from_one_epoch_into_the_next() -> None:
+def test_a_batch_may_span_two_epochs() -> None:
     read = batches(numpy_input_fn(Y, batch_size=4, num_epochs=2, shuffle=False))
     assert [batch.tolist() for batch in read] == [[0, 1, 2, 3], [4, 0, 1, 2], [3, 4]]
 
 
-def test_a13_7_without_num_epochs_it_never_ends() -> None:
+def test_without_num_epochs_it_never_ends() -> None:
     assert len(batches(numpy_input_fn(Y, batch_size=5, num_epochs=None, shuffle=False), limit=50)) == 50
 
 
-def test_a13_7_shuffle_permutes_each_epoch_anew_and_keeps_rows_together() -> None:
+def test_shuffle_permutes_each_epoch_differently_and_keeps_rows_together() -> None:
     input_fn = numpy_input_fn(np.arange(100), np.arange(100) * 2, batch_size=100, num_epochs=3, shuffle=True)
     read = batches(input_fn, seed=1)
     orders = [tuple(features.tolist()) for features, _ in read]
@@ -92,7 +92,7 @@ def test_text_of_every_kind_becomes_strings() -> None:
     assert read["bytes"].tolist() == [b"\xff", b"b"]  # NumPy itself drops zeros at the end
 
 
-def test_a13_7_a_frame_feeds_its_columns() -> None:
+def test_a_frame_feeds_its_columns() -> None:
     frame = pd.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "z"]}, index=[5, 6, 7])
     read = batches(pandas_input_fn(frame, pd.Series([0.5, 1.5, 2.5], index=frame.index), batch_size=2, shuffle=False))
     assert [features["a"].tolist() for features, _ in read] == [[1, 2], [3]]
@@ -101,7 +101,7 @@ def test_a13_7_a_frame_feeds_its_columns() -> None:
     assert set(read[0][0]) == {"a", "b"}
 
 
-def test_a13_7_a_frame_of_labels_gives_a_dict() -> None:
+def test_a_frame_of_labels_becomes_a_dict() -> None:
     frame = pd.DataFrame({"a": [1, 2]})
     ((features, labels),) = batches(pandas_input_fn(frame, pd.DataFrame({"a": [3, 4], "c": [5, 6]}), shuffle=False))
     assert features["a"].tolist() == [1, 2]
@@ -110,16 +110,16 @@ def test_a13_7_a_frame_of_labels_gives_a_dict() -> None:
     assert alone["a"].tolist() == [1, 2]
 
 
-def test_arrays_are_no_constants_of_the_graph() -> None:
+def test_arrays_are_not_constants_of_the_graph() -> None:
     large = np.zeros((1000, 1000))
     with tf.Graph().as_default() as graph:
         numpy_input_fn(large, shuffle=True)()
         assert graph.as_graph_def().ByteSize() < 100_000
 
 
-def test_the_input_travels_to_workers() -> None:
-    travelled = pickle.loads(cloudpickle.dumps(numpy_input_fn({"a": X}, Y, shuffle=False)))
-    ((features, labels),) = batches(travelled)
+def test_the_input_can_be_serialized() -> None:
+    deserialized = pickle.loads(cloudpickle.dumps(numpy_input_fn({"a": X}, Y, shuffle=False)))
+    ((features, labels),) = batches(deserialized)
     assert np.array_equal(features["a"], X)
     assert np.array_equal(labels, Y)
 

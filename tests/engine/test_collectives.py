@@ -1,4 +1,4 @@
-"""One order for the collectives of a step, and the comparison of graphs between ranks."""
+"""The order of collectives in a step, and the comparison of graphs between ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ray_estimator._engine.distribution.collectives import (
     slot_for,
 )
 from ray_estimator._engine.graph.traversal import ancestors
-from ray_estimator._engine.tf_private import strategy as strategy_private
+from ray_estimator._tf_private.distribute import AllReduceSlot
 from ray_estimator.errors import RanksDisagreeError
 
 v1 = tf.compat.v1
@@ -25,7 +25,7 @@ v1 = tf.compat.v1
 
 @pytest.fixture(autouse=True)
 def graph() -> Iterator[tf.Graph]:
-    """Each test builds in a graph of its own; nothing is run."""
+    """A new graph for each test, which is never run."""
     with tf.Graph().as_default() as graph:
         yield graph
 
@@ -46,11 +46,11 @@ def gather(value: tf.Tensor, key: int) -> tf.Tensor:
     return tf.raw_ops.CollectiveGatherV2(input=value, group_size=2, group_key=1, instance_key=key, ordering_token=[])
 
 
-def follow_one_another(ordered: list[tf.Operation]) -> bool:
+def are_chained(ordered: list[tf.Operation]) -> bool:
     return all(early in ancestors([late]) for early, late in itertools.pairwise(ordered))
 
 
-def test_ancestors_are_what_a_run_executes() -> None:
+def test_ancestors_are_the_operations_that_a_run_executes() -> None:
     first = tf.constant(1.0, name="first")
     unused = tf.constant(2.0, name="unused")
     with tf.control_dependencies([tf.no_op(name="by_control")]):
@@ -61,14 +61,14 @@ def test_ancestors_are_what_a_run_executes() -> None:
     assert ancestors([]) == set()
 
 
-def test_the_collectives_of_a_run_come_in_creation_order() -> None:
+def test_collectives_of_a_run_are_in_creation_order() -> None:
     rows = tf.ones([2, 3])
     second, first = gather(rows, 2), reduce(rows, 1)
     reduce(rows, 3)  # not in the run
     assert collectives_of([first.op, second.op]) == [second.op, first.op]
 
 
-def test_setting_up_a_communicator_is_no_collective_of_a_step() -> None:
+def test_communicator_setup_is_not_a_collective_of_a_step() -> None:
     communicator = tf.raw_ops.CollectiveInitializeCommunicator(group_key=1, rank=0, group_size=2)
     reduced = tf.raw_ops.CollectiveReduceV3(
         input=tf.ones([2]), communicator=communicator, group_assignment=[[0, 1]], reduction="Add"
@@ -76,64 +76,64 @@ def test_setting_up_a_communicator_is_no_collective_of_a_step() -> None:
     assert collectives_of([reduced.op]) == [reduced.op]
 
 
-def seated(key: int) -> tuple[strategy_private.AllReduceSlot, tf.Tensor]:
-    """A slot in an all-reduce, and the all-reduce."""
+def slot_in_all_reduce(key: int) -> tuple[AllReduceSlot, tf.Tensor]:
+    """A slot in a new all-reduce, and the result of the all-reduce."""
     slot = tf.identity(tf.zeros([4]))
     reduced = reduce(slot, key)
-    return strategy_private.AllReduceSlot(slot.op, reduced), reduced
+    return AllReduceSlot(slot.op, reduced), reduced
 
 
-def test_a_vector_takes_the_last_seat_that_the_step_reduces() -> None:
-    (first, early), (last, late), (idle, _) = seated(1), seated(2), seated(3)
+def test_slot_for_is_the_last_slot_in_the_step() -> None:
+    (first, early), (last, late), (idle, _) = slot_in_all_reduce(1), slot_in_all_reduce(2), slot_in_all_reduce(3)
     vector = tf.ones([4])
     assert slot_for(vector, tf.group(early, late), [first, last, idle]) is last
     assert slot_for(vector, tf.group(early), [first, last, idle]) is first
     assert slot_for(vector, tf.no_op(), [first, last, idle]) is None
 
 
-def test_a_vector_takes_no_seat_in_an_all_reduce_that_comes_before_what_it_waits_for() -> None:
-    early_seat, early = seated(1)
-    vector = early + reduce(tf.ones([4]), 2)  # as a loss that reads an average over the workers
-    assert slot_for(vector, tf.group(early, vector), [early_seat]) is None
-    late_seat, late = seated(3)
-    assert slot_for(vector, tf.group(early, late), [early_seat, late_seat]) is late_seat
+def test_slot_for_skips_all_reduces_before_the_collectives_of_the_vector() -> None:
+    early_slot, early = slot_in_all_reduce(1)
+    vector = early + reduce(tf.ones([4]), 2)  # like a loss that depends on an average
+    assert slot_for(vector, tf.group(early, vector), [early_slot]) is None
+    late_slot, late = slot_in_all_reduce(3)
+    assert slot_for(vector, tf.group(early, late), [early_slot, late_slot]) is late_slot
 
 
-def test_chain_makes_one_total_order() -> None:
+def test_chain_makes_a_total_order() -> None:
     rows = tf.ones([2, 3])
     free = [reduce(rows, 1), gather(rows, 2), reduce(rows * 2, 3), gather(rows, 4)]
-    assert not follow_one_another([tensor.op for tensor in free])
+    assert not are_chained([tensor.op for tensor in free])
     ordered = chain([tf.group(*free)])
     assert ordered == [tensor.op for tensor in free]
-    assert follow_one_another(ordered)
+    assert are_chained(ordered)
 
 
-def test_chain_keeps_an_order_that_is_there_already() -> None:
+def test_chain_keeps_an_existing_order() -> None:
     first = reduce(tf.ones([2]), 1)
     second = reduce(first, 2)
     with tf.control_dependencies([second]):
         third = gather(tf.ones([2]), 3)
     assert chain([third.op]) == [first.op, second.op, third.op]
-    assert follow_one_another([first.op, second.op, third.op])
+    assert are_chained([first.op, second.op, third.op])
 
 
-def test_chain_leaves_out_what_the_run_does_not_execute() -> None:
+def test_chain_omits_collectives_outside_the_run() -> None:
     inside, outside = reduce(tf.ones([2]), 1), reduce(tf.ones([2]), 2)
     assert chain([inside.op]) == [inside.op]
     assert list(outside.op.control_inputs) == []
     assert outside.op not in ancestors([inside.op])
 
 
-def test_chain_after_orders_the_added_collectives_behind_the_step() -> None:
+def test_chain_after_runs_added_collectives_after_the_step() -> None:
     early_summary = gather(tf.ones([1]), 1)  # created before the step's own
     step = chain([tf.group(reduce(tf.ones([2]), 2), reduce(tf.ones([2]), 3))])
     late_summary = reduce(tf.ones([1]), 4)
     added = chain_after(step, [early_summary.op, late_summary.op])
     assert added == [early_summary.op, late_summary.op]
-    assert follow_one_another([*step, *added])
+    assert are_chained([*step, *added])
 
 
-def test_chain_after_never_pulls_the_added_collectives_into_a_run_of_the_step() -> None:
+def test_chain_after_adds_nothing_to_a_run_of_the_step() -> None:
     step_op = tf.group(reduce(tf.ones([2]), 1), reduce(tf.ones([2]), 2))
     step = chain([step_op])
     before = ancestors([step_op])
@@ -143,20 +143,20 @@ def test_chain_after_never_pulls_the_added_collectives_into_a_run_of_the_step() 
     assert not before & set(added)
 
 
-def test_chain_after_adds_nothing_twice() -> None:
+def test_chain_after_omits_collectives_of_the_step() -> None:
     reduced = reduce(tf.ones([2]), 1)
     step = chain([reduced.op])
     assert chain_after(step, [(reduced * 2).op]) == []
     assert list(reduced.op.control_inputs) == []
 
 
-def test_chain_after_a_step_without_collectives_orders_the_added_ones() -> None:
+def test_chain_after_a_step_without_collectives_chains_the_added_ones() -> None:
     first, second = gather(tf.ones([1]), 1), gather(tf.ones([1]), 2)
     assert chain_after([], [second.op, first.op]) == [first.op, second.op]
-    assert follow_one_another([first.op, second.op])
+    assert are_chained([first.op, second.op])
 
 
-def test_a_fingerprint_names_variables_and_collectives_in_order() -> None:
+def test_fingerprint_lists_variables_and_collectives_in_order() -> None:
     v1.get_variable("weight", [2, 3])
     v1.get_variable("count", [], dtype=tf.int64)
     of_a_hook, of_the_step = (
@@ -184,11 +184,11 @@ def test_equal_fingerprints_pass() -> None:
     ("theirs", "message"),
     [
         (["a", "x", "c"], "rank 0 has 'b' where rank 2 has 'x'"),
-        (["a"], "rank 0 has 'b' where rank 2 has 'nothing more'"),
-        (["a", "b", "c", "d"], "rank 0 has 'nothing more' where rank 2 has 'd'"),
+        (["a"], "rank 0 has 'b' where rank 2 has 'no further line'"),
+        (["a", "b", "c", "d"], "rank 0 has 'no further line' where rank 2 has 'd'"),
     ],
 )
-def test_the_first_difference_is_named(theirs: list[str], message: str) -> None:
+def test_the_error_contains_the_first_difference(theirs: list[str], message: str) -> None:
     ours = ["a", "b", "c"]
     with pytest.raises(RanksDisagreeError, match=message):
         require_equal([ours, list(ours), theirs])

@@ -1,4 +1,4 @@
-"""Every verb falls back from a damaged checkpoint to the newest that is whole, unless the caller named it."""
+"""Every method falls back from a damaged checkpoint to the newest intact one, unless the caller named it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def estimator(in_process: Make, model_dir: str) -> Any:
-    """Has checkpoints of the steps 0, 2 and 4; in the newest a byte of the data is wrong, and no size tells it."""
+    """Checkpoints of the steps 0, 2 and 4. The newest has a wrong byte in its data, and the right size."""
     trained = in_process(linear_model_fn, params={}, model_dir=model_dir, save_checkpoints_steps=2)
     trained.train(endless_input_fn, steps=4, saving_listeners=EACH_SAVE_ARRIVES)
     flip_a_byte(f"{model_dir}/model.ckpt-4.data-00000-of-00001")
@@ -70,7 +70,7 @@ def variables(estimator: Estimator) -> int:
 
 
 @pytest.mark.parametrize(("verb", "result"), [(evaluate, 2), (predict, len(X)), (export, 1), (variables, 2)])
-def test_the_newest_whole_checkpoint_is_used_and_the_log_says_so(
+def test_the_newest_intact_checkpoint_is_used_and_logged(
     estimator: Any, verb: Callable[..., int], result: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert verb(estimator) == result
@@ -78,7 +78,7 @@ def test_the_newest_whole_checkpoint_is_used_and_the_log_says_so(
     assert "model.ckpt-2" in caplog.text or "the one before" in caplog.text
 
 
-def test_training_goes_on_from_the_newest_whole_checkpoint(estimator: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_resumes_from_the_newest_intact_checkpoint(estimator: Any, caplog: pytest.LogCaptureFixture) -> None:
     calls: Calls = []
     estimator.train(endless_input_fn, hooks=[RecordingHook("own", calls)], max_steps=6)
     assert "model.ckpt-4.data-00000-of-00001" in caplog.text
@@ -104,7 +104,7 @@ def test_a_prediction_that_has_begun_keeps_its_checkpoint(estimator: Any, model_
     assert not [name for name in Storage().list_dir(model_dir) if name.startswith(".reading-")]
 
 
-def test_with_nothing_whole_training_and_evaluation_say_so(estimator: Any) -> None:
+def test_without_an_intact_checkpoint_training_and_evaluation_fail(estimator: Any) -> None:
     for step in (0, 2):
         flip_a_byte(f"{estimator.model_dir}/model.ckpt-{step}.data-00000-of-00001")
     with pytest.raises(CheckpointDamagedError, match="to train from the beginning"):

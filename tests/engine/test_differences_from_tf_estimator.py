@@ -1,6 +1,6 @@
-"""Where tf.estimator and the specification differ: what was decided.
+"""Behaviour that differs from tf.estimator on purpose.
 
-What was decided of model_fn's `model_dir`, of `params` and of `strip_default_attrs` is tested with A2.1, A1.7 and A7.6.
+The differences in `model_dir` of model_fn, `params` and `strip_default_attrs` are tested with the features themselves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Early stopping, evaluation in memory, further metrics, and the hooks that tf.estimator had."""
+"""Early stopping, in-memory evaluation, additional metrics, and the other hooks of tf.estimator."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a13_1_an_early_stop_ends_train_and_evaluate_with_a_last_evaluation(in_p
 
 
 def write_evaluations(folder: str, results: Mapping[int, Mapping[str, float]]) -> None:
-    """Event files as evaluations write them."""
+    """Write event files as evaluations do."""
     with tf.Graph().as_default():
         writer = v1.summary.FileWriter(folder, filename_suffix=f".{uuid.uuid4().hex}")
         for step, metrics in results.items():
@@ -129,12 +129,12 @@ def write_evaluations(folder: str, results: Mapping[int, Mapping[str, float]]) -
 
 
 def accuracies(*values: float) -> dict[int, dict[str, float]]:
-    """Evaluations of the steps 1000, 2000, ..."""
+    """Write evaluations of the steps 1000, 2000, ..."""
     return {1000 * number: {"accuracy": value, "loss": 1 - value} for number, value in enumerate(values, 1)}
 
 
 def stops(estimator: Any, make: Callable[..., Any], *arguments: Any, **named: Any) -> bool:
-    """Whether the hook ends a training at the first step."""
+    """Return whether the hook stops training after the first step."""
     hook = make(estimator, *arguments, run_every_secs=None, run_every_steps=1000, **named)
     # As it travels.
     hook = pickle.loads(pickle.dumps(hook))
@@ -205,7 +205,7 @@ def test_a13_1_another_directory_of_evaluations(in_process: Make, tmp_path: Path
 def test_a13_1_a_metric_that_no_evaluation_has_is_an_error(in_process: Make) -> None:
     estimator = estimator_in(in_process)
     write_evaluations(estimator.eval_dir(), RISING)
-    with pytest.raises(ValueError, match=r"expects a metric 'acuracy' .* they have \['accuracy', 'loss'\]"):
+    with pytest.raises(ValueError, match=r"got 'acuracy'. They have \['accuracy', 'loss'\]"):
         stops(estimator, stop_if_higher_hook, "acuracy", 0.9)
 
 

@@ -1,4 +1,4 @@
-"""The constructor: what it takes, what it refuses, what it gives back."""
+"""The constructor: accepted and rejected arguments, and properties."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a1_1_a_model_fn_is_needed() -> None:
 
 
 def test_a1_1_a_model_fn_can_be_called() -> None:
-    with pytest.raises(TypeError, match="model_fn must be callable, given: 'model'"):
+    with pytest.raises(TypeError, match="model_fn must be callable, got 'model'"):
         Estimator("model")  # type: ignore[arg-type]
 
 
@@ -129,7 +129,7 @@ def test_a1_4_any_callable_will_do(in_process: Make, kind: Callable[..., Any]) -
 
 @pytest.mark.parametrize("config", [{"model_dir": "x"}, ScalingConfig(), RunConfig])
 def test_a1_5_config_must_be_a_run_config(config: Any) -> None:
-    with pytest.raises(ValueError, match="config must be an instance of RunConfig, but provided"):
+    with pytest.raises(ValueError, match="config must be an instance of RunConfig, got"):
         Estimator(model_fn, config=config)
 
 
@@ -172,7 +172,7 @@ def test_a1_6_an_empty_model_dir_is_refused() -> None:
 
 @pytest.mark.parametrize("model_dir", [3, b"run"])
 def test_a1_6_a_model_dir_is_a_string_or_a_path(model_dir: Any) -> None:
-    with pytest.raises(TypeError, match="model_dir must be a str, a path or None, given: "):
+    with pytest.raises(TypeError, match="model_dir must be a str, a path or None, got "):
         Estimator(model_fn, model_dir)
 
 
@@ -228,7 +228,7 @@ def test_a1_7_the_model_fn_property_has_the_params_bound(in_process: Make) -> No
 
 
 def test_a1_7_the_model_fn_property_makes_another_estimators_model(in_process: Make, tmp_path: Path) -> None:
-    """The way of add_metrics and of every wrapper."""
+    """As add_metrics and other wrappers do."""
     inner = in_process(linear_model_fn, params={"learning_rate": 0.01})
 
     def outer_model_fn(features: Any, labels: Any, mode: str, config: RunConfig) -> EstimatorSpec:
@@ -251,7 +251,7 @@ def test_a1_7_the_model_fn_property_checks_what_the_engine_checks(in_process: Ma
 
 
 class Regressor(Estimator):
-    """A canned estimator, in the manner of tf.estimator's."""
+    """A canned estimator, like those of tf.estimator."""
 
     def __init__(self, rate: float, model_dir: Any = None, config: Any = None, warm_start_from: Any = None) -> None:
         self.rate = rate
@@ -263,7 +263,7 @@ class Regressor(Estimator):
         )
 
     def bias(self) -> float:
-        """A method of its own."""
+        """An additional method."""
         return float(self.get_variable_value("dense/bias")[0])
 
 
@@ -280,7 +280,7 @@ def test_a1_8_a_subclass_brings_its_model_and_adds_methods(tmp_path: Path) -> No
     assert second.bias() == pytest.approx(first.bias(), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "config", "params", "_training"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "config", "params", "_with_checkpoint"])
 def test_a1_8_a_subclass_may_not_override_members(name: str) -> None:
     parent = type("Parent", (Regressor,), {name: lambda self: None})
     for kind in (parent, type("Child", (parent,), {})):

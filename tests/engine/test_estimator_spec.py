@@ -1,4 +1,4 @@
-"""EstimatorSpec where the engine runs it. Its own checks are in tests/unit/test_spec.py."""
+"""EstimatorSpec in the engine. The checks of its constructor are in tests/unit/test_spec.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Make = Callable[..., Any]
 
 
 def test_a3_1_one_return_serves_every_mode(in_process: Make) -> None:
-    """Fields that a mode does not need are ignored in it, train_op in EVAL above all."""
+    """A mode ignores the fields that it does not need, such as train_op in EVAL."""
 
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         weight = v1.get_variable("weight", [], initializer=v1.zeros_initializer())
@@ -171,5 +171,5 @@ def test_a3_another_packages_spec_is_checked_as_ours_is(in_process: Make) -> Non
     def model_fn(features: Any, labels: Any, mode: str) -> Any:
         return as_another_package(linear_model_fn(features, labels, mode, {}), loss=tf.reduce_mean(features, axis=0))
 
-    with pytest.raises(ValueError, match="Loss must be scalar, given: "):
+    with pytest.raises(ValueError, match="Loss must be scalar, got "):
         in_process(model_fn).train(endless_input_fn, steps=1)

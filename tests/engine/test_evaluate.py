@@ -1,4 +1,4 @@
-"""evaluate: what it counts, what it writes, and that ranges of rows give the numbers of a single pass."""
+"""Estimator.evaluate: results, event files, and ranges of rows that give the same results as a single pass."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STATE = [v1.GraphKeys.LOCAL_VARIABLES, v1.GraphKeys.METRIC_VARIABLES]
 
 
 def spec_of(mode: str, **fields: Any) -> EstimatorSpec:
-    """A spec whose loss is 1, for models that are about something else."""
+    """A spec with a constant loss, for tests of other things."""
     return EstimatorSpec(mode, **{"loss": tf.constant(1.0), "predictions": tf.constant([1.0]), **fields})
 
 
@@ -42,31 +42,31 @@ def state_variable(value: Any, name: str) -> Any:
 
 
 def running_sum(value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """A metric of the user's own: it adds up `value`."""
+    """A custom metric that sums `value`."""
     total = state_variable(tf.zeros(value.shape, value.dtype), "running_sum")
     return tf.identity(total), v1.assign_add(total, value)
 
 
 def highest(value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """A metric of the user's own that does not add up."""
+    """A custom metric that cannot be merged."""
     maximum = state_variable(0.0, "highest")
     return tf.identity(maximum), v1.assign(maximum, tf.maximum(maximum, tf.reduce_max(value)))
 
 
 def events_in(folder: str) -> list[Any]:
-    """The events with a summary, as TensorBoard would read them."""
+    """The events with a summary, as TensorBoard reads them."""
     events = [e for path in sorted(Path(folder).glob("*tfevents*")) for e in v1.train.summary_iterator(str(path))]
     return [event for event in events if event.HasField("summary")]
 
 
 def written_values(folder: str) -> dict[str, Any]:
-    """The values of the only event in `folder`, by tag."""
+    """The values of the single event in `folder`, by tag."""
     (event,) = events_in(folder)
     return {value.tag: value for value in event.summary.value}
 
 
 class Note(v1.train.SessionRunHook):
-    """Notes what is called on it."""
+    """Records the calls of its methods."""
 
     def __init__(self, name: str, notes: list[str]) -> None:
         self.name, self.notes = name, notes
@@ -86,7 +86,7 @@ class Note(v1.train.SessionRunHook):
 
 @pytest.mark.parametrize("steps", [0, -1])
 def test_a5_1_steps_must_be_positive(in_process: MakeEstimator, steps: int) -> None:
-    with pytest.raises(ValueError, match=f"Must specify steps > 0, given: {steps}"):
+    with pytest.raises(ValueError, match=f"Must specify steps > 0, got {steps}"):
         in_process(linear_model_fn, params={}).evaluate(one_pass_input_fn, steps=steps)
 
 
@@ -348,7 +348,7 @@ TABLE = pa.table(
 def job_of(
     model_fn: Callable[..., Any], model_dir: Path, checkpoint: Checkpoint | None = None, code: Any = None
 ) -> EvaluateJob:
-    """What the driver would send for an evaluation of `TABLE`."""
+    """The job that the driver sends for an evaluation of `TABLE`."""
     config = RunConfig(scaling_config=ScalingConfig(num_workers=0), model_dir=str(model_dir))
     rows = RowSpec(
         features=column_specs(TABLE.schema, FEATURES),
@@ -365,7 +365,7 @@ def all_rows() -> Any:
 
 
 def ranges_of(table: pa.Table, num_ranges: int) -> list[Tables]:
-    """`table` in ranges of whole batches, as even as may be."""
+    """Split `table` into ranges of whole batches, as even as possible."""
     num_batches = -(-table.num_rows // ROWS_OF_A_BATCH)
     cuts = [num_batches * number // num_ranges * ROWS_OF_A_BATCH for number in range(num_ranges + 1)]
     parts = [table.slice(start, stop - start) for start, stop in itertools.pairwise(cuts)]
@@ -390,7 +390,7 @@ def assert_same_results(result: dict[str, Any], expected: dict[str, Any]) -> Non
 
 
 def v1_metrics_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
-    """Every metric of TensorFlow 1 that adds up. The loss is another one in each batch."""
+    """Every mergeable metric of TensorFlow 1. The loss differs from batch to batch."""
     x, weight, guess = (features[name] for name in FEATURES)
     positive = labels > 0
     scale = v1.get_variable("scale", [], initializer=v1.constant_initializer(0.75))
@@ -495,9 +495,9 @@ def unadditive_fields(kind: str, features: Any, labels: Any) -> dict[str, Any]:
     ("kind", "reason"),
     [
         ("value of a batch", "the value of the metric 'odd' depends on tensors of a batch"),
-        ("maximum", "an update does not just add to the metric variable 'highest'"),
+        ("maximum", "an update does more than add to the metric variable 'highest'"),
         ("hooks", "model_fn returned evaluation_hooks"),
-        ("write elsewhere", "an update writes 'moving', which is no metric variable"),
+        ("write elsewhere", "an update writes 'moving', which is not a metric variable"),
     ],
 )
 def test_a5_7_what_does_not_add_up_is_named(tmp_path: Path, kind: str, reason: str) -> None:
@@ -572,7 +572,7 @@ def weight_model_fn(features: Any, labels: Any, mode: str, params: Any) -> Estim
 
 
 def train_weight(model_dir: Path, by: float) -> Checkpoint:
-    """Saves step 1 with another weight, under the same name."""
+    """Save step 1 with another weight, under the same name."""
     with tf.Graph().as_default(), v1.Session() as session:
         v1.train.create_global_step()
         v1.get_variable("weight", [], initializer=v1.constant_initializer(by))

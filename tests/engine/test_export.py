@@ -1,4 +1,4 @@
-"""export_savedmodel: what is written, where, and that it serves what predict gives."""
+"""export_saved_model: files, names, and that serving gives the results of predict."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a7_1_a_damaged_checkpoint_is_not_exported(trained: Any, tmp_path: Path)
     (data,) = Path(trained.model_dir).glob(f"{Path(checkpoint).name}.data-*")
     data.unlink()
 
-    with pytest.raises(CheckpointNotFoundError, match="is not whole"):
+    with pytest.raises(CheckpointNotFoundError, match="is damaged"):
         trained.export_savedmodel(tmp_path / "export", RAW, checkpoint_path=checkpoint)
     with pytest.raises(CheckpointNotFoundError, match="there are no files"):
         trained.export_savedmodel(tmp_path / "export", RAW, checkpoint_path=checkpoint + "0")
@@ -109,7 +109,7 @@ def test_a7_1_a_checkpoint_whose_bytes_were_changed_is_not_exported(trained: Any
     content[len(content) // 2] ^= 0xFF
     data.write_bytes(content)
 
-    with pytest.raises(CheckpointDamagedError, match="another content than was written"):
+    with pytest.raises(CheckpointDamagedError, match="has a wrong checksum"):
         trained.export_savedmodel(tmp_path / "export", RAW, checkpoint_path=checkpoint)
 
     assert not (tmp_path / "export").exists()
@@ -574,7 +574,7 @@ def test_a7_10_saved_model_cli_runs_an_export(trained: Any, tmp_path: Path) -> N
 
 
 def test_a7_10_a_keras_model_serves_what_predict_gives(in_process: MakeEstimator, tmp_path: Path) -> None:
-    """Its dropouts are off, and its batch normalization goes by its moving averages."""
+    """Dropout is off, and batch normalization uses its moving averages."""
     estimator = in_process(worlds.keras_model_fn, params={}).train(worlds.endless_input_fn, steps=20)
 
     def input_fn() -> tf.data.Dataset:

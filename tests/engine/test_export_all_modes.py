@@ -1,4 +1,4 @@
-"""Exports in the modes TRAIN and EVAL: one MetaGraph for each mode, variables once, signatures, train_op."""
+"""Exports with the modes TRAIN and EVAL: one MetaGraph per mode, one set of variables, signatures, train_op."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORLDS_TEMPLATES = {"x": tf.TensorSpec([None, 4], tf.float32), "ids": tf.TensorS
 
 
 def full_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
-    """A linear regression whose specs have all that a mode may have; only PREDICT has no loss."""
+    """A linear regression whose specs set every field; only PREDICT has no loss."""
     x = features["x"] if isinstance(features, dict) else features
     with v1.variable_scope("dense"):
         kernel = v1.get_variable("kernel", [NUM_FEATURES, 1], initializer=v1.ones_initializer())
@@ -46,7 +46,7 @@ def trained(in_process: MakeEstimator) -> Any:
 
 
 def meta_graphs(folder: str) -> Any:
-    """The MetaGraphDefs in the order in which the file has them."""
+    """The MetaGraphDefs in the order of the file."""
     return saved_model_pb2.SavedModel.FromString((Path(folder) / "saved_model.pb").read_bytes()).meta_graphs
 
 
@@ -198,7 +198,7 @@ def test_a7_9_training_goes_on_in_the_export_as_train_does(trained: Any, tmp_pat
 
 
 def keras_model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
-    """The world of Keras 3; its TRAIN spec has a Keras metric too."""
+    """A Keras 3 model, with a Keras metric in its TRAIN spec too."""
     import keras
 
     spec = worlds.keras_model_fn(features, labels, mode, params)
@@ -261,7 +261,7 @@ def test_a7_9_a_keras_model_trains_in_the_export(keras_trained: Any, tmp_path: P
 
 
 def vocabulary_model_fn(path: Path) -> Callable[..., EstimatorSpec]:
-    """A model that looks words up and learns nothing; its Scaffold has a local_init_op."""
+    """A vocabulary lookup without variables to train; its Scaffold has a local_init_op."""
 
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         if isinstance(features, tf.Tensor):
@@ -338,7 +338,7 @@ def test_a7_7_in_eval_the_scaffolds_local_init_op_runs_beside_that_of_the_metric
 
 
 def only_in(mode_of_variable: str) -> Callable[..., EstimatorSpec]:
-    """A model that has a variable in one mode alone."""
+    """A model with a variable in one mode only."""
 
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         if mode == mode_of_variable:
@@ -369,7 +369,7 @@ def test_a7_8_the_error_names_the_mode_whose_variables_are_missing(
 def test_a7_8_a_mode_may_not_need_variables_that_the_first_mode_does_not_save(
     in_process: MakeEstimator, tmp_path: Path
 ) -> None:
-    """The checkpoint has them, but whoever loads that MetaGraph would not find them."""
+    """The checkpoint has them, but the SavedModel does not."""
 
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         spec = only_in("")(features, labels, mode)

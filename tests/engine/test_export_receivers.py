@@ -1,4 +1,4 @@
-"""What feeds an exported model: receivers, and the builders of receiver functions."""
+"""Inputs of an exported model: receivers, and the builders of receiver functions."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ NO_TENSOR = r"must be a Tensor, SparseTensor or RaggedTensor"
     [
         ((None, {}), r"features must be defined\."),
         (({}, None), r"receiver_tensors must be defined\."),
-        (({"x": "no tensor"}, {}), f"feature 'x' {NO_TENSOR}, given: 'no tensor'"),
-        (({("x",): tf.constant(1)}, {}), r"feature keys must be strings or ints: \('x',\)"),
-        (({}, {7: tf.constant(1)}), "receiver_tensor keys must be strings: 7"),
+        (({"x": "no tensor"}, {}), f"feature 'x' {NO_TENSOR}, got 'no tensor'"),
+        (({("x",): tf.constant(1)}, {}), r"feature keys must be strings or ints, got \('x',\)"),
+        (({}, {7: tf.constant(1)}), "receiver_tensor keys must be strings, got 7"),
         (({}, {"x": "no tensor"}), f"receiver_tensor 'x' {NO_TENSOR}"),
-        (({}, {}, [1]), r"receiver_tensors_alternatives must be a dict: \[1\]"),
+        (({}, {}, [1]), r"receiver_tensors_alternatives must be a dict, got \[1\]"),
         (({}, {}, {"raw": None}), "receiver_tensors_alternatives must be defined"),
-        (({}, {}, {"raw": {1: tf.constant(1)}}), "receiver_tensors_alternative keys must be strings: 1"),
+        (({}, {}, {"raw": {1: tf.constant(1)}}), "receiver_tensors_alternative keys must be strings, got 1"),
     ],
 )
 def test_a7_4_serving_receivers_are_checked(arguments: Any, message: str) -> None:
@@ -100,7 +100,7 @@ def test_a7_4_serving_receivers_are_checked(arguments: Any, message: str) -> Non
     ("arguments", "message"),
     [
         ((None, {}), r"features must be defined\."),
-        (({"x": tf.constant(1)}, {}), r"feature must be one Tensor, given: .*use ServingInputReceiver"),
+        (({"x": tf.constant(1)}, {}), r"feature must be one Tensor, got .*use ServingInputReceiver"),
         ((tf.constant(1), None), r"receiver_tensors must be defined\."),
     ],
 )
@@ -117,7 +117,7 @@ def test_a7_4_tensor_receivers_are_checked(arguments: Any, message: str) -> None
         ((tf.constant(1), tf.constant(1), None), r"receiver_tensors must be defined\."),
         (({"x": 1}, tf.constant(1), {}), f"feature 'x' {NO_TENSOR}"),
         ((tf.constant(1), {"y": 1}, {}), f"label 'y' {NO_TENSOR}"),
-        ((tf.constant(1), {None: tf.constant(1)}, {}), "label keys must be strings or ints: None"),
+        ((tf.constant(1), {None: tf.constant(1)}, {}), "label keys must be strings or ints, got None"),
     ],
 )
 def test_a7_4_supervised_receivers_are_checked(arguments: Any, message: str) -> None:
@@ -151,7 +151,7 @@ def test_a7_4_features_may_have_ints_as_keys(in_process: MakeEstimator, tmp_path
 
 
 def test_a7_4_what_is_no_receiver_is_an_error_that_says_what_is(trained: Any, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"for mode 'infer' must return a ServingInputReceiver.*It returned {}"):
+    with pytest.raises(TypeError, match=r"for mode 'infer' must return a ServingInputReceiver.*got {}"):
         trained.export_savedmodel(tmp_path, dict)
 
 
@@ -253,7 +253,7 @@ def test_a7_5_sparse_and_ragged_templates_give_sparse_and_ragged_features(
     ("features", "message"),
     [
         (tf.TensorSpec([None, 4]), "features must be a dict of Tensors by name.*TensorServingInputReceiver"),
-        ({"x": "text"}, r"features\['x'\] must be a Tensor, an array or a tf\.TypeSpec, given: 'text'"),
+        ({"x": "text"}, r"features\['x'\] must be a Tensor, an array or a tf\.TypeSpec, got 'text'"),
     ],
 )
 def test_a7_5_raw_templates_are_checked(features: Any, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Exporters: when they export, what they keep, and what the best one remembers."""
+"""Exporters: when they export, which exports they keep, and how BestExporter survives a restart."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STORAGE = Storage()
 
 
 class Run:
-    """A training that has saved steps 2, 4, 6 and 8, each better than the one before, and how to go on from there."""
+    """A training that has saved steps 2, 4, 6 and 8, each better than the one before, and calls of exporters on it."""
 
     def __init__(self, in_process: Make, model_dir: str) -> None:
         self.estimator = in_process(
@@ -43,7 +43,7 @@ class Run:
         return result
 
     def exported_at(self, step: int, exporter: Exporter, *, final: bool = False) -> Any:
-        """What the exporter makes of the evaluation of a step."""
+        """Return what the exporter exports after the evaluation of a step."""
         return exporter.export(
             estimator=self.estimator,
             export_path=self.export_path(exporter),
@@ -69,7 +69,7 @@ def local(in_process: Make, tmp_path: Path) -> Run:
 
 
 def place(run: Run, exporter: Exporter, *names: str) -> None:
-    """Puts directories where the exporter exports to."""
+    """Create directories in the exporter's export directory."""
     for name in names:
         STORAGE.write_bytes(STORAGE.join(run.export_path(exporter), name, "saved_model.pb"), b"old")
 

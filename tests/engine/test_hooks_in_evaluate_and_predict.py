@@ -1,4 +1,4 @@
-"""TensorFlow's own hooks in evaluate and predict: each does its work around every batch, at the checkpoint's step."""
+"""TensorFlow's hooks in evaluate and predict: each runs around every batch, at the checkpoint's step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NUM_BATCHES = 6
 
 @pytest.fixture(params=["evaluate", "predict"])
 def run(request: pytest.FixtureRequest, in_process: Make) -> Run:
-    """Trains for three steps, then evaluates or predicts six batches with hooks: ``run(hooks)``, to the end."""
+    """Train for three steps, then evaluate or predict six batches with the hooks of ``run(hooks)``."""
     verb: str = request.param
 
     def run_verb(
@@ -49,7 +49,7 @@ def logged(caplog: pytest.LogCaptureFixture, start: str) -> list[str]:
 
 
 def test_hooks_are_those_of_the_verb(run: Run, tmp_path: Path) -> None:
-    """So that a test of both verbs means both: a hook of the spec for the other verb stays out."""
+    """Hooks of the spec run in the mode that they are for only."""
     folder = str(tmp_path)
 
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
@@ -112,7 +112,7 @@ def test_summary_saver_hook(run: Run, tmp_path: Path) -> None:
 
 
 def test_step_counter_hook(run: Run, tmp_path: Path) -> None:
-    """The step never moves, so there is no rate; the hook's file is whole when the verb ends."""
+    """The step does not change, so there is no rate; the hook's file is complete when the method returns."""
     run([v1.train.StepCounterHook(every_n_steps=1, output_dir=str(tmp_path / "rate"))])
 
     first, *_ = events(tmp_path / "rate")
@@ -135,7 +135,7 @@ def test_profiler_hook(run: Run, tmp_path: Path) -> None:
 def test_global_step_waiter_hook(run: Run) -> None:
     run([v1.train.GlobalStepWaiterHook(STEPS)])
 
-    with pytest.raises(ValueError, match=r"waits for step 4, but this run begins at step 3.*wait for ever"):
+    with pytest.raises(ValueError, match=r"waits for step 4, but this run starts at step 3.*would never return"):
         run([v1.train.GlobalStepWaiterHook(STEPS + 1)])
 
 
@@ -158,7 +158,7 @@ def test_nan_tensor_hook(run: Run, fails: bool) -> None:
 
 @pytest.mark.parametrize(("last_step", "num_batches"), [(STEPS, 1), (STEPS + 10, NUM_BATCHES)])
 def test_stop_at_step_hook(run: Run, last_step: int, num_batches: int) -> None:
-    """As under tf.estimator it looks at the global step, which is the checkpoint's."""
+    """As in tf.estimator it reads the global step, which is the checkpoint's."""
     result = run([v1.train.StopAtStepHook(last_step=last_step)])
 
     if isinstance(result, dict):

@@ -1,4 +1,4 @@
-"""TensorFlow's own hooks in train: each does its work, and sees the numbers of the step that it belongs to."""
+"""TensorFlow's hooks in train: each sees the values of the step that it runs around."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Make = Callable[..., Any]
 
 
 def messages(caplog: pytest.LogCaptureFixture, *words: str) -> list[str]:
-    """What was logged with all of these words in it."""
+    """Return the messages that contain all of these words."""
     return [message for message in caplog.messages if all(word in message for word in words)]
 
 
@@ -228,7 +228,7 @@ def test_a4_5_global_step_waiter_hook_that_would_wait_for_ever_is_refused(in_pro
     estimator = in_process(slope_model_fn).train(counting_input_fn, steps=2)
     again = estimator if brought_by == "user" else in_process(model_fn)
 
-    with pytest.raises(ValueError, match=r"GlobalStepWaiterHook waits for step 5.*begins at step 2.*Leave it out"):
+    with pytest.raises(ValueError, match=r"GlobalStepWaiterHook waits for step 5.*starts at step 2.*Remove the hook"):
         again.train(counting_input_fn, steps=2, hooks=[waiter] if brought_by == "user" else [])
 
 
@@ -236,7 +236,7 @@ def test_a4_5_global_step_waiter_hook_that_would_wait_for_ever_is_refused(in_pro
 
 
 def not_a_number_after(num_steps: int) -> v1.train.NanTensorHook:
-    """Watches a tensor that is not a number once the features are `num_steps`."""
+    """Watches a tensor that is NaN once the features are `num_steps`."""
     seen = v1.get_default_graph().get_tensor_by_name("seen:0")
     return tf.where(seen < num_steps, 1.0, np.nan)
 

@@ -1,4 +1,4 @@
-"""A step for which there is no batch changes nothing, and what depends on the input is known."""
+"""A step without a batch writes no variable, and tensors that depend on the input are recognized."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator import EstimatorSpec
-from ray_estimator._engine.graph.input_barrier import depends_on_input, write_after_input, written_by
+from ray_estimator._engine.graph.input_barrier import depends_on_input, write_after_input
+from ray_estimator._engine.graph.operations import written_by
 from ray_estimator._engine.graph.traversal import ancestors
 
 Make = Callable[..., Any]
@@ -42,15 +43,15 @@ def waits(op: tf.Operation) -> bool:
 def test_writes_wait_for_the_batch(graph: tf.Graph, use_resource: bool) -> None:
     batch = next_of(tf.data.Dataset.range(NUM_BATCHES))
     free, bound = counter("free", use_resource), counter("bound", use_resource)
-    blind, looking = v1.assign_add(free, 1.0), v1.assign_add(bound, tf.cast(batch, tf.float32))
-    edges = list(looking.op.control_inputs)
+    free_write, bound_write = v1.assign_add(free, 1.0), v1.assign_add(bound, tf.cast(batch, tf.float32))
+    edges = list(bound_write.op.control_inputs)
 
-    write_after_input(tf.group(blind, looking))
+    write_after_input(tf.group(free_write, bound_write))
 
-    writers = [op for op in ancestors([blind.op]) if op.type in ("AssignAddVariableOp", "AssignAdd")]
+    writers = [op for op in ancestors([free_write.op]) if op.type in ("AssignAddVariableOp", "AssignAdd")]
     assert len(writers) == 1
     assert waits(writers[0])
-    assert looking.op.control_inputs == edges
+    assert bound_write.op.control_inputs == edges
 
 
 def test_reads_do_not_wait(graph: tf.Graph) -> None:
@@ -62,7 +63,7 @@ def test_reads_do_not_wait(graph: tf.Graph) -> None:
     assert not waits(read.op)
 
 
-def test_what_the_input_waits_for_does_not_wait_for_it(graph: tf.Graph) -> None:
+def test_predecessors_of_the_input_do_not_wait_for_it(graph: tf.Graph) -> None:
     queue = v1.FIFOQueue(3, tf.float32, shapes=[[]])
     seen = v1.assign_add(counter("seen"), 1.0)
     with tf.control_dependencies([seen]):
@@ -80,7 +81,7 @@ def test_what_the_input_waits_for_does_not_wait_for_it(graph: tf.Graph) -> None:
         assert session.run(v1.global_variables()) == [2.0, 2.0]
 
 
-def test_a_step_without_an_input_is_left_alone(graph: tf.Graph) -> None:
+def test_a_step_without_input_does_not_change(graph: tf.Graph) -> None:
     count = v1.assign_add(counter("count"), 1.0)
     edges = list(count.op.control_inputs)
 
@@ -89,7 +90,7 @@ def test_a_step_without_an_input_is_left_alone(graph: tf.Graph) -> None:
     assert count.op.control_inputs == edges
 
 
-def test_a_branch_that_writes_counts_as_a_write(graph: tf.Graph) -> None:
+def test_a_branch_with_a_write_counts_as_a_write(graph: tf.Graph) -> None:
     written, read = counter("written"), counter("read")
     toggle = v1.placeholder_with_default(True, [])
     branch = tf.cond(toggle, lambda: tf.identity(v1.assign_add(written, read)), lambda: tf.zeros([]))
@@ -98,7 +99,7 @@ def test_a_branch_that_writes_counts_as_a_write(graph: tf.Graph) -> None:
     assert [tensor.name for tensor in written_by(conditional)] == [written.handle.name]
 
 
-def test_depends_on_input_looks_out_of_branches(graph: tf.Graph) -> None:
+def test_depends_on_input_follows_captures_of_branches(graph: tf.Graph) -> None:
     batch = next_of(tf.data.Dataset.range(NUM_BATCHES))
     free = counter("free").read_value()
     answers = []
@@ -114,11 +115,11 @@ def test_depends_on_input_looks_out_of_branches(graph: tf.Graph) -> None:
     assert not depends_on_input(free)
 
 
-# In the verbs
+# In train and evaluate
 
 
-def blind_writes_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
-    """Counts steps, in ways of which none looks at the batch."""
+def counting_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
+    """Count steps in several ways that do not depend on the batch."""
     weight = v1.get_variable("weight", [], initializer=v1.ones_initializer())
     steps = v1.get_variable("steps", [], tf.int32, v1.zeros_initializer(), trainable=False)
     step = v1.train.get_global_step()
@@ -143,9 +144,9 @@ def queue_input_fn() -> Any:
     ],
     ids=["dataset", "iterator", "queue"],
 )
-def test_a4_4_what_a_step_writes_is_written_as_often_as_there_are_batches(in_process: Make, input_fn: Any) -> None:
+def test_training_writes_once_per_batch(in_process: Make, input_fn: Any) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
-        spec = blind_writes_model_fn(features, labels, mode)
+        spec = counting_model_fn(features, labels, mode)
         return spec._replace(train_op=tf.group(spec.train_op, features))
 
     estimator = in_process(model_fn).train(input_fn)
@@ -155,8 +156,8 @@ def test_a4_4_what_a_step_writes_is_written_as_often_as_there_are_batches(in_pro
     assert estimator.get_variable_value("weight") == pytest.approx(1 - 0.1 * NUM_BATCHES)
 
 
-def test_a5_3_what_an_update_writes_is_written_as_often_as_there_are_batches(in_process: Make) -> None:
-    estimator = in_process(blind_writes_model_fn)
+def test_metric_updates_write_once_per_batch(in_process: Make) -> None:
+    estimator = in_process(counting_model_fn)
 
     result = estimator.evaluate(
         lambda: tf.data.Dataset.from_tensors((1.0, 0.0)).repeat(NUM_BATCHES), allow_untrained=True

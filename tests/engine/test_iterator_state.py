@@ -1,4 +1,4 @@
-"""What input_fn makes of tf.data goes on with the very next batch when training was cut off, where TensorFlow can."""
+"""After an interruption, the tf.data iterator of an input_fn resumes at the next batch, if TensorFlow can save it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCH = 8
 
 
 def model_fn(features: Any, mode: str) -> EstimatorSpec:
-    """A model that looks at the numbers of its rows."""
+    """A model that exposes the numbers of its rows."""
     rows = tf.identity(getattr(features, "flat_values", features), name="rows")
     weight = v1.get_variable("weight", [])
     loss = tf.square(weight) + 0.0 * tf.reduce_sum(tf.cast(rows, tf.float32))
@@ -33,11 +33,11 @@ def model_fn(features: Any, mode: str) -> EstimatorSpec:
 
 
 class CutOff(Exception):
-    """Ends a run in the middle, as a kill would."""
+    """Interrupts a run, as a kill would."""
 
 
 class NoteRows(v1.train.SessionRunHook):
-    """Notes the rows of each step; after as many steps as told it raises."""
+    """Records the rows of each step, and raises `CutOff` after `cut_after` steps."""
 
     def __init__(self, rows: list[list[int]], cut_after: int | None) -> None:
         self._rows, self._left = rows, cut_after
@@ -58,7 +58,7 @@ Run = Callable[..., list[list[int]]]
 
 @pytest.fixture
 def run(in_process: Callable[..., Any], tmp_path: Path) -> Run:
-    """Trains; gives the rows of each step. A checkpoint is saved after every second one."""
+    """Trains, saves every second step, and returns the rows of each step."""
 
     def train(
         input_fn: Callable[[], Any], name: str = "model", cut_after: int | None = None, steps: int | None = None
@@ -108,68 +108,64 @@ def from_python() -> tf.data.Dataset:
 
 
 @pytest.mark.parametrize("input_fn", [shuffled, ragged, looked_up, in_memory], ids=lambda each: each.__name__)
-def test_a_run_that_was_cut_off_goes_on_with_the_next_batch_in_every_epoch(
-    run: Run, input_fn: Callable[[], Any]
-) -> None:
+def test_an_interrupted_run_resumes_at_the_next_batch_in_every_epoch(run: Run, input_fn: Callable[[], Any]) -> None:
     whole = run(input_fn, "whole", steps=14)
     seen: list[list[int]] = []
-    # Cut off after 3 steps, and the last one saved is that before; then in the second epoch.
+    # Interrupted after 3 steps, of which 2 are saved; then in the second epoch.
     for cut_after, saved in ((3, 2), (7, 6)):
         assert run(input_fn, "cut", cut_after) == whole[len(seen) : len(seen) + cut_after]
         seen = whole[: len(seen) + saved]
     assert run(input_fn, "cut", steps=6) == whole[8:14]
 
 
-def test_users_are_told_of_no_deprecated_name(
-    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(deprecation, "_PRINTED_WARNING", {})  # each place is told of once in a process
+def test_no_deprecation_is_logged(run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deprecation, "_PRINTED_WARNING", {})  # TensorFlow logs each once per process
     run(lambda: tf.data.Dataset.range(NUM_ROWS).batch(BATCH))
     assert "deprecated" not in caplog.text
 
 
-def test_a_run_that_follows_one_that_ended_begins_anew(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_after_one_that_ended_starts_at_the_first_batch(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     once = run(finite)
     assert sorted(row for rows in once for row in rows) == list(range(NUM_ROWS))
     assert run(finite) == once
     assert run(finite, steps=2) == once[:2]
     with caplog.at_level(logging.INFO):
         assert run(finite, cut_after=3) == once[:3]
-    assert "What input_fn gives begins anew." in caplog.text
+    assert "The input of input_fn restarts from its beginning." in caplog.text
     assert run(finite) == once[2:]
 
 
-def test_a_run_that_was_cut_off_at_the_end_of_its_input_makes_no_step(run: Run, tmp_path: Path) -> None:
+def test_a_run_interrupted_at_the_end_of_its_input_runs_no_step(run: Run, tmp_path: Path) -> None:
     once = run(finite)
     assert run(lambda: finite().take(4), "cut", cut_after=4) == once[:4]
     assert run(lambda: finite().take(4), "cut") == []
 
 
-def test_a_run_that_was_cut_off_before_its_first_step_begins_at_the_beginning(run: Run) -> None:
+def test_a_run_interrupted_before_its_first_save_starts_at_the_first_batch(run: Run) -> None:
     assert run(shuffled, cut_after=1) == run(shuffled, "whole", steps=1)
     assert run(shuffled, steps=4) == run(shuffled, "whole again", steps=4)
 
 
-def test_another_pipeline_begins_anew_and_says_so(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_changed_pipeline_starts_at_the_first_batch_and_logs_it(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     def others() -> tf.data.Dataset:
         return tf.data.Dataset.range(100, 200).batch(BATCH)
 
     run(finite, cut_after=5)
     assert run(others, steps=1) == [list(range(100, 108))]
-    assert "another pipeline than in the run that was cut off" in caplog.text
+    assert "its pipeline has changed since the last run" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("input_fn", "limit", "reason"),
     [
         (from_python, {}, r"PyFunc is stateful\.$"),
-        (in_memory, {"_MOST_BYTES": 399}, r"the pipeline holds 0 MiB of constants\.$"),
-        (finite, {"_MOST_BYTES": 99}, r"shuffle\(\) and cache\(\) hold 0 MiB\.$"),
-        (finite, {"_MOST_GROWTH_BYTES": -(2**40)}, r"shuffle\(\) and cache\(\) may hold most of -?\d+ MiB\.$"),
+        (in_memory, {"_MAX_BYTES": 399}, r"the pipeline has 0 MiB of constants\.$"),
+        (finite, {"_MAX_BYTES": 99}, r"shuffle\(\) and cache\(\) use 0 MiB\.$"),
+        (finite, {"_MAX_GROWTH_BYTES": -(2**40)}, r"shuffle\(\) and cache\(\) may use most of -?\d+ MiB\.$"),
     ],
     ids=["in Python", "constants", "buffers", "memory"],
 )
-def test_where_the_place_cannot_be_saved_the_log_says_once_that_it_begins_anew(
+def test_an_iterator_that_cannot_be_saved_is_logged_once(
     run: Run,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -181,13 +177,13 @@ def test_where_the_place_cannot_be_saved_the_log_says_once_that_it_begins_anew(
         monkeypatch.setattr(iterator_state, name, value)
     with caplog.at_level(logging.INFO):
         first = run(input_fn, cut_after=5)
-    said = [record.message for record in caplog.records if "begins anew" in record.message]
-    assert len(said) == 1
-    assert re.search(reason, said[0])
+    logged = [record.message for record in caplog.records if "cannot be saved" in record.message]
+    assert len(logged) == 1
+    assert re.search(reason, logged[0])
     assert run(input_fn, steps=3) == first[:3]
 
 
-def test_the_place_lies_beside_each_checkpoint_and_goes_with_it(run: Run, tmp_path: Path) -> None:
+def test_the_state_is_stored_and_pruned_with_its_checkpoint(run: Run, tmp_path: Path) -> None:
     run(shuffled, steps=14)
     names = {path.name for path in (tmp_path / "model").glob("*.input-*")}
     assert names == {f"model.ckpt-{step}.input-00000-of-00001" for step in (6, 8, 10, 12, 14)}

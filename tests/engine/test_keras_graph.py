@@ -1,4 +1,4 @@
-"""The order that `KerasState` gives to what Keras reads and writes."""
+"""The order in which `KerasState` runs the reads and writes of Keras variables."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ v1 = tf.compat.v1
 
 @pytest.fixture(autouse=True)
 def graph() -> Iterator[tf.Graph]:
-    """Each test builds in a graph of its own."""
+    """A new graph for each test."""
     with tf.Graph().as_default() as graph:
         yield graph
 
 
 def ordered(build: Callable[[], Any]) -> tuple[Any, list[tf.Operation]]:
-    """What `build` gives, and the writes of Keras's in it, after they were ordered."""
+    """The result of `build`, and the ordered writes to Keras variables in it."""
     state = KerasState()
-    with state.watching():
+    with state.recording():
         built = build()
     return built, state.order()
 
@@ -43,7 +43,7 @@ def session() -> v1.Session:
     return opened
 
 
-def test_a_read_before_a_write_runs_before_it_and_one_after_it_runs_after_it() -> None:
+def test_reads_and_writes_run_in_creation_order() -> None:
     def build() -> tuple[tf.Operation, tf.Operation]:
         variable = keras.Variable(1.0)
         before = tf.identity(variable.value, name="before")
@@ -57,7 +57,7 @@ def test_a_read_before_a_write_runs_before_it_and_one_after_it_runs_after_it() -
         assert opened.run([before, after, write])[:2] == [1.0, 5.0]
 
 
-def test_writes_follow_one_another_in_creation_order() -> None:
+def test_writes_run_in_creation_order() -> None:
     def build() -> Any:
         variable = keras.Variable(1.0)
         variable.assign(variable * 2)
@@ -73,7 +73,7 @@ def test_writes_follow_one_another_in_creation_order() -> None:
         assert opened.run(variable.value) == 50.0
 
 
-def test_two_variables_are_not_ordered_among_each_other() -> None:
+def test_operations_on_different_variables_are_not_ordered() -> None:
     def build() -> None:
         first, second = keras.Variable(1.0), keras.Variable(1.0)
         first.assign(2.0)
@@ -84,7 +84,7 @@ def test_two_variables_are_not_ordered_among_each_other() -> None:
     assert not runs_before(second, first)
 
 
-def test_initializers_are_left_out(graph: tf.Graph) -> None:
+def test_initializers_are_not_ordered(graph: tf.Graph) -> None:
     def build() -> Any:
         variable = keras.Variable(keras.initializers.RandomNormal(seed=1), shape=[2])
         variable.assign_add([1.0, 1.0])
@@ -98,14 +98,14 @@ def test_initializers_are_left_out(graph: tf.Graph) -> None:
     assert initializer not in ancestors(writes)
 
 
-def test_operations_from_before_model_fn_are_left_out() -> None:
+def test_operations_created_before_model_fn_are_not_ordered() -> None:
     shared = keras.Variable(1.0)
     shared.assign(2.0)
     _, writes = ordered(lambda: keras.Variable(1.0).assign(3.0))
     assert len(writes) == 1
 
 
-def test_variables_that_keras_did_not_make_are_left_alone(graph: tf.Graph) -> None:
+def test_variables_not_created_by_keras_are_not_ordered(graph: tf.Graph) -> None:
     def build() -> None:
         v1.get_variable("mine", []).assign(1.0)
         tf.Variable(2.0).assign(3.0)
@@ -115,7 +115,7 @@ def test_variables_that_keras_did_not_make_are_left_alone(graph: tf.Graph) -> No
     assert not any(op.control_inputs for op in graph.get_operations() if op.type == "AssignVariableOp")
 
 
-def test_two_dropouts_advance_a_seed_each_or_the_one_they_share(graph: tf.Graph) -> None:
+def test_two_dropouts_advance_a_shared_seed_twice(graph: tf.Graph) -> None:
     def build() -> tuple[tf.Tensor, tf.Tensor]:
         shared = keras.random.SeedGenerator(3)
         ones = tf.ones([64])
@@ -130,7 +130,7 @@ def test_two_dropouts_advance_a_seed_each_or_the_one_they_share(graph: tf.Graph)
     assert len(set(masks)) == 4
 
 
-def test_dropout_layers_have_a_seed_each() -> None:
+def test_dropout_layers_have_separate_seeds() -> None:
     def build() -> list[tf.Tensor]:
         ones = tf.ones([8, 64])
         return [keras.layers.Dropout(0.5)(ones, training=True) for _ in range(2)]
@@ -143,7 +143,7 @@ def test_dropout_layers_have_a_seed_each() -> None:
     assert len(seen) == 6
 
 
-def test_the_while_of_an_lstm_counts_as_a_write_for_the_order_only(graph: tf.Graph) -> None:
+def test_the_while_of_an_lstm_is_ordered_like_a_write_but_not_returned(graph: tf.Graph) -> None:
     def build() -> Any:
         lstm = keras.layers.LSTM(2)
         output = lstm(tf.ones([1, 3, 2]))
@@ -175,7 +175,7 @@ def test_a_gather_is_a_read_and_a_scatter_is_a_write() -> None:
         assert opened.run([before, after, *writes])[:2] == [[[1.0]], [[2.0]]]
 
 
-def test_an_adam_step_runs_once_and_in_order() -> None:
+def test_an_adam_step_runs_once_in_order() -> None:
     def build() -> Any:
         weight = keras.Variable([1.0, 2.0])
         optimizer = keras.optimizers.Adam(0.1)
@@ -187,14 +187,14 @@ def test_an_adam_step_runs_once_and_in_order() -> None:
         for _ in range(3):
             opened.run(writes)
         value, count = opened.run([weight.value, optimizer.iterations.value])
-    # With a constant gradient each bias-corrected step is the learning rate, against the gradient's sign.
+    # With a constant gradient each bias-corrected step equals the learning rate.
     np.testing.assert_allclose(value, [1 - 0.3, 2 + 0.3], rtol=1e-5)
     assert count == 3
 
 
 @pytest.fixture(params=["v1", "v2"])
 def control_flow(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Loops and branches of either kind: `disable_v2_behavior` brings the old ones back."""
+    """Control flow v1, which `disable_v2_behavior` selects, and v2."""
     enabled = v1.control_flow_v2_enabled()
     (v1.enable_control_flow_v2 if request.param == "v2" else v1.disable_control_flow_v2)()
     yield
@@ -202,10 +202,10 @@ def control_flow(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("control_flow")
-def test_loops_and_branches_see_what_was_written_before_them() -> None:
+def test_loops_and_branches_read_values_written_before_them() -> None:
     def build() -> Any:
         variable = keras.Variable(2.0)
-        slow = tf.linalg.trace(tf.linalg.expm(tf.zeros([60, 60]))) / 60  # 1.0, after a while
+        slow = tf.linalg.trace(tf.linalg.expm(tf.zeros([60, 60]))) / 60  # 1.0, computed slowly
         variable.assign(variable * 3.0 * slow)
         chosen = v1.placeholder_with_default(True, [])
         branch = tf.cond(chosen, lambda: variable.value * 10.0, lambda: variable.value * 0.0)
@@ -219,7 +219,7 @@ def test_loops_and_branches_see_what_was_written_before_them() -> None:
 
 
 @pytest.mark.usefixtures("control_flow")
-def test_a_loop_or_branch_does_not_break_the_order_of_the_writes_around_it() -> None:
+def test_a_loop_or_branch_keeps_the_order_of_the_writes_around_it() -> None:
     def build() -> Any:
         variable = keras.Variable(2.0)
         before = tf.identity(variable.value)
@@ -239,8 +239,8 @@ def test_a_loop_or_branch_does_not_break_the_order_of_the_writes_around_it() -> 
         assert opened.run(variable.value) == 20.0
 
 
-def test_variables_that_are_made_in_a_function_belong_to_the_graph(graph: tf.Graph) -> None:
-    """Keras lifts them out with `init_scope`."""
+def test_variables_created_in_a_function_belong_to_the_outer_graph(graph: tf.Graph) -> None:
+    """Keras creates them in `init_scope`."""
     made: list[Any] = []
 
     def body(step: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -260,7 +260,7 @@ def test_variables_that_are_made_in_a_function_belong_to_the_graph(graph: tf.Gra
         assert opened.run([total, *writes])[0] == 6.0
 
 
-def test_writes_of_gives_the_writes_of_some_variables() -> None:
+def test_writes_of_returns_the_writes_of_the_given_variables() -> None:
     def build() -> Any:
         mean, total = keras.metrics.Mean(), keras.metrics.Sum()
         mean.update_state([1.0, 3.0])
@@ -275,15 +275,15 @@ def test_writes_of_gives_the_writes_of_some_variables() -> None:
     assert {*of_mean, *of_total} == set(writes)
 
 
-def test_another_threads_keras_is_not_watched() -> None:
+def test_keras_variables_of_another_thread_are_not_recorded() -> None:
     state = KerasState()
-    with state.watching():
+    with state.recording():
 
-        def elsewhere() -> None:
+        def build() -> None:
             with tf.Graph().as_default():
                 keras.layers.Dense(1)(tf.ones([1, 1]))
 
-        thread = threading.Thread(target=elsewhere)
+        thread = threading.Thread(target=build)
         thread.start()
         thread.join()
     assert state.variables == []

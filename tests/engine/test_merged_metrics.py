@@ -1,4 +1,4 @@
-"""Every metric of TensorFlow 1 and of Keras 3: ranges of rows give the numbers of a single pass; others are refused."""
+"""Metrics of TensorFlow 1 and Keras 3 over row ranges give the results of a single pass; others are refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def job_of(model_fn: Callable[..., Any], model_dir: Path) -> EvaluateJob:
 
 
 def ranges_of(num_ranges: int) -> list[Tables]:
-    """The table in ranges of whole batches; more ranges than batches leave some without a row."""
+    """The table in ranges of whole batches; some ranges are empty if there are more ranges than batches."""
     num_batches = -(-NUM_ROWS // BATCH)
     cuts = [num_batches * number // num_ranges * BATCH for number in range(num_ranges + 1)]
     parts = [TABLE.slice(start, stop - start) for start, stop in itertools.pairwise(cuts)]
@@ -65,11 +65,11 @@ def states_of(job: EvaluateJob, num_ranges: int) -> list[MetricState]:
     return [evaluate.accumulate(job, tables) for tables in ranges_of(num_ranges)]
 
 
-# Those that add up
+# Mergeable metrics
 
 
 def v1_metrics(features: Any, labels: Any, weights: Any) -> dict[str, Any]:
-    """Each metric of `tf.compat.v1.metrics`."""
+    """Every metric of `tf.compat.v1.metrics`."""
     score, metrics, at = features["a"], v1.metrics, [0.2, 0.5, 0.8]
     positive, flag = labels > 0, score > 0.5
     scores = tf.stack([features["a"], features["b"], 1 - features["a"]], axis=1)
@@ -105,7 +105,7 @@ def v1_metrics(features: Any, labels: Any, weights: Any) -> dict[str, Any]:
 
 
 def keras_metrics(features: Any, labels: Any, weights: Any) -> dict[str, Any]:
-    """Each metric class of Keras."""
+    """Every metric class of Keras."""
     score = features["a"]
     scores = tf.nn.softmax(tf.stack([features["a"], features["b"], 1 - features["a"]], axis=1) * 3)
     truth = tf.cast(labels > 0, tf.float32)
@@ -138,7 +138,7 @@ def keras_metrics(features: Any, labels: Any, weights: Any) -> dict[str, Any]:
     for name, kind in vars(keras.metrics).items():
         if inspect.isclass(kind) and kind is not keras.metrics.Metric:
             made[name] = kind(*arguments.get(name, ()))
-            counts = weights is not None and "IoU" in name  # whose weights are integers
+            counts = weights is not None and "IoU" in name  # their weights are integers
             sample_weight = tf.cast(weights * 4, tf.int32) if counts else weights
             made[name].update_state(*inputs.get(name, binary), sample_weight=sample_weight)
     return made
@@ -159,7 +159,7 @@ def names_of(module: Any) -> set[str]:
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("metrics_of", [v1_metrics, keras_metrics])
-def test_a5_7_every_metric_of_tensorflow_and_keras_merges_to_the_numbers_of_one_pass(
+def test_every_metric_of_tensorflow_and_keras_merges_to_the_result_of_a_single_pass(
     tmp_path: Path, metrics_of: Callable[..., Any], weighted: bool
 ) -> None:
     job = job_of(model_of(metrics_of, weighted=weighted), tmp_path)
@@ -177,7 +177,7 @@ def test_a5_7_every_metric_of_tensorflow_and_keras_merges_to_the_numbers_of_one_
             np.testing.assert_allclose(result[name], value, rtol=1e-6, err_msg=f"{name} in {num_ranges} ranges")
 
 
-# Those that do not, or do not show it
+# Metrics that are not mergeable, or not provably so
 
 
 def state_variable(value: Any, name: str) -> Any:
@@ -185,7 +185,7 @@ def state_variable(value: Any, name: str) -> Any:
 
 
 def welford(features: Any, labels: Any) -> tuple[Any, Any]:
-    """A running variance: what is added depends on the running mean."""
+    """A running variance: the added amount depends on the running mean."""
     count, mean, total = (state_variable(0.0, name) for name in ("count", "mean", "total"))
     value = tf.reduce_mean(features["a"])
     rows = tf.cast(tf.shape(features["a"])[0], tf.float32)
@@ -196,7 +196,7 @@ def welford(features: Any, labels: Any) -> tuple[Any, Any]:
 
 
 def rare_maximum(features: Any, labels: Any) -> tuple[Any, Any]:
-    """0 but for one batch: over most pairs of batches it looks like a sum."""
+    """Always 0, so that it looks like a sum."""
     highest = state_variable(0.0, "highest")
     return tf.identity(highest), v1.assign(highest, tf.maximum(highest, tf.reduce_max(features["a"]) * 0))
 
@@ -240,18 +240,16 @@ def distinct_labels(features: Any, labels: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     ("metric", "reason"),
     [
-        (welford, r"adds to the metric variable '(total|mean)' depends on what was added before"),
-        (rare_maximum, "does not just add to the metric variable 'highest'"),
-        (moving_average, "does not just add to the metric variable 'average'"),
-        (subtracted_from, "does not just add to the metric variable 'other'"),
-        (sum_while_small, "(does not just add to|adds to) the metric variable 'total'"),
+        (welford, r"adds to the metric variable '(total|mean)' depends on earlier updates"),
+        (rare_maximum, "does more than add to the metric variable 'highest'"),
+        (moving_average, "does more than add to the metric variable 'average'"),
+        (subtracted_from, "does more than add to the metric variable 'other'"),
+        (sum_while_small, "(does more than add to|adds to) the metric variable 'total'"),
         (python_list, "the value of the metric 'odd' comes from PyFunc, which may remember batches"),
-        (distinct_labels, "adds to the metric variable 'distinct' depends on what was added before"),
+        (distinct_labels, "adds to the metric variable 'distinct' depends on earlier updates"),
     ],
 )
-def test_a5_7_what_is_not_shown_to_add_up_is_refused_by_name(
-    tmp_path: Path, metric: Callable[..., Any], reason: str
-) -> None:
+def test_other_metrics_are_refused_with_a_reason(tmp_path: Path, metric: Callable[..., Any], reason: str) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         return EstimatorSpec(mode, loss=tf.constant(1.0), eval_metric_ops={"odd": metric(features, labels)})
 
@@ -290,7 +288,7 @@ def sum_in_a_branch(features: Any, labels: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     "metric", [assigned_sum, subtraction, counts_by_label, mean_of_a_python_score, sum_in_a_branch]
 )
-def test_a5_7_a_users_own_sum_is_merged(tmp_path: Path, metric: Callable[..., Any]) -> None:
+def test_sums_written_by_users_are_merged(tmp_path: Path, metric: Callable[..., Any]) -> None:
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         return EstimatorSpec(mode, loss=tf.constant(1.0), eval_metric_ops={"own": metric(features, labels)})
 

@@ -1,4 +1,4 @@
-"""What stays in a task's process: graph and weights, by what they are, a bounded number of them."""
+"""Models cached in a task's process: which jobs share a graph or its weights, and how many are kept."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_new_checkpoint_reloads_weights_and_builds_nothing(tmp_path: Path) -> 
     assert builds.read_text() == "xx"  # once for each mode
 
 
-def test_weights_whose_loading_failed_are_not_taken_for_loaded(tmp_path: Path) -> None:
+def test_weights_whose_restore_failed_are_restored_again(tmp_path: Path) -> None:
     first, second = saved(tmp_path, 2.0, 1), saved(tmp_path, 3.0, 2)
     jobs = [a_job(PredictJob, model_fn, tmp_path, each, builds=str(tmp_path / "builds")) for each in (first, second)]
     predict.predict_range(jobs[0], tables)
@@ -105,12 +105,12 @@ def test_initial_weights_and_a_checkpoint_are_two_models(tmp_path: Path) -> None
     assert seen == [[0, 0], [4, 6], [0, 0]]
 
 
-def test_a_bounded_number_of_models_stays_and_the_others_are_freed(tmp_path: Path) -> None:
+def test_a_bounded_number_of_models_is_kept_and_the_others_are_closed(tmp_path: Path) -> None:
     sessions = []
     for number in range(4):
         job = a_job(PredictJob, model_fn, tmp_path, None, builds=str(tmp_path / "builds"), number=number)
         predict.predict_range(job, tables)
-        sessions.append(next(reversed(model_cache._models.values())).session.plain)
+        sessions.append(next(reversed(model_cache._models.values())).session.raw_session)
 
     assert len(model_cache._models) == 2
     for session in sessions[:2]:
@@ -131,5 +131,5 @@ def test_a_prediction_that_remembers_batches_must_run_as_one_task(tmp_path: Path
     predicted = predict.predict_range(job, tables)
 
     assert not predicted.batches
-    assert predicted.one_task_because == "a prediction writes 'count', which the next batch may read"
+    assert predicted.one_task_reason == "a prediction writes 'count', which the next batch may read"
     assert [batch["y"].tolist() for batch in predict.stream(job, tables)] == [[1, 2], [4, 5]]

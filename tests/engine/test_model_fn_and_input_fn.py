@@ -1,4 +1,4 @@
-"""How model_fn and input_fn are called, and what they may return. Each test bears the number of its line."""
+"""Arguments and return values of model_fn and input_fn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Make = Callable[..., Any]
 
 
 def mean_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
-    """One weight times the mean of dense features: takes what has no labels, or ignores them."""
+    """One weight times the mean of dense features; labels are optional and ignored."""
     weight = v1.get_variable("weight", [], initializer=v1.ones_initializer())
     values = tf.cast(tf.reshape(features, [-1, 1]), tf.float32)
     loss = weight * tf.reduce_mean(values)
@@ -29,7 +29,7 @@ def mean_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
 
 
 def mean_of(pick: Callable[[Any, Any], Any]) -> Callable[..., EstimatorSpec]:
-    """`mean_model_fn` of what `pick(features, labels)` finds."""
+    """`mean_model_fn` on the result of `pick(features, labels)`."""
 
     def model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
         return mean_model_fn(pick(features, labels), None, mode)
@@ -38,7 +38,7 @@ def mean_of(pick: Callable[[Any, Any], Any]) -> Callable[..., EstimatorSpec]:
 
 
 def run_every_verb(estimator: Any, input_fn: Callable[..., Any]) -> None:
-    """One step of training, one batch of evaluation, one row of prediction."""
+    """Train for one step, evaluate one batch, predict one row."""
     estimator.train(input_fn, steps=1)
     estimator.evaluate(input_fn, steps=1)
     next(estimator.predict(input_fn))

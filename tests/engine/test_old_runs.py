@@ -1,4 +1,4 @@
-"""A model_dir that tf.estimator wrote goes on here: one of its own, and some of TensorFlow's parts with variations."""
+"""Training continues in a model_dir of tf.estimator: a real one, and variations of its parts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def steps_by_file(model_dir: str) -> dict[str, set[int]]:
 
 @pytest.fixture
 def archived(tmp_path: Path) -> Path:
-    """The archive, unpacked: a model_dir of tf.estimator 2.15 after 12 steps, and what came of it there."""
+    """The unpacked archive: a model_dir of tf.estimator 2.15 after 12 steps, and the results there."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path / "archived", filter="data")
     return tmp_path / "archived"
@@ -81,7 +81,7 @@ def test_it_predicts(old: Any, expected: Any) -> None:
     np.testing.assert_allclose(rows, expected["predicted"], rtol=1e-4, atol=1e-6)
 
 
-def test_it_trains_on_to_the_weights_that_tf_estimator_went_on_to(old: Any, expected: Any) -> None:
+def test_training_continues_to_the_same_weights_as_tf_estimator(old: Any, expected: Any) -> None:
     old.train(endless_input_fn, steps=8)
 
     names = {name.partition("/")[2] for name in expected if name.startswith("variables/")}
@@ -92,14 +92,14 @@ def test_it_trains_on_to_the_weights_that_tf_estimator_went_on_to(old: Any, expe
     assert old.get_variable_value("global_step") == 20
 
 
-def test_max_steps_count_what_it_did_already(old: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_max_steps_include_the_earlier_steps(old: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert old.train(endless_input_fn, max_steps=12).get_variable_value("global_step") == 12
     assert "Skipping training since max_steps has already saved." in caplog.messages
     assert old.train(endless_input_fn, max_steps=14).get_variable_value("global_step") == 14
 
 
-def test_its_old_checkpoints_leave_as_new_ones_come(old: Any) -> None:
+def test_old_checkpoints_are_pruned_by_new_ones(old: Any) -> None:
     assert steps_by_file(old.model_dir) == {"files": {5, 10, 12}, "state": {5, 10, 12}}
 
     old.train(endless_input_fn, steps=5)  # saves 12 again, then 17
@@ -108,7 +108,7 @@ def test_its_old_checkpoints_leave_as_new_ones_come(old: Any) -> None:
     assert not list(Path(old.model_dir).glob("model.ckpt-5.*"))
 
 
-def test_its_curves_go_on(old: Any) -> None:
+def test_its_event_files_are_continued(old: Any) -> None:
     before = scalars(old.model_dir, "loss")
 
     old.train(endless_input_fn, steps=8)
@@ -132,7 +132,7 @@ def test_it_is_exported(old: Any, expected: Any, tmp_path: Path) -> None:
 
 
 def test_tensorflows_own_parts_write_the_same_variables(archived: Path, tmp_path: Path) -> None:
-    """What the tests below lean on."""
+    """The facts that the tests below rely on."""
     train_as_before(str(tmp_path / "written"), model_fn, last_step=12)
 
     ours, theirs = variables_in(str(tmp_path / "written")), variables_in(str(archived / "model_dir"))
@@ -151,7 +151,7 @@ without_averages = old_runs.model_of(EstimatorSpec, averages=False)
 
 
 def with_references(features: Any, labels: Any, mode: str) -> EstimatorSpec:
-    """The model with variables as TensorFlow 1 made them."""
+    """The model with reference variables, as in TensorFlow 1."""
     with v1.variable_scope(v1.get_variable_scope(), use_resource=False):
         return without_averages(features, labels, mode)
 
@@ -160,7 +160,7 @@ def with_references(features: Any, labels: Any, mode: str) -> EstimatorSpec:
 @pytest.mark.parametrize(
     ("before", "now"), [(model_fn, model_fn), (with_references, without_averages)], ids=["resources", "references"]
 )
-def test_training_goes_on_as_it_would_have_there(
+def test_training_continues_as_in_tf_estimator(
     in_process: Make, tmp_path: Path, before: Any, now: Any, relative_paths: bool
 ) -> None:
     old, there = tmp_path / "old", tmp_path / "there"
@@ -198,7 +198,7 @@ def test_a_directory_with_absolute_paths_is_read_where_it_is(
         assert steps_by_file(str(tmp_path / "old")) == {"files": {5, 10, 12}, "state": {5, 10, 12}}
 
 
-def test_a_state_file_that_leads_nowhere_does_not_begin_training_anew(in_process: Make, tmp_path: Path) -> None:
+def test_a_state_file_of_missing_checkpoints_does_not_restart_training(in_process: Make, tmp_path: Path) -> None:
     train_as_before(str(tmp_path / "old"), model_fn, last_step=12, relative_paths=False)
     (tmp_path / "new").mkdir()
     shutil.move(tmp_path / "old" / "checkpoint", tmp_path / "new" / "checkpoint")
@@ -208,7 +208,7 @@ def test_a_state_file_that_leads_nowhere_does_not_begin_training_anew(in_process
         in_process(model_fn, model_dir=tmp_path / "new").train(endless_input_fn, steps=1)
 
 
-def test_a_remote_copy_goes_on(in_process: Make, tmp_path: Path) -> None:
+def test_training_continues_in_a_remote_copy(in_process: Make, tmp_path: Path) -> None:
     import fsspec
 
     train_as_before(str(tmp_path / "old"), model_fn, last_step=12, relative_paths=False)
@@ -221,7 +221,7 @@ def test_a_remote_copy_goes_on(in_process: Make, tmp_path: Path) -> None:
     assert estimator.evaluate(one_pass_input_fn)["global_step"] == 17
 
 
-def test_tf_layers_go_on_with_legacy_keras(tmp_path: Path) -> None:
+def test_tf_layers_continue_with_legacy_keras(tmp_path: Path) -> None:
     script = Path(__file__).parent / "old_layers_script.py"
     environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1", "PYTHONPATH": str(script.parents[1])}
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""One driver trains in a model_dir at a time: real drivers, and what becomes of the one that was taken over."""
+"""One driver at a time trains in a model_dir: concurrent drivers, and a driver whose lease was taken over."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import tensorflow as tf
 from support.models import endless_input_fn, linear_model_fn, one_pass_input_fn
 
 from ray_estimator import ModelDirInUseError, WriterFencedError
-from ray_estimator._checkpoints.lease import Record, Token, hold
+from ray_estimator._checkpoints.lease import hold
+from ray_estimator._checkpoints.writers import Record, Token
 from ray_estimator._process.identity import Process
 from ray_estimator._runtime.inline_runtime import InlineRuntime
 from ray_estimator._storage.storage import Storage
@@ -27,7 +28,7 @@ START_SECS = 200.0
 
 
 class EachStep(v1.train.SessionRunHook):
-    """Calls a function after each step."""
+    """Calls a function after every step."""
 
     def __init__(self, call: Callable[[int], None]) -> None:
         self._call = call
@@ -44,7 +45,7 @@ def writers_of(estimator: Any) -> list[str]:
 
 
 def wait_for_a_checkpoint(estimator: Any, step: int) -> None:
-    """Returns when this or a later step is published."""
+    """Return when this or a later step is published."""
     deadline = time.monotonic() + START_SECS
     while (newest := estimator.latest_checkpoint()) is None or int(newest.rpartition("-")[2]) < step:
         assert time.monotonic() < deadline
@@ -52,12 +53,12 @@ def wait_for_a_checkpoint(estimator: Any, step: int) -> None:
 
 
 def be_taken_over(model_dir: str) -> None:
-    """Another driver takes the lease, as it may when this one showed no life for long."""
+    """Take the lease as another driver, as if this one had missed its heartbeats."""
     other = Record.begin(Process("elsewhere", 77, "another boot", 5))
     Storage().create_bytes(f"{model_dir}/.writers/{Token(9).file_name}", other.to_bytes())
 
 
-def test_a_second_training_in_this_process_is_refused_and_the_first_goes_on(in_process: Callable[..., Any]) -> None:
+def test_a_second_training_in_this_process_is_refused_and_the_first_continues(in_process: Callable[..., Any]) -> None:
     first, second = (in_process(linear_model_fn, params={}) for _ in range(2))
     refused: list[ModelDirInUseError] = []
 
@@ -96,7 +97,7 @@ def test_reading_needs_no_lease(in_process: Callable[..., Any]) -> None:
         assert len(list(estimator.predict(one_pass_input_fn))) > 0
 
 
-def test_steps_count_from_where_the_driver_before_has_ended(
+def test_steps_count_from_the_end_of_the_previous_run(
     in_process: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other, estimator = (in_process(linear_model_fn, params={}) for _ in range(2))
@@ -134,7 +135,7 @@ def test_a_training_that_was_taken_over_publishes_no_more(in_process: Callable[.
 
 @pytest.fixture
 def driver(tmp_path: Path) -> Any:
-    """Another driver, in a process of its own, which trains for ever in `tmp_path / "model"`."""
+    """Another driver, in its own process, which trains endlessly in `tmp_path / "model"`."""
     path = os.pathsep.join([str(SCRIPT.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, str(SCRIPT), str(tmp_path / "model")]
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.DEVNULL) as process:
@@ -144,7 +145,7 @@ def driver(tmp_path: Path) -> Any:
             process.kill()
 
 
-def test_a_second_driver_is_refused_until_the_first_is_killed_and_then_goes_on_at_once(
+def test_a_second_driver_is_refused_until_the_first_is_killed_and_then_continues_at_once(
     in_process: Callable[..., Any], driver: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     estimator = in_process(linear_model_fn, params={})
@@ -156,9 +157,9 @@ def test_a_second_driver_is_refused_until_the_first_is_killed_and_then_goes_on_a
 
     driver.kill()
     driver.wait()
-    assert "Waiting for a sign of life" in caplog.text
+    assert "Waiting for its heartbeat" in caplog.text
     caplog.clear()
     reached = int(estimator.latest_checkpoint().rpartition("-")[2])
     estimator.train(endless_input_fn, steps=3)
-    assert "Waiting for a sign of life" not in caplog.text
+    assert "Waiting for its heartbeat" not in caplog.text
     assert estimator.latest_checkpoint().endswith(f"-{reached + 3}")

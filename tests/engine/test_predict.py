@@ -1,4 +1,4 @@
-"""predict: a lazy stream in input order, that may be left early and interleaved with others."""
+"""Estimator.predict: a lazy stream in input order, which may be closed early and interleaved with others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BATCH = 32
 
 
 def predicting(make_predictions: Callable[[Any], Any], **fields: Any) -> Callable[..., EstimatorSpec]:
-    """A model_fn for PREDICT alone."""
+    """A model_fn for PREDICT only."""
 
     def model_fn(features: Any, mode: str) -> EstimatorSpec:
         return EstimatorSpec(mode, predictions=make_predictions(features), **fields)
@@ -36,7 +36,7 @@ def predict(estimator: Any, **arguments: Any) -> Any:
 
 
 class Note(v1.train.SessionRunHook):
-    """Notes what is called on it, and keeps the session."""
+    """Records the calls of its methods, and keeps the session."""
 
     def __init__(self, name: str, notes: list[str]) -> None:
         self.name, self.notes, self.session = name, notes, None

@@ -1,4 +1,4 @@
-"""What a person sees of verbs that run in this process."""
+"""Progress display and logs of runs in this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_estimator import ServingInputReceiver
 
 LINES = (
     r"training: step \d+/20  loss \S+  .*",
-    r"trained to step 20: 20 steps in \S+ s, [\d,]+ examples/s once it ran, loss \S+, checkpoint \S+/model\.ckpt-20",
+    r"trained to step 20: 20 steps in \S+ s, [\d,]+ examples/s after startup, loss \S+, checkpoint \S+/model\.ckpt-20",
     r"evaluated step 20 \(test\) in \S+ s: mae \S+, loss \S+",
     r"predicted 256 rows with step 20 in \S+ s",
     r"predicted 8 batches with step 20 in \S+ s",

@@ -1,4 +1,4 @@
-"""Restoring takes only values of a variable's own shape, in every verb."""
+"""Restoring a value whose shape differs from the variable's fails in every method."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TABLE = pa.table({"x": np.arange(8, dtype=np.float32), "y": np.arange(8, dtype=n
 
 
 def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
-    """A model whose only variable has as many units as params say; what it computes does not depend on them."""
+    """A model with one variable of `params["units"]` units, which its output does not depend on."""
     weights = v1.get_variable("weights", [params["units"]], initializer=v1.ones_initializer())
     x = features["x"] if isinstance(features, dict) else features
     prediction = x * tf.reduce_mean(weights)
@@ -41,7 +41,7 @@ def rows() -> Iterator[pa.Table]:
 
 
 def jobs(model_dir: str, units: int) -> tuple[EvaluateJob, PredictJob]:
-    """Jobs over a Ray Dataset's rows, as tasks get them."""
+    """Jobs over the rows of a Ray Dataset, as tasks receive them."""
     schema = TABLE.schema
     parts = {"model_fn": model_fn, "params": {"units": units}}
     spec = RowSpec(column_specs(schema, ["x"]), column_specs(schema, ["y"]), single_label=True, batch_size=4)
@@ -92,7 +92,7 @@ def test_a_saver_of_the_scaffold_is_guarded_too(in_process: MakeEstimator, run: 
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])
 def test_variables_that_hooks_add_when_they_begin_are_restored(in_process: MakeEstimator, verb: str) -> None:
     class Counts(v1.train.SessionRunHook):
-        """Counts a training step; afterwards tells what it finds."""
+        """Counts training steps in a variable of its own."""
 
         value: Any = None
 

@@ -1,4 +1,4 @@
-"""Saving beside training: what steps wait for, what a run waits for, which trouble of a store reaches the user."""
+"""Saving in the background: what steps and runs wait for, and which errors of the store reach the user."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from support.recording import EACH_SAVE_ARRIVES, published_steps, saved_steps
 
 from ray_estimator._checkpoints.store import CheckpointStore
 from ray_estimator._engine.events import sync
+from ray_estimator._storage.storage import Storage
 
 Make = Callable[..., Any]
 
@@ -23,7 +24,7 @@ DEADLINE_SECS = 30.0
 
 
 class AtStep(v1.train.SessionRunHook):
-    """Calls a function after one step."""
+    """Calls a function after a given step."""
 
     def __init__(self, step: int, call: Callable[[], Any]) -> None:
         self._step = step
@@ -36,7 +37,7 @@ class AtStep(v1.train.SessionRunHook):
 
 @pytest.fixture
 def open_store(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """The store takes no checkpoint until this is set."""
+    """Blocks the store until this event is set."""
     opened, publish = threading.Event(), CheckpointStore.publish
 
     def publish_when_open(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -113,7 +114,7 @@ def remote_dir() -> Any:
 
 
 def losses_in(folder: Any) -> dict[int, float]:
-    """The scalar summaries called loss, by step, as TensorBoard's reader finds them in a copy of the remote events."""
+    """Return the scalar `loss` by step, as TensorBoard reads it from a copy of the remote event files."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for path, file in MemoryFileSystem.store.items():
@@ -125,10 +126,10 @@ def losses_in(folder: Any) -> dict[int, float]:
     return {event.step: event.value for event in accumulator.Scalars("loss")} if is_there else {}
 
 
-def test_events_are_read_while_training_goes_on(
+def test_events_are_readable_during_training(
     in_process: Make, remote_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "_EVENTS_EVERY_SECS", 0.05)
+    monkeypatch.setattr(sync, "_PUBLISH_INTERVAL_SECS", 0.05)
     found: list[dict[int, float]] = []
     step_5_is_there = threading.Event()
 
@@ -148,7 +149,7 @@ def test_events_are_read_while_training_goes_on(
     assert sorted(losses_in(tmp_path)) == list(range(1, 9))
 
 
-def test_events_of_a_run_that_goes_on_continue_and_are_not_doubled(
+def test_events_of_a_resumed_run_continue_and_are_not_duplicated(
     in_process: Make, remote_dir: str, tmp_path: Path
 ) -> None:
     estimator = in_process(linear_model_fn, params={}, model_dir=remote_dir, save_summary_steps=1)
@@ -159,10 +160,10 @@ def test_events_of_a_run_that_goes_on_continue_and_are_not_doubled(
     assert len(event_files) == 2
 
 
-def test_events_that_cannot_be_published_meanwhile_are_published_at_the_end(
+def test_events_that_could_not_be_published_during_training_are_published_at_the_end(
     in_process: Make, remote_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(sync, "_EVENTS_EVERY_SECS", 0.01)
+    monkeypatch.setattr(sync, "_PUBLISH_INTERVAL_SECS", 0.01)
     publish, failed = sync.EventFiles.publish, threading.Event()
 
     def fail_once(self: Any) -> None:
@@ -175,5 +176,18 @@ def test_events_that_cannot_be_published_meanwhile_are_published_at_the_end(
     estimator = in_process(linear_model_fn, params={}, model_dir=remote_dir, save_summary_steps=1)
     estimator.train(endless_input_fn, steps=4, hooks=[AtStep(2, lambda: failed.wait(DEADLINE_SECS))])
 
-    assert "another try follows: not now" in caplog.text
+    assert "failed and is retried: not now" in caplog.text
     assert sorted(losses_in(tmp_path)) == [1, 2, 3, 4]
+
+
+def test_an_upload_that_fails_after_an_error_is_logged_and_does_not_replace_it(
+    remote_dir: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: sync.EventFiles) -> None:
+        raise PermissionError("no access")
+
+    monkeypatch.setattr(sync.EventFiles, "publish", fail)
+    with pytest.raises(KeyError, match="of training"), sync.local_events(Storage(), remote_dir):
+        raise KeyError("of training")
+    assert "were not published: no access" in caplog.text
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("Publishing event files")]

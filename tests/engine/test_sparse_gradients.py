@@ -1,4 +1,4 @@
-"""Gradients of embeddings are summed over workers whatever their length, in one session."""
+"""Sparse gradients with any number of rows are summed over workers in one session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tensorflow.python.distribute import cross_device_utils
 
 from ray_estimator._engine.distribution.collectives import collectives_of
 from ray_estimator._engine.distribution.sparse_gradients import NUM_SIZES, size_for, summed
-from ray_estimator._engine.tf_private import strategy as strategy_private
+from ray_estimator._tf_private import distribute
 
 v1 = tf.compat.v1
 
@@ -24,7 +24,7 @@ def graph() -> Iterator[tf.Graph]:
         yield graph
 
 
-def test_sizes_are_few_and_at_most_an_eighth_larger() -> None:
+def test_padded_sizes_are_at_most_an_eighth_larger() -> None:
     sizes, numbers = (part.numpy() for part in size_for(tf.constant(ROWS, tf.int32)))
 
     assert all(rows <= size <= max(1, rows * 9 / 8) for rows, size in zip(ROWS, sizes, strict=True))
@@ -34,12 +34,12 @@ def test_sizes_are_few_and_at_most_an_eighth_larger() -> None:
 
 
 @pytest.mark.parametrize("width", [(), (2,), (2, 3)])
-def test_slices_of_two_workers_of_any_length_in_every_step(graph: tf.Graph, width: tuple[int, ...]) -> None:
+def test_slices_of_two_workers_can_have_any_length_in_every_step(graph: tf.Graph, width: tuple[int, ...]) -> None:
     keys = cross_device_utils.CollectiveKeys()
     devices = ["/device:CPU:0", "/device:CPU:1"]
     group, options = keys.get_group_key(devices), tf.distribute.experimental.CommunicationOptions()
     inputs, outputs = [], []
-    with strategy_private.reducing_slices(summed, NUM_SIZES):
+    with distribute.reducing_slices(summed, NUM_SIZES):
         for device in devices:
             with tf.device(device):
                 values = v1.placeholder(tf.float32, [None, *width])
@@ -49,19 +49,19 @@ def test_slices_of_two_workers_of_any_length_in_every_step(graph: tf.Graph, widt
                 slices = tf.IndexedSlices(values, indices, tf.constant([9, *width]))
                 outputs.append(launcher.all_reduce_indexed_slices(slices))
     fetches = [(output.values, output.indices) for output in outputs]
-    of_one = collectives_of([fetches[0][0].op, fetches[0][1].op])
-    assert [op.type for op in of_one] == ["CollectiveGatherV2"] * 3
+    of_one_worker = collectives_of([fetches[0][0].op, fetches[0][1].op])
+    assert [op.type for op in of_one_worker] == ["CollectiveGatherV2"] * 3
     rng = np.random.default_rng(0)
     config = v1.ConfigProto(device_count={"CPU": 2})
     run_options = v1.RunOptions(experimental=v1.RunOptions.Experimental(collective_graph_key=1))
     with v1.Session(config=config) as session:
         for lengths in [(3, 3), (2, 5), (40, 1), (0, 2), (0, 0), (3, 3), (100, 101)]:
-            given = [(rng.normal(size=(n, *width)).astype("f"), rng.integers(0, 9, n)) for n in lengths]
+            per_worker = [(rng.normal(size=(n, *width)).astype("f"), rng.integers(0, 9, n)) for n in lengths]
             feed = {
                 placeholder: array
-                for pair, arrays in zip(inputs, given, strict=True)
+                for pair, arrays in zip(inputs, per_worker, strict=True)
                 for placeholder, array in zip(pair, arrays, strict=True)
             }
             for values, indices in session.run(fetches, feed, options=run_options):
-                np.testing.assert_array_equal(values, np.concatenate([arrays[0] for arrays in given]))
-                np.testing.assert_array_equal(indices, np.concatenate([arrays[1] for arrays in given]))
+                np.testing.assert_array_equal(values, np.concatenate([arrays[0] for arrays in per_worker]))
+                np.testing.assert_array_equal(indices, np.concatenate([arrays[1] for arrays in per_worker]))

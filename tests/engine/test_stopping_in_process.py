@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in process: training stops at the end of a step, saves, and then raises."""
+"""Ctrl-C and SIGTERM in process: training stops after the step, saves, and then raises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Make = Callable[..., Any]
 
 
 class Signals(v1.train.SessionRunHook):
-    """Sends this process a signal in the middle of one step, and again in that of another."""
+    """Sends a signal to this process during one step, and again during another."""
 
     def __init__(self, at_step: int, number: int, *, again: bool = False) -> None:
         self._at_step = at_step

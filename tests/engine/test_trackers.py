@@ -1,4 +1,4 @@
-"""What trackers of experiments find: TensorBoard in model_dir, MLflow in its store."""
+"""Experiment trackers: what TensorBoard reads from model_dir, and what is logged to MLflow."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_tensorboard_finds_scalars_and_graph_of_training_and_a_run_for_each_eval
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow.ActiveRun]:
-    """An active run in a local file store."""
+    """An active MLflow run in a local file store."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
     with mlflow.start_run() as active:
@@ -85,10 +85,10 @@ def test_a_tracker_that_does_not_answer_does_not_end_training(
         estimator.train(models.endless_input_fn, max_steps=5, hooks=[mlflow_hook("0" * 32, every_n_steps=1)])
     warnings = [record.getMessage() for record in caplog.records if "tracker" in record.getMessage()]
     assert len(warnings) == 1
-    assert "The tracker took no metrics of step 1; training goes on: " in warnings[0]
+    assert "Logging metrics of step 1 to the tracker failed; training continues: " in warnings[0]
     assert estimator.latest_checkpoint().endswith("model.ckpt-5")
 
 
 def test_without_an_active_run_mlflow_hook_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"expects an active run of MLflow.*mlflow\.start_run"):
+    with pytest.raises(ValueError, match=r"There is no active MLflow run.*mlflow\.start_run"):
         mlflow_hook()

@@ -1,7 +1,6 @@
-"""What train promises: its arguments, its steps, its end, and this process as its runtime.
+"""Estimator.train in this process: arguments, steps, the end of a run.
 
-Hooks, logs and summaries are in test_train_hooks.py, checkpoints and warm start in
-test_train_checkpoints.py. Each test bears the number of its line.
+Hooks, logs and summaries are in test_train_hooks.py, checkpoints and warm start in test_train_checkpoints.py.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def test_a4_1_steps_and_max_steps_exclude_each_other(in_process: Make) -> None:
 @pytest.mark.parametrize("name", ["steps", "max_steps"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_a4_1_steps_must_be_positive(in_process: Make, name: str, value: int) -> None:
-    with pytest.raises(ValueError, match=f"Must specify {name} > 0, given: {value}"):
+    with pytest.raises(ValueError, match=f"Must specify {name} > 0, got {value}"):
         in_process(linear_model_fn).train(endless_input_fn, **{name: value})
 
 

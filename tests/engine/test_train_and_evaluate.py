@@ -1,4 +1,4 @@
-"""`train_and_evaluate` in this process, and the rules by which it evaluates beside a training on workers."""
+"""train_and_evaluate in this process, and when it evaluates while training runs on workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS_OF_ONE_PASS = NUM_ROWS // 32
 
 
 class Noting(Exporter):
-    """Notes what it is called with, and returns the step."""
+    """Records its arguments, and returns the step."""
 
     def __init__(self, name: str = "noting") -> None:
         self._name = name
@@ -44,7 +44,7 @@ class Noting(Exporter):
 
 
 class Raising(Exporter):
-    """Raises at each call."""
+    """Raises on every call."""
 
     name = "raising"
 
@@ -247,7 +247,7 @@ def test_a11_5_an_input_that_ends_before_max_steps_gives_no_final_export(in_proc
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -257,7 +257,7 @@ class Clock:
 
 
 class Room:
-    """A cluster with or without room for a task."""
+    """A cluster with or without free resources for a task."""
 
     def __init__(self, *, free: bool = True) -> None:
         self.free = free
@@ -267,7 +267,7 @@ class Room:
 
 
 class Beside:
-    """The driver's view of a training that somebody else makes: `train` stands for the workers' progress."""
+    """The driver's view of a training on workers; `train` simulates their progress."""
 
     def __init__(self, in_process: Make, noting: Noting, **spec: Any) -> None:
         self.estimator = estimator_saving(in_process, keep_checkpoint_max=2)
@@ -280,7 +280,7 @@ class Beside:
 
     def look(self, after_secs: float = 1.0) -> list[int]:
         self.clock.now += after_secs
-        self.evaluations.look(self.room)  # type: ignore[arg-type]
+        self.evaluations.poll(self.room)  # type: ignore[arg-type]
         return self.noting.steps
 
 
@@ -331,14 +331,14 @@ def test_a11_3_without_room_evaluations_wait_and_say_so_once(
     for steps in (5, 10):
         run.train(steps)
         assert run.look() == []
-    assert caplog.text.count("waits, since the cluster has no free {'CPU': 1} beside the training group") == 1
+    assert caplog.text.count("waits, because the training group leaves no free {'CPU': 1} in the cluster") == 1
     run.room.free = True
     assert run.look() == [10]
     run.room.free = False
     run.train(15)
-    run.evaluations.make_last()
+    run.evaluations.run_last()
     assert run.noting.steps == [10, 15]
-    run.evaluations.make_last()
+    run.evaluations.run_last()
     assert run.noting.steps == [10, 15]
 
 
@@ -358,7 +358,7 @@ def test_a11_3_a_checkpoint_that_is_deleted_while_it_is_evaluated_is_passed_over
 
     run.train(5)
     assert run.look() == []
-    assert "model.ckpt-5 was deleted before its evaluation had ended" in caplog.text
+    assert "model.ckpt-5 was deleted before its evaluation ended" in caplog.text
     assert "keep_checkpoint_max=2" in caplog.text
     assert run.look() == [20]
 
@@ -391,4 +391,4 @@ def test_a11_3_a_missing_or_unchanged_checkpoint_is_said_at_most_every_ten_minut
 
 def test_a11_3_no_checkpoint_at_all_is_an_error_at_the_end(beside: Callable[..., Beside]) -> None:
     with pytest.raises(RuntimeError, match="There was no new checkpoint after the training in"):
-        beside().evaluations.make_last()
+        beside().evaluations.run_last()

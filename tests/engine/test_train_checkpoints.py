@@ -1,7 +1,4 @@
-"""What train promises of checkpoints, saving listeners, restoring and warm start.
-
-Each test bears the number of its line.
-"""
+"""Estimator.train: checkpoints, saving listeners, restoring and warm start."""
 
 from __future__ import annotations
 

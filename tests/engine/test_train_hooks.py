@@ -1,7 +1,4 @@
-"""What train promises of hooks, of losses that are not numbers, of logs and of summaries.
-
-Each test bears the number of its line.
-"""
+"""Estimator.train: hooks, NaN losses, logs and summaries."""
 
 from __future__ import annotations
 
@@ -58,17 +55,17 @@ def of(calls: Calls, method: str) -> list[str]:
 
 @pytest.mark.parametrize("hooks", [[1], ["hook"], 1.5, [None]])
 def test_a4_5_what_is_no_hook_is_refused(in_process: Make, hooks: Any) -> None:
-    with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, given: "):
+    with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, got "):
         in_process(linear_model_fn).train(endless_input_fn, steps=1, hooks=hooks)
 
 
 def test_a4_5_one_hook_without_a_list_is_refused(in_process: Make) -> None:
-    with pytest.raises(TypeError, match=r"Hooks must be a SessionRunHook, given: .*Pass a list of them"):
+    with pytest.raises(TypeError, match=r"Hooks must be a SessionRunHook, got .*Pass a list of them"):
         in_process(linear_model_fn).train(endless_input_fn, steps=1, hooks=RecordingHook("user", []))
 
 
 def test_a4_5_what_a_factory_makes_must_be_a_hook(in_process: Make) -> None:
-    with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, given: 'no hook'"):
+    with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, got 'no hook'"):
         in_process(linear_model_fn, params={}).train(endless_input_fn, steps=1, hooks=[lambda: "no hook"])
 
 

@@ -1,4 +1,4 @@
-"""The variables of a checkpoint, by name, and where checkpoints and events are."""
+"""Variables of a checkpoint by name, and the paths of checkpoints and event files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MakeEstimator = Callable[..., Any]
 
 
 def momentum_model_fn(features: Any, labels: Any, mode: str) -> EstimatorSpec:
-    """A linear regression whose optimizer has slots."""
+    """A linear regression whose optimizer has slot variables."""
     kernel = v1.get_variable("dense/kernel", [4, 1], initializer=v1.ones_initializer())
     loss = tf.reduce_mean(tf.square(tf.matmul(features, kernel) - labels))
     optimizer = v1.train.MomentumOptimizer(0.01, 0.9)

@@ -1,4 +1,4 @@
-"""Warm start: what it starts from, which variables, by which names and vocabularies, and in which verbs."""
+"""Warm start: sources, variables, names, vocabularies, and methods."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def trained(in_process: Make, tmp_path: Path) -> Any:
-    """A model whose weights are not the initial ones any more."""
+    """A trained model, whose weights differ from the initial ones."""
     estimator = in_process(linear_model_fn, params={"learning_rate": 0.1}, model_dir=tmp_path / "trained")
     return estimator.train(endless_input_fn, steps=5)
 
 
 @pytest.fixture
 def warm(tmp_path: Path) -> Make:
-    """Makes Estimators whose weights move from where they start by nothing."""
+    """Creates Estimators whose training leaves the weights unchanged."""
 
     def make(warm_start_from: Any, model_fn: Callable[..., Any] = linear_model_fn) -> Estimator:
         config = RunConfig(scaling_config=ScalingConfig(num_workers=0))
@@ -136,7 +136,7 @@ def test_a10_a_checkpoint_is_needed(path: Any) -> None:
 
 
 def momentum_model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
-    """Two trainable variables with slots, and one that is not trainable."""
+    """Two trainable variables with slots, and one non-trainable variable."""
     with v1.variable_scope("dense"):
         kernel = v1.get_variable("kernel", [4, 1], initializer=v1.ones_initializer())
         bias = v1.get_variable("bias", [1], initializer=v1.zeros_initializer())
@@ -289,7 +289,7 @@ NEW_WORDS = ("dog", "elk", "ape")
 
 
 def words_model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
-    """params: `rows` and `columns` of the table."""
+    """A table of `params["rows"]` by `params["columns"]`."""
     shape = [params["rows"], params["columns"]]
     table = v1.get_variable("words/table", shape, initializer=v1.random_normal_initializer(seed=1))
     other = v1.get_variable("other", [], initializer=v1.constant_initializer(params["other"]))
@@ -301,7 +301,7 @@ def words_model_fn(features: Any, labels: Any, mode: str, params: Any) -> Estima
 
 
 def save_words(folder: str, **words: tuple[str, ...]) -> dict[str, str]:
-    """Writes vocabulary files; gives their paths."""
+    """Write vocabulary files, and return their paths."""
     for name, entries in words.items():
         with fsspec.open(f"{folder}/{name}.txt", "w") as file:
             file.write("\n".join(entries) + "\n")
@@ -315,7 +315,7 @@ def words(in_process: Make, tmp_path: Path) -> Any:
 
 
 def table_after(words: Any, tmp_path: Path, shape: tuple[int, int], info: Any, **settings: Any) -> tuple[Any, float]:
-    """The table, and the other variable, of a model that was warm-started with `info`."""
+    """Return the table and the other variable of a model warm-started with `info`."""
     start = WarmStartSettings(words.model_dir, var_name_to_vocab_info={"words/table": info}, **settings)
     config = words.config.replace(model_dir=str(tmp_path / "warm"))
     params = {"rows": shape[0], "columns": shape[1], "other": 1.0}
@@ -377,7 +377,7 @@ def test_a10_none_starts_what_has_a_vocabulary_alone(words: Any, tmp_path: Path)
 
 
 def test_a10_a_vocabulary_is_for_rows_or_for_columns() -> None:
-    with pytest.raises(ValueError, match="only supported values for the axis argument are 0 and 1, given: 2"):
+    with pytest.raises(ValueError, match="only supported values for the axis argument are 0 and 1, got 2"):
         VocabInfo("new", 3, 0, "old", axis=2)
 
 

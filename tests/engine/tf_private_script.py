@@ -1,6 +1,6 @@
-"""What can be shown only in a process of its own.
+"""Checks that need a separate process.
 
-`group` joins a strategy of one worker, whose address it picks.
+`group` joins a strategy with a single worker at a free port.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import tensorflow as tf
 
 from ray_estimator._engine import entrypoints
-from ray_estimator._engine.tf_private import graphs, sessions
-from ray_estimator._engine.tf_private import strategy as strategy_private
 from ray_estimator._jobs.serialization import V2Switches
+from ray_estimator._tf_private import distribute, graphs
+from ray_estimator._tf_private import switches as v2_switches
 
 v1 = tf.compat.v1
 
 
 def switches() -> None:
-    sessions.replay_v2_switches(None)
+    v2_switches.replay_v2_switches(None)
     on = V2Switches.of_this_process()
-    assert on == V2Switches(True, True, True, True, True, True), on
-    sessions.replay_v2_switches(on)
+    assert on == V2Switches(True, True, True, True), on
+    v2_switches.replay_v2_switches(on)
     assert V2Switches.of_this_process() == on
 
-    off = V2Switches(False, False, False, False, False, False)
-    sessions.replay_v2_switches(off)
-    left = V2Switches.of_this_process()
-    # Eager execution stays as it is: without it the strategy that exists by now would hang.
-    assert left == V2Switches(True, True, False, False, False, False), left
+    off = V2Switches(False, False, False, False)
+    v2_switches.replay_v2_switches(off)
+    assert V2Switches.of_this_process() == off
+    # Without eager execution, a strategy that exists already would hang.
+    assert tf.executing_eagerly()
 
 
 def group() -> None:
@@ -44,14 +44,14 @@ def group() -> None:
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
     given = v1.ConfigProto(log_device_placement=True)
-    config = strategy_private.session_config(strategy, given)
+    config = distribute.session_config(strategy, given)
     assert config.experimental.collective_group_leader == "/job:worker/replica:0/task:0"
     assert list(config.device_filters) == ["/job:worker/task:0"]
     assert config.log_device_placement
     assert not given.device_filters
 
     with tf.Graph().as_default(), strategy.scope():
-        strategy_private.read_global_step_locally(strategy, v1.train.create_global_step())
+        distribute.read_global_step_locally(strategy, v1.train.create_global_step())
         (read,) = v1.get_collection("global_step_read_op_cache")
         hook = v1.train.StopAtStepHook(last_step=3)
         operations = len(v1.get_default_graph().get_operations())
@@ -63,7 +63,7 @@ def group() -> None:
 
 
 def threads() -> None:
-    """More of them than a machine has by chance: those between ops and those within one, as a task's first session."""
+    """Check the numbers of inter-op and intra-op threads in the first session of a task with 70.5 CPUs."""
     entrypoints.import_engine(num_cpus=70.5)
     with tf.Graph().as_default(), v1.Session() as session:
         matrix = tf.random.normal([500, 500])
@@ -74,7 +74,7 @@ def threads() -> None:
 
 
 def determinism() -> None:
-    """Whether ops are deterministic is known, before and after they are made so."""
+    """Check `ops_are_deterministic` before and after determinism is enabled."""
     assert not graphs.ops_are_deterministic()
     tf.config.experimental.enable_op_determinism()
     assert graphs.ops_are_deterministic()

@@ -12,6 +12,7 @@ from support.models import endless_input_fn, linear_model_fn
 from support.probes import note, notes
 
 from ray_estimator import EstimatorSpec, ModeKeys
+from ray_estimator.estimator import job_builder_of
 
 
 class NoteSaves(v1.train.CheckpointSaverListener):
@@ -54,6 +55,6 @@ def test_a4_11_every_rank_takes_part_in_a_save_and_the_chief_publishes_it(
 
     each = [[when, step] for step in (0, 2, 4, 5) for when in ("before", "after")]
     assert notes(tmp_path, "saves") == {0: each}
-    assert [checkpoint.step for checkpoint in estimator._job_builder.store.published()] == [4, 5]
+    assert [checkpoint.step for checkpoint in job_builder_of(estimator).store.published()] == [4, 5]
     # The mean of 1 on rank 0 and 2 on rank 1.
     assert estimator.get_variable_value("average") == 1.5

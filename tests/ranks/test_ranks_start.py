@@ -167,7 +167,7 @@ def test_a2_4_tensors_feed_two_workers_and_their_end_is_an_error(on_ranks: Calla
     steps = 2 * NUM_ROWS // 32
     estimator = on_ranks(linear_model_fn, params={"learning_rate": 0.1}, save_checkpoints_steps=steps)
 
-    with pytest.raises(InputEndedError, match=r"tensors that input_fn returned on rank \d came to an end"):
+    with pytest.raises(InputEndedError, match=r"The input of rank \d ended, and input_fn returns tensors"):
         estimator.train(tensors_of_a_queue_and_an_iterator)
 
     assert estimator.get_variable_value("global_step") == steps

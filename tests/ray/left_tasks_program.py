@@ -34,7 +34,7 @@ def tasks_left() -> None:
                 assert len(list(running[0])) < 3
             running[0].cancel()
         for task in running:
-            task.leave()
+            task.abandon()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def test_a_cluster_is_described_and_a_model_dir_tried_from_its_workers(cluster: 
 
     assert result.exit_code == 0, result.output
     assert f"ok cluster: Ray {cluster.__version__}, 1 node, 4 CPUs (" in result.stdout
-    assert "ok model_dir: written, read back, listed and cleared, from here and from workers" in result.stdout
+    assert "ok model_dir: written, read, listed and deleted, from here and from workers" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
 

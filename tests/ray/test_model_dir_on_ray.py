@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from support.models import endless_input_fn, linear_model_fn
 
 from ray_estimator import ModelDirAccessError, WriterFencedError
-from ray_estimator._checkpoints.lease import Record, Token
+from ray_estimator._checkpoints.writers import Record, Token
 from ray_estimator._process.identity import Process
 from ray_estimator._storage.storage import Storage
 
@@ -78,7 +78,7 @@ def test_a_directory_that_is_another_one_on_a_second_node_is_refused(tmp_path: P
     )
 
     assert done.stdout.startswith(f"model_dir {model_dir} cannot be used from a worker on node ")
-    assert "a file that the driver wrote there is not to be seen" in done.stdout
+    assert "a file that the driver wrote there is not visible here" in done.stdout
     assert "all nodes share" in done.stdout
     assert list(model_dir.iterdir()) == []
 
@@ -111,4 +111,4 @@ def test_a_group_that_never_saves_ends_when_its_driver_has_lost_the_lease(on_ray
     with pytest.raises(WriterFencedError, match="taken over by process 77 on elsewhere") as lost:
         estimator.train(endless_input_fn, steps=10**6, hooks=[partial(BeTakenOver, estimator.model_dir)])
 
-    assert "given up by its driver" in str(lost.value.__cause__)
+    assert "aborted by its driver" in str(lost.value.__cause__)

@@ -1,11 +1,15 @@
-"""predict_dataset: a lazy Dataset of predictions, in order, to be written; a second job writes what the first left."""
+"""predict_dataset: a lazy Dataset of predictions, in order, whose writing can be resumed."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import killed_writer_program
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,7 +61,7 @@ def parquet(tmp_path: Path) -> str:
     return str(folder)
 
 
-def test_it_is_lazy_in_order_and_keeps_columns(
+def test_the_dataset_is_lazy_in_order_and_keeps_columns(
     cluster: Any, trained: Callable[..., Any], parquet: str, tmp_path: Path
 ) -> None:
     estimator = trained(folder=str(tmp_path))
@@ -78,7 +82,7 @@ def test_it_is_lazy_in_order_and_keeps_columns(
     assert sorted(pq.read_table(tmp_path / "out", columns=["id"])["id"].to_pylist()) == list(range(NUM_ROWS))
 
 
-def test_a_prediction_that_is_no_dict_is_a_column_and_keys_choose(cluster: Any, trained: Callable[..., Any]) -> None:
+def test_a_prediction_that_is_not_a_dict_is_a_column_and_keys_select(cluster: Any, trained: Callable[..., Any]) -> None:
     dataset = cluster.data.from_arrow(pa.table({"x": X[:250]}))
     input_fn = dataset_input_fn(dataset, batch_size=BATCH)
     single = trained(single=True).predict_dataset(input_fn).take_all()
@@ -86,12 +90,23 @@ def test_a_prediction_that_is_no_dict_is_a_column_and_keys_choose(cluster: Any, 
     assert trained().predict_dataset(input_fn, predict_keys="y").columns() == ["y"]
 
 
-def test_what_cannot_be_is_refused_at_once(
+def test_a_large_block_is_split_for_several_tasks(cluster: Any, trained: Callable[..., Any]) -> None:
+    num_rows = 300_000
+    x = np.arange(num_rows, dtype=np.float32)
+    dataset = cluster.data.from_arrow(pa.table({"x": x}))
+    predicted = trained(single=True).predict_dataset(dataset_input_fn(dataset, batch_size=BATCH)).materialize()
+    most = -(-8 * 16_384 // BATCH) * BATCH
+    blocks = [cluster.get(ref) for ref in predicted.to_arrow_refs()]
+    assert [block.num_rows for block in blocks] == [most, most, num_rows - 2 * most]
+    np.testing.assert_array_equal(pa.concat_tables(blocks)["predictions"].to_numpy(), x * 2)
+
+
+def test_invalid_arguments_are_refused_immediately(
     cluster: Any, trained: Callable[..., Any], on_ray: Callable[..., Any], tmp_path: Path
 ) -> None:
     input_fn = dataset_input_fn(cluster.data.from_arrow(pa.table({"x": X[:10]})), batch_size=BATCH)
     estimator = trained()
-    with pytest.raises(ValueError, match=r"keep_columns has \['ids'\], but the columns of the dataset are \['x'\]"):
+    with pytest.raises(ValueError, match=r"keep_columns must be columns of the dataset, got \['ids'\]. It has \['x'\]"):
         estimator.predict_dataset(input_fn, keep_columns=["x", "ids"])
     with pytest.raises(TypeError, match="dataset_input_fn"):
         estimator.predict_dataset(lambda: None)
@@ -99,7 +114,7 @@ def test_what_cannot_be_is_refused_at_once(
         on_ray(model_fn, params={}, model_dir=tmp_path / "none").predict_dataset(input_fn)
 
 
-def test_a_second_write_writes_only_what_is_missing(
+def test_a_second_write_adds_only_missing_rows(
     cluster: Any, trained: Callable[..., Any], parquet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray.data.checkpoint import CheckpointConfig
@@ -117,8 +132,37 @@ def test_a_second_write_writes_only_what_is_missing(
             estimator.predict_dataset(input_fn, keep_columns=["id"]).write_parquet(out)
         return int(pq.read_table(out, columns=["id"]).num_rows)
 
-    assert write(f"{parquet}/0.parquet") == len(np.array_split(IDS, 3)[0])  # as far as the first job came
+    assert write(f"{parquet}/0.parquet") == len(np.array_split(IDS, 3)[0])  # the part that the first job completed
     assert write(parquet) == NUM_ROWS
     rows = pq.read_table(out, columns=["id", "y"]).to_pandas().sort_values("id")
     np.testing.assert_array_equal(rows["id"], IDS)
     np.testing.assert_array_equal(rows["y"], X * 2)
+
+
+def test_after_a_driver_was_killed_while_writing_all_rows_are_written_once(
+    cluster: Any, in_process: Callable[..., Any], tmp_path: Path
+) -> None:
+    ids, folder = np.arange(300_000), str(tmp_path)  # enough rows for three tasks
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"id": ids}), tmp_path / "in" / "0.parquet")
+    local = in_process(killed_writer_program.model_fn, params={"folder": folder})
+    local.train(lambda: tf.data.Dataset.from_tensors({"id": ids[:5]}))
+
+    program = [sys.executable, killed_writer_program.__file__, cluster.get_runtime_context().gcs_address, folder]
+    driver = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not any(path.suffix == ".parquet" for path in tmp_path.glob("marks/**/*")):
+            assert driver.poll() is None, driver.communicate()[1][-2000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        driver.kill()
+        driver.communicate()
+    (tmp_path / "gate").touch()
+    killed_writer_program.write_predictions(folder, "resumed")
+
+    written = pq.read_table(tmp_path / "out", columns=["id", "y"]).to_pandas().sort_values("id")
+    np.testing.assert_array_equal(written["id"], ids)
+    np.testing.assert_array_equal(written["y"], ids * 2)
+    assert 0 < sum(sum(each) for each in notes(tmp_path, "resumed").values()) < len(ids)

@@ -82,7 +82,7 @@ def test_progress_and_one_line_for_each_verb_are_shown(seen: str) -> None:
     exported = next(line.split()[1] for line in lines if line.startswith("export: "))
     number = r"[\d.,e+-]+"
     for expected in (
-        rf"trained to step 200: 200 steps in {number} s, {number} examples/s once it ran, loss {number}, "
+        rf"trained to step 200: 200 steps in {number} s, {number} examples/s after startup, loss {number}, "
         r"checkpoint \S+/model\.ckpt-200",
         rf"evaluated step 200 in {number} s: mae {number}, loss {number}",
         rf"predicted 256 rows with step 200 in {number} s",

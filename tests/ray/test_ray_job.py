@@ -139,7 +139,7 @@ def test_a_job_that_is_stopped_saves_its_step_and_goes_on_when_it_is_submitted_a
     second = head.job(*command, f"--max-steps={target}")
     log, _ = second.communicate(timeout=WAIT_SECS)
     assert second.returncode == 0, log[-4000:]
-    assert f"The input goes on after {last * 64} rows" in log
+    assert f"The input resumes after {last * 64} rows" in log
     assert re.search(rf"evaluated: .*'global_step': (np.int64\()?{target}\b", log), log[-4000:]
     assert saved_steps(model_dir)[-1] == target
     exported = re.search(r"^exported to (.*)$", log, flags=re.M)

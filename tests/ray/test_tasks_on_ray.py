@@ -30,6 +30,7 @@ from ray_estimator import (
     dataset_input_fn,
 )
 from ray_estimator._runtime.tasks import task
+from ray_estimator.estimator import job_builder_of
 
 v1 = tf.compat.v1
 pytestmark = pytest.mark.ray
@@ -94,7 +95,7 @@ def test_a_task_that_never_fits_is_an_error_with_what_it_asked_for_and_what_ther
     act = {
         "evaluate": lambda: estimator.evaluate(input_fn, allow_untrained=True),
         "predict": lambda: next(estimator.predict(input_fn, allow_untrained=True)),
-        "of another kind": lambda: estimator._job_builder.runtime().run(os.getpid),
+        "of another kind": lambda: job_builder_of(estimator).runtime().run(os.getpid),
     }[verb]
     with pytest.raises(ResourcesTimeoutError) as caught:
         act()
@@ -115,7 +116,7 @@ def test_a_task_that_waits_says_for_what_and_goes_on_when_there_is_room(
 ) -> None:
     holder = cluster.remote(Holder).options(num_cpus=4).remote()
     cluster.get(holder.ready.remote())
-    monkeypatch.setattr(task, "_SAY_SECS", 0.2)
+    monkeypatch.setattr(task, "_NOTICE_SECS", 0.2)
     said: list[str] = []
 
     class LeaveWhenSaid(logging.Handler):
@@ -130,7 +131,7 @@ def test_a_task_that_waits_says_for_what_and_goes_on_when_there_is_room(
     finally:
         task.logger.removeHandler(handler)
     assert result["rows"] == 2 * BATCH
-    assert said[0].startswith("The evaluation of rows 0 to 199 waits for a place: it asks for {'CPU': 1.0}; free are {")
+    assert said[0].startswith("The evaluation of rows 0 to 199 waits to be scheduled: it requests {'CPU': 1.0}, and {")
 
 
 def training_model_fn(features: Any, mode: str, params: Any) -> EstimatorSpec:
@@ -182,7 +183,7 @@ def test_beside_a_group_that_trains_a_task_runs_where_there_is_room_and_else_say
         end.touch()
         task.logger.removeHandler(handler)
         training.join()
-    assert "waits for a place: it asks for {'CPU': 3}; free are {" in caplog.text
+    assert "waits to be scheduled: it requests {'CPU': 3}, and {" in caplog.text
 
 
 # Deaths
@@ -274,7 +275,9 @@ def test_a_range_that_stands_still_each_time_is_named_with_the_line_where_it_sto
     estimator = on_ray(model_fn, params={"on_poison": "hang"}, step_timeout_secs=4, input_timeout_secs=4)
     rows = estimator.predict(poisoned, allow_untrained=True)
     assert [row["id"] for row in itertools.islice(rows, 16_400)] == list(range(16_400))
-    with pytest.raises(TaskTimeoutError, match=r"The prediction of rows 16400 to 32799 went on for 8 s") as caught:
+    with pytest.raises(
+        TaskTimeoutError, match=r"The prediction of rows 16400 to 32799 made no progress for 8 s"
+    ) as caught:
         next(rows)
     assert caught.value.tries == 2
     assert "in run" in caught.value.__notes__[0]
@@ -288,14 +291,16 @@ def test_an_input_fn_that_stands_still_ends_the_evaluation(on_ray: Callable[...,
         )
         return stuck.map(lambda _: {"x": tf.zeros([1]), "id": tf.zeros([1], tf.int64)})
 
-    with pytest.raises(TaskTimeoutError, match=r"The evaluation went on for 4 s without a batch, 2 times"):
+    with pytest.raises(
+        TaskTimeoutError, match=r"The evaluation made no progress for 4 s and was killed \(2 attempts\)"
+    ):
         on_ray(model_fn, params={}, step_timeout_secs=4).evaluate(input_fn, allow_untrained=True)
 
 
 def test_who_reads_a_prediction_slowly_ends_nothing(
     on_ray: Callable[..., Any], input_fn: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = on_ray(model_fn, params={})._job_builder.runtime()
+    runtime = job_builder_of(on_ray(model_fn, params={})).runtime()
     runtime.connect()
     patience_secs = 1.0
     # More than Ray keeps ahead: the task waits for its reader.
@@ -322,7 +327,7 @@ def test_an_error_of_the_users_comes_back_at_once_as_itself(
 
 
 def test_an_export_whose_worker_dies_is_made_again(cluster: Any, on_ray: Callable[..., Any], tmp_path: Path) -> None:
-    runtime = on_ray(model_fn, params={})._job_builder.runtime()
+    runtime = job_builder_of(on_ray(model_fn, params={})).runtime()
     runtime.connect()
     assert runtime.run(die_once, str(tmp_path / "died")) == "made"
 
@@ -345,7 +350,7 @@ def stream(mark: str) -> Iterator[int]:
 
 
 def test_a_stream_whose_worker_dies_goes_on_where_it_was(on_ray: Callable[..., Any], tmp_path: Path) -> None:
-    runtime = on_ray(model_fn, params={})._job_builder.runtime()
+    runtime = job_builder_of(on_ray(model_fn, params={})).runtime()
     runtime.connect()
     assert list(runtime._tasks.start("The stream", stream, str(tmp_path / "died"))) == list(range(30))
 

@@ -1,4 +1,4 @@
-"""Places on real stores. Tests that ask for `place` run once on each."""
+"""Directories on real stores. Tests with the fixture `place` run on each of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def azure(pytestconfig: pytest.Config) -> Iterator[AzureServer]:
 
 @pytest.fixture(params=["local", "memory", "s3", "azure"])
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
-    """An empty place on each store."""
+    """An empty directory on each store."""
     kind = request.param
     if kind == "s3":
         server = request.getfixturevalue("s3")
@@ -49,5 +49,5 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 @pytest.fixture
 def object_store(s3: S3Server) -> tuple[str, Mapping[str, Any]]:
-    """A model_dir that does not exist yet on a real S3 server, and the storage options that open it."""
+    """A model_dir on an S3 server that does not exist yet, and the storage options of the server."""
     return f"{s3.new_bucket()}/run", s3.options

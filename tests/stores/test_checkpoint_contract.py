@@ -1,4 +1,4 @@
-"""Checkpoints on every store: what is published, what is found, and what becomes of damage."""
+"""Checkpoints on every store: publication, lookup, damage."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ray_estimator.errors import CheckpointDamagedError, CheckpointNotFoundError
 # Publishing and reading.
 
 
-def test_nothing_is_published_in_a_directory_that_is_not_there(place: Place) -> None:
+def test_a_missing_directory_has_no_checkpoints(place: Place) -> None:
     store = place.store()
     assert store.latest() is None
     assert store.published() == []
 
 
-def test_what_was_published_is_the_latest_and_can_be_fetched(place: Place, tmp_path: Path) -> None:
+def test_a_published_checkpoint_is_the_latest_and_can_be_fetched(place: Place, tmp_path: Path) -> None:
     store = place.store()
     save(store, 0)
     saved = save(store, 10)
@@ -44,12 +44,12 @@ def test_publish_keeps_the_base_name(place: Place) -> None:
     assert "best-3.index" in place.names()
 
 
-def test_publish_leaves_nothing_but_the_checkpoint_and_the_state_file(place: Place) -> None:
+def test_publish_leaves_only_the_checkpoint_and_the_state_file(place: Place) -> None:
     save(place.store(), 10)
     assert place.names() == ["checkpoint", *sorted(f"model.ckpt-10{suffix}" for suffix in (*SUFFIXES, MANIFEST))]
 
 
-def test_publish_refuses_files_that_are_not_whole(place: Place, tmp_path: Path) -> None:
+def test_publish_refuses_an_incomplete_checkpoint(place: Place, tmp_path: Path) -> None:
     store = place.store()
     write_files(str(tmp_path / "model.ckpt-1"), suffixes=(".index", ".data-00001-of-00002"))
     with pytest.raises(CheckpointNotFoundError, match=r"model\.ckpt-1\.data-00000-of-00002 is missing"):
@@ -57,13 +57,13 @@ def test_publish_refuses_files_that_are_not_whole(place: Place, tmp_path: Path) 
     assert place.names() == []
 
 
-def test_publish_refuses_a_name_of_another_step(place: Place, tmp_path: Path) -> None:
+def test_publish_refuses_a_prefix_with_a_different_step(place: Place, tmp_path: Path) -> None:
     write_files(str(tmp_path / "model.ckpt-1"))
     with pytest.raises(ValueError, match="ends with -2"):
         place.store().publish(str(tmp_path / "model.ckpt-1"), 2, KEEP_ALL)
 
 
-def test_a_step_is_published_again_with_new_content(place: Place, tmp_path: Path) -> None:
+def test_a_step_can_be_published_again_with_new_content(place: Place, tmp_path: Path) -> None:
     store = place.store()
     save(store, 5)
     save(store, 10, content="first")
@@ -73,7 +73,7 @@ def test_a_step_is_published_again_with_new_content(place: Place, tmp_path: Path
     assert not [name for name in place.names() if "replacement" in name]
 
 
-def test_debris_with_more_shards_does_not_spoil_a_checkpoint(place: Place, tmp_path: Path) -> None:
+def test_leftover_shards_do_not_damage_a_checkpoint(place: Place, tmp_path: Path) -> None:
     store = place.store()
     storage = place.storage
     storage.write_bytes(place.file("model.ckpt-1.data-00007-of-00008"), b"debris")
@@ -82,13 +82,13 @@ def test_debris_with_more_shards_does_not_spoil_a_checkpoint(place: Place, tmp_p
     assert "model.ckpt-1.data-00007-of-00008" not in place.names()
 
 
-def test_write_text_makes_a_file_of_model_dir(place: Place) -> None:
+def test_write_text_creates_a_file_in_model_dir(place: Place) -> None:
     storage = place.storage
     place.store().write_text("graph.pbtxt", "node { }")
     assert storage.read_bytes(place.file("graph.pbtxt")) == b"node { }"
 
 
-def test_the_staging_directory_goes_even_after_an_error(place: Place) -> None:
+def test_the_staging_directory_is_deleted_after_an_error(place: Place) -> None:
     with pytest.raises(OSError, match="disk is full"), place.store().staging_dir() as staging:
         raise OSError("The disk is full")
     assert not os.path.exists(staging)
@@ -98,7 +98,7 @@ def test_the_staging_directory_goes_even_after_an_error(place: Place) -> None:
 # Damage.
 
 
-def test_a_missing_shard_falls_back_to_the_one_before(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_shard_falls_back_to_the_previous_checkpoint(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     store = place.store()
     before = save(store, 10)
     newest = save(store, 20)
@@ -110,7 +110,7 @@ def test_a_missing_shard_falls_back_to_the_one_before(place: Place, caplog: pyte
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00002"])
-def test_any_missing_file_but_the_meta_graph_is_damage(place: Place, suffix: str) -> None:
+def test_any_missing_file_except_the_meta_graph_is_damage(place: Place, suffix: str) -> None:
     store = place.store()
     before = save(store, 10)
     newest = save(store, 20)
@@ -122,15 +122,17 @@ def test_any_missing_file_but_the_meta_graph_is_damage(place: Place, suffix: str
         store.fetch(newest, "unused")
 
 
-def test_nothing_whole_is_said_and_is_none(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_an_intact_checkpoint_there_is_no_latest_and_a_warning(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     store = place.store()
     place.storage.remove(save(store, 10).path + ".index")
     assert store.latest() is None
-    assert "no whole one to fall back to" in caplog.text
+    assert "no intact checkpoint to fall back to" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b'model_checkpoint_path: "model.ck', b"\xff\xfe", b"step: 3"])
-def test_a_damaged_state_file_leaves_the_newest_whole_checkpoint(
+def test_with_a_damaged_state_file_the_newest_intact_checkpoint_is_used(
     place: Place, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, storage = place.store(), place.storage
@@ -153,7 +155,9 @@ def test_publishing_over_a_damaged_state_file_deletes_no_older_checkpoint(place:
     assert store.find("model.ckpt-1").step == 1
 
 
-def test_an_empty_state_file_alone_is_nothing_published(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_state_file_without_checkpoints_means_none_are_published(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     place.storage.write_bytes(place.file("checkpoint"), b"")
     assert place.store().latest() is None
     assert "is damaged" in caplog.text
@@ -162,7 +166,7 @@ def test_an_empty_state_file_alone_is_nothing_published(place: Place, caplog: py
 # The manifest.
 
 
-def test_the_manifest_says_what_was_written_and_by_whom(place: Place, tmp_path: Path) -> None:
+def test_the_manifest_records_the_files_and_the_writer(place: Place, tmp_path: Path) -> None:
     write_files(str(tmp_path / "model.ckpt-7"))
     store = CheckpointStore(place.url, place.storage, attempt="2.1")
     saved = store.publish(str(tmp_path / "model.ckpt-7"), 7, KEEP_ALL)
@@ -196,7 +200,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
         (MANIFEST, "flipped"),
     ],
 )
-def test_of_damaged_bytes_none_are_used(
+def test_a_checkpoint_with_damaged_bytes_is_not_used(
     place: Place, tmp_path: Path, suffix: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = place.store()
@@ -206,13 +210,13 @@ def test_of_damaged_bytes_none_are_used(
     prefix = store.with_newest(lambda checkpoint: store.fetch(required(checkpoint), str(tmp_path / "copy")))
     assert read_files(prefix) == {"model.ckpt-10"}
     assert f"model.ckpt-20{suffix}" in caplog.text
-    assert before.path in caplog.text or "Looking for the one before" in caplog.text
+    assert before.path in caplog.text or "Trying the previous checkpoint" in caplog.text
     with pytest.raises(CheckpointDamagedError, match=f"model.ckpt-20{suffix}"):
         store.fetch(store.find(newest.path), str(tmp_path / "named"))
 
 
 def save_one_to_preserve(place: Place) -> Checkpoint:
-    """Steps 1 to 3, an hour and a bit apart; of the first two, the second keeps its files."""
+    """Save steps 1 to 3, just over an hour apart; of the first two, the second is preserved."""
     saved = [
         save(place.store(clock=lambda step=step: 4000.0 * step), step, Retention(newest=1, every_n_hours=1))  # type: ignore[misc]
         for step in (1, 2, 3)
@@ -225,7 +229,7 @@ def required(checkpoint: Checkpoint | None) -> Checkpoint:
     return checkpoint
 
 
-def test_latest_sees_what_a_listing_shows(place: Place) -> None:
+def test_latest_detects_wrong_sizes_and_missing_files(place: Place) -> None:
     store = place.store()
     before, newest = save(store, 10), save(store, 20)
     place.storage.write_bytes(newest.path + ".index", b"shorter")
@@ -234,7 +238,7 @@ def test_latest_sees_what_a_listing_shows(place: Place) -> None:
         store.find(newest.path)
 
 
-def test_a_manifest_that_got_lost_is_damage(place: Place) -> None:
+def test_a_lost_manifest_is_damage(place: Place) -> None:
     store = place.store()
     before, newest = save(store, 10), save(store, 20)
     place.storage.remove(newest.path + MANIFEST)
@@ -243,7 +247,7 @@ def test_a_manifest_that_got_lost_is_damage(place: Place) -> None:
         store.find(newest.path)
 
 
-def test_a_manifest_that_never_was_is_not_missed(place: Place, tmp_path: Path) -> None:
+def test_a_checkpoint_published_without_a_manifest_is_valid(place: Place, tmp_path: Path) -> None:
     write_files(str(tmp_path / "model.ckpt-5"))
     place.storage.put_dir(str(tmp_path), place.url)
     place.storage.write_bytes(place.file("checkpoint"), b'model_checkpoint_path: "model.ckpt-5"')
@@ -256,7 +260,7 @@ def test_a_manifest_that_never_was_is_not_missed(place: Place, tmp_path: Path) -
     assert required(store.latest()).step == 5
 
 
-def test_another_checkpoint_under_the_same_name_is_not_the_one_that_was_found(place: Place, tmp_path: Path) -> None:
+def test_a_replaced_checkpoint_of_the_same_name_is_detected(place: Place, tmp_path: Path) -> None:
     store = place.store()
     found = save(store, 10, content="first")
     save(store, 10, content="other")
@@ -265,31 +269,33 @@ def test_another_checkpoint_under_the_same_name_is_not_the_one_that_was_found(pl
     assert contents_of(store, required(store.latest()), tmp_path) == {"other"}
 
 
-def test_an_unpublished_checkpoint_is_held_to_the_manifest_beside_it(place: Place, tmp_path: Path) -> None:
+def test_an_unpublished_checkpoint_is_verified_by_the_manifest_next_to_it(place: Place, tmp_path: Path) -> None:
     store = place.store()
     old = save_one_to_preserve(place)
     assert old not in store.published()
     assert store.find(old.path) == old
     place.storage.write_bytes(old.path + ".index", flipped(place.storage.read_bytes(old.path + ".index")))
-    with pytest.raises(CheckpointDamagedError, match=r"model\.ckpt-2\.index has another content"):
+    with pytest.raises(CheckpointDamagedError, match=r"model\.ckpt-2\.index has a wrong checksum"):
         store.fetch(store.find(old.path), str(tmp_path / "copy"))
 
 
-def test_start_says_how_to_go_on_when_nothing_is_whole(place: Place) -> None:
+def test_start_says_what_to_do_when_all_checkpoints_are_damaged(place: Place) -> None:
     store = place.store()
     place.storage.remove(save(store, 10).path + ".index")
     with pytest.raises(CheckpointDamagedError, match=r"delete .*/checkpoint to train from the beginning"):
         store.start()
 
 
-# The newest that serves.
+# The newest usable checkpoint.
 
 
-def test_with_nothing_published_there_is_none_to_use(place: Place) -> None:
+def test_with_newest_passes_none_if_no_checkpoint_is_published(place: Place) -> None:
     assert place.store().with_newest(lambda checkpoint: checkpoint) is None
 
 
-def test_what_proves_damaged_in_use_is_left_for_the_one_before(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_found_damaged_in_use_is_skipped_for_the_previous_one(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     store = place.store()
     for step in (1, 2, 3):
         save(store, step)
@@ -307,7 +313,7 @@ def test_what_proves_damaged_in_use_is_left_for_the_one_before(place: Place, cap
     assert "step 2 is bad" in caplog.text
 
 
-def test_when_all_prove_damaged_that_is_the_error(place: Place) -> None:
+def test_an_error_is_raised_if_all_checkpoints_are_found_damaged_in_use(place: Place) -> None:
     store = place.store()
     save(store, 1)
 
@@ -318,7 +324,7 @@ def test_when_all_prove_damaged_that_is_the_error(place: Place) -> None:
         store.with_newest(use)
 
 
-def test_errors_about_other_checkpoints_are_the_callers(place: Place) -> None:
+def test_errors_about_other_checkpoints_are_raised(place: Place) -> None:
     store = place.store()
     save(store, 1)
     save(store, 2)
@@ -330,10 +336,10 @@ def test_errors_about_other_checkpoints_are_the_callers(place: Place) -> None:
         store.with_newest(use)
 
 
-# What is being read, and what nobody needs.
+# Markers and deletion.
 
 
-def test_what_is_being_read_is_not_deleted_until_later(place: Place, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_being_read_is_deleted_later(place: Place, tmp_path: Path) -> None:
     store = place.store()
     old = save(store, 1)
     with store.reading(old):
@@ -346,7 +352,7 @@ def test_what_is_being_read_is_not_deleted_until_later(place: Place, tmp_path: P
     assert place.names() == ["checkpoint", *sorted(f"model.ckpt-4{suffix}" for suffix in (*SUFFIXES, MANIFEST))]
 
 
-def test_the_mark_of_a_reader_that_died_counts_for_a_day(place: Place) -> None:
+def test_the_marker_of_a_dead_reader_expires_after_a_day(place: Place) -> None:
     old = save(place.store(), 1)
     dead = place.store().reading(old)
     dead.__enter__()
@@ -362,13 +368,13 @@ class _ReadOnlyStorage(Storage):
         raise PermissionError("may not write")
 
 
-def test_who_may_not_write_may_read(place: Place) -> None:
+def test_a_reader_needs_no_write_access(place: Place) -> None:
     save(place.store(), 1)
     reader = place.store(_ReadOnlyStorage(place.options))
     assert required(reader.with_newest(lambda checkpoint: checkpoint)).step == 1
 
 
-def test_deletes_that_failed_are_made_up_for(place: Place) -> None:
+def test_failed_deletes_are_retried_by_the_next_publication(place: Place) -> None:
     store = place.store()
     save(store, 1)
     save(place.store(_NoDeleteStorage(place.options)), 2, Retention(newest=1))
@@ -377,7 +383,7 @@ def test_deletes_that_failed_are_made_up_for(place: Place) -> None:
     assert place.names() == ["checkpoint", *sorted(f"model.ckpt-3{suffix}" for suffix in (*SUFFIXES, MANIFEST))]
 
 
-def test_files_that_no_publication_has_marked_are_never_deleted(place: Place) -> None:
+def test_files_without_a_publishing_marker_are_never_deleted(place: Place) -> None:
     store, storage = place.store(), place.storage
     kept = save_one_to_preserve(place)
     others = ["graph.pbtxt", "model.ckpt-5.index", "model.ckpt-5.meta", "notes.txt", "model.ckpt-6.data-00000-of-00001"]
@@ -389,10 +395,10 @@ def test_files_that_no_publication_has_marked_are_never_deleted(place: Place) ->
     assert store.find(kept.path) == kept
 
 
-# Every process of a node.
+# Local copies.
 
 
-def test_a_local_copy_is_shared_and_goes_with_its_last_reader(place: Place) -> None:
+def test_a_local_copy_is_shared_and_deleted_with_its_last_reader(place: Place) -> None:
     store = place.store()
     saved = save(store, 1)
     with store.local_copy(saved) as first:
@@ -404,12 +410,12 @@ def test_a_local_copy_is_shared_and_goes_with_its_last_reader(place: Place) -> N
     assert os.path.exists(first + ".index") == is_local
 
 
-def test_a_local_copy_of_a_damaged_checkpoint_is_an_error_and_leaves_nothing(place: Place) -> None:
+def test_a_local_copy_of_a_damaged_checkpoint_is_an_error_and_leaves_no_files(place: Place) -> None:
     store = place.store()
     saved = save(store, 1)
     place.storage.write_bytes(saved.path + ".index", flipped(place.storage.read_bytes(saved.path + ".index")))
     for _ in range(2):
-        with pytest.raises(CheckpointDamagedError, match="has another content"), store.local_copy(saved):
+        with pytest.raises(CheckpointDamagedError, match="has a wrong checksum"), store.local_copy(saved):
             pass
 
 
@@ -448,7 +454,7 @@ class _NoDeleteStorage(Storage):
         raise PermissionError("may not delete")
 
 
-def test_a_delete_that_fails_is_said_and_does_not_fail_the_save(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_delete_is_logged_and_does_not_fail_the_save(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     store = place.store(_NoDeleteStorage(place.options))
     save(store, 1)
     save(store, 2, Retention(newest=1))
@@ -473,7 +479,7 @@ def test_pruning_deletes_the_index_before_the_data(place: Place) -> None:
     assert sorted(of_the_old) == sorted(f"model.ckpt-1{suffix}" for suffix in (*SUFFIXES, MANIFEST))
 
 
-def test_find_raises_for_a_checkpoint_that_is_not_there_and_says_what_is(place: Place) -> None:
+def test_find_raises_for_a_missing_checkpoint_and_lists_the_published_ones(place: Place) -> None:
     store = place.store()
     save(store, 1)
     with pytest.raises(CheckpointNotFoundError, match=r"no files .*model\.ckpt-2.* Published in .*: model\.ckpt-1\."):
@@ -482,9 +488,9 @@ def test_find_raises_for_a_checkpoint_that_is_not_there_and_says_what_is(place: 
         store.find("model.ckpt")
 
 
-def test_find_says_that_a_suffix_is_no_part_of_the_name(place: Place) -> None:
+def test_find_says_to_omit_the_suffix(place: Place) -> None:
     saved = save(place.store(), 1)
-    with pytest.raises(CheckpointNotFoundError, match="Leave the suffix out"):
+    with pytest.raises(CheckpointNotFoundError, match="Omit the suffix"):
         place.store().find(saved.path + ".index")
 
 
@@ -516,11 +522,11 @@ def test_a_lower_limit_takes_effect_at_the_next_save(place: Place) -> None:
     ]
 
 
-def test_what_an_earlier_writer_overwrote_too_late_is_published_again(
+def test_a_state_file_overwritten_by_a_fenced_writer_is_written_again(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fence() -> None:
-        """Nobody newer."""
+        """Allow every write."""
 
     def publish(step: int) -> None:
         with owner.staging_dir() as staging:
@@ -528,7 +534,7 @@ def test_what_an_earlier_writer_overwrote_too_late_is_published_again(
             owner.publish(f"{staging}/model.ckpt-{step}", step, KEEP_ALL, fence=fence)
 
     def late_write() -> None:
-        """A process that was fenced after it had looked for the last time."""
+        """A process that was fenced after its last check."""
         place.storage.write_bytes(place.file("checkpoint"), as_it_was)
 
     owner = place.store()
@@ -536,10 +542,10 @@ def test_what_an_earlier_writer_overwrote_too_late_is_published_again(
     as_it_was = place.storage.read_bytes(place.file("checkpoint"))
     publish(2)
     late_write()
-    owner.reassert(fence)
+    owner.republish(fence)
     assert steps(place.store().published()) == [1, 2]
     assert caplog.text.count("was overwritten by another writer") == 1
-    owner.reassert(fence)
+    owner.republish(fence)
     assert caplog.text.count("was overwritten by another writer") == 1
 
     late_write()

@@ -1,6 +1,6 @@
-"""Every single write of a save, a pruning, the lease and an export in turn: it fails, or the process dies at it.
+"""Failures and crashes at each write of a save, a pruning, the lease and an export in turn.
 
-Afterwards the next reader sees the last whole thing that was published, and the next writer succeeds.
+Afterwards readers see the last complete publication, and the next writer succeeds.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 from support.saves import KEEP_ALL, Place, contents_of, save, steps, write_files
 
-from ray_estimator._checkpoints import lease as lease_module
-from ray_estimator._checkpoints.lease import Token
+from ray_estimator._checkpoints.fence import claim
+from ray_estimator._checkpoints.lease import acquire
 from ray_estimator._checkpoints.retention import Retention
 from ray_estimator._checkpoints.store import CheckpointStore
+from ray_estimator._checkpoints.writers import Token
 from ray_estimator._process.identity import Process
 from ray_estimator._storage import saved_model
 from ray_estimator._storage.storage import Storage
+from ray_estimator.errors import WriterFencedError
 
 WAYS = ["fails", "loses its answer", "dies"]
 everywhere = pytest.mark.parametrize(
@@ -32,11 +34,11 @@ everywhere = pytest.mark.parametrize(
 
 
 class Death(BaseException):
-    """The process dies here: nothing that it would do afterwards reaches the store."""
+    """The process dies here: none of its later writes reaches the store."""
 
 
 class FaultyStorage(Storage):
-    """Strikes at one change, counted from 0: it fails; or happens, and seems to have failed; or the process dies."""
+    """Injects a fault into one write, counted from 0: an error, a lost response, or the death of the process."""
 
     def __init__(self, options: Any, at: int, way: str) -> None:
         super().__init__(options)
@@ -78,17 +80,17 @@ class FaultyStorage(Storage):
 
 
 def faults(place: Place, way: str) -> Iterator[FaultyStorage]:
-    """Storages that strike at the first change, then at the second, until one has nothing left to strike at."""
+    """Storages with a fault in the first write, then in the second, and so on until there are no more writes."""
     for at in range(100):
         storage = FaultyStorage(place.options, at, way)
         yield storage
         if not storage.struck:
             return
-    raise AssertionError("It never ends.")
+    raise AssertionError("More than 100 writes.")
 
 
 def attempt(do: Callable[[], Any]) -> bool:
-    """Whether it succeeded; what happens to it is what this module is about."""
+    """Whether the call succeeded despite the injected fault."""
     try:
         do()
     except (Death, OSError):
@@ -97,7 +99,7 @@ def attempt(do: Callable[[], Any]) -> bool:
 
 
 class Rewind:
-    """Puts a place back to how it was."""
+    """Restores the content of a place."""
 
     def __init__(self, place: Place, kept: Path) -> None:
         self._place, self._kept = place, str(kept)
@@ -115,9 +117,7 @@ def publish(store: CheckpointStore, folder: Path, step: int, retention: Retentio
 
 
 @everywhere
-def test_wherever_a_save_and_its_pruning_stop_what_is_published_is_whole(
-    place: Place, way: str, tmp_path: Path
-) -> None:
+def test_an_interrupted_save_leaves_only_complete_checkpoints_published(place: Place, way: str, tmp_path: Path) -> None:
     keep_two = Retention(newest=2)
     for step in (10, 20):
         save(place.store(), step)
@@ -132,7 +132,7 @@ def test_wherever_a_save_and_its_pruning_stop_what_is_published_is_whole(
         seen.append(latest.step)
         assert latest.step == 30 or not arrived
         assert contents_of(store, latest, tmp_path) == {"new" if latest.step == 30 else "model.ckpt-20"}
-        # Unpublished first, deleted after: every one that is named is whole, and the one before is still there.
+        # Deleted only after they are unpublished: all published ones are complete, including the previous one.
         assert all(store.find(checkpoint.path) for checkpoint in store.published())
         assert 20 in steps(store.published())
 
@@ -140,7 +140,7 @@ def test_wherever_a_save_and_its_pruning_stop_what_is_published_is_whole(
         assert store.latest() == again
         assert contents_of(store, again, tmp_path) == {"again"}
         assert steps(store.published()) == [20, 30]
-        # The debris of the stopped one is gone, too.
+        # The leftover files of the interrupted save are deleted.
         assert not [name for name in place.names() if name.startswith((".publishing", "model.ckpt-10"))]
         assert len([name for name in place.names() if "replacement" in name]) == 0
     assert seen == sorted(seen)
@@ -149,7 +149,7 @@ def test_wherever_a_save_and_its_pruning_stop_what_is_published_is_whole(
 
 @everywhere
 @pytest.mark.parametrize("others", [[], [5]])
-def test_wherever_replacing_a_checkpoint_stops_one_of_the_two_is_whole(
+def test_an_interrupted_replacement_leaves_the_old_or_the_new_checkpoint(
     place: Place, way: str, others: list[int], tmp_path: Path
 ) -> None:
     for step in others:
@@ -178,7 +178,9 @@ def test_wherever_replacing_a_checkpoint_stops_one_of_the_two_is_whole(
 
 
 @everywhere
-def test_wherever_the_first_save_stops_there_is_none_or_it(place: Place, way: str, tmp_path: Path) -> None:
+def test_an_interrupted_first_save_leaves_no_checkpoint_or_a_complete_one(
+    place: Place, way: str, tmp_path: Path
+) -> None:
     for storage in faults(place, way):
         place.storage.remove_dir(place.url)
         attempt(lambda s=storage: publish(place.store(s), tmp_path, 10, KEEP_ALL, "new"))  # type: ignore[misc]
@@ -194,32 +196,32 @@ def a_dead_driver() -> Process:
 
 
 @everywhere
-def test_wherever_a_driver_stops_the_next_one_gets_the_lease_and_no_older_one_writes(place: Place, way: str) -> None:
+def test_after_an_interrupted_driver_the_next_one_acquires_the_lease_and_fences_it(place: Place, way: str) -> None:
     def run_a_driver(storage: Storage, process: Process) -> None:
-        lease = lease_module.take(place.url, storage, process=process)
-        fences.append(lease_module.claim(place.url, storage, Token(lease.generation, 1)))
-        lease.beat()
-        fences.append(lease_module.claim(place.url, storage, Token(lease.generation, 2)))
+        lease = acquire(place.url, storage, process=process)
+        fences.append(claim(place.url, storage, Token(lease.generation, 1)))
+        lease.renew()
+        fences.append(claim(place.url, storage, Token(lease.generation, 2)))
         lease.release()
 
     for storage in faults(place, way):
         place.storage.remove_dir(place.url)
         fences: list[Callable[[], None]] = []
-        # Two before it, so that there is something to sweep.
+        # Two drivers before it, so that there are old files to delete.
         for _ in range(2):
             run_a_driver(place.storage, a_dead_driver())
         attempt(lambda s=storage: run_a_driver(s, a_dead_driver()))  # type: ignore[misc]
-        lease = lease_module.take(place.url, place.storage)
-        fence = lease_module.claim(place.url, place.storage, Token(lease.generation, 1))
+        lease = acquire(place.url, place.storage)
+        fence = claim(place.url, place.storage, Token(lease.generation, 1))
         fence()
         for old in fences:
-            with pytest.raises(lease_module.WriterFencedError):
+            with pytest.raises(WriterFencedError):
                 old()
         lease.release()
 
 
 @everywhere
-def test_wherever_an_export_stops_whoever_finds_its_graph_finds_it_whole(
+def test_an_interrupted_export_with_a_graph_is_complete(
     place: Place, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = iter(range(10**9, 2 * 10**9))
@@ -235,7 +237,7 @@ def test_wherever_an_export_stops_whoever_finds_its_graph_finds_it_whole(
             return saved_model.publish(storage, os.path.join(staging, "new"), place.url)
 
     def found() -> list[dict[str, str]]:
-        """The files of each export that a loader would take: named by a number, with a graph."""
+        """The files of each export visible to loaders: named by a number, with a graph."""
         exports = []
         for name in filter(str.isdigit, place.names()):
             url = place.file(name)

@@ -1,4 +1,4 @@
-"""A training process that is killed at any moment leaves a whole checkpoint, and the next one goes on from it."""
+"""A training process killed at any time leaves a complete checkpoint, from which the next one resumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ray_estimator._checkpoints.store import CheckpointStore
 from ray_estimator._storage.storage import Storage
 
 SCRIPT = Path(__file__).with_name("training_script.py")
-FOR_EVER = 10**9
+ENDLESS = 10**9
 START_SECS = 120.0
 
 
@@ -30,7 +30,7 @@ def start(model_dir: str, options: Mapping[str, Any], last_step: int) -> subproc
 
 
 def wait_for_a_save(store: CheckpointStore, after: int, process: subprocess.Popen[bytes]) -> None:
-    """Returns when the process has published a step beyond `after`."""
+    """Wait until the process has published a step greater than `after`."""
     deadline = time.monotonic() + START_SECS
     while (newest := store.latest()) is None or newest.step <= after:
         assert process.poll() is None, "Training ended by itself."
@@ -52,7 +52,7 @@ def readable_step(store: CheckpointStore, folder: Path) -> int:
 @pytest.mark.kills
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_at_random_moments_training_goes_on_from_a_whole_checkpoint(
+def test_training_killed_at_random_times_resumes_from_a_complete_checkpoint(
     object_store: tuple[str, Mapping[str, Any]], tmp_path: Path, kills: int
 ) -> None:
     model_dir, options = object_store
@@ -60,10 +60,10 @@ def test_killed_at_random_moments_training_goes_on_from_a_whole_checkpoint(
     moments = random.Random(0)
     step = -1
     for number in range(kills):
-        process = start(model_dir, options, FOR_EVER)
+        process = start(model_dir, options, ENDLESS)
         try:
             wait_for_a_save(store, step, process)
-            # Somewhere in the middle of the saves that follow.
+            # At a random time during the following saves.
             time.sleep(moments.uniform(0.0, 0.5))
         finally:
             process.kill()

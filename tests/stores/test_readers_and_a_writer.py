@@ -1,4 +1,4 @@
-"""Readers look while a writer saves and prunes: what they see is always whole, and never goes back."""
+"""Concurrent readers and a writer that saves and prunes: readers see complete checkpoints with growing steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READERS = 2
 
 
 class Reader(threading.Thread):
-    """Reads the newest checkpoint again and again, until told to stop."""
+    """Reads the newest checkpoint repeatedly until stopped."""
 
     def __init__(self, store: CheckpointStore, done: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -40,7 +40,7 @@ class Reader(threading.Thread):
 
 
 @pytest.mark.parametrize(("place", "saves"), [("local", 200), ("memory", 200), ("s3", 40)], indirect=["place"])
-def test_readers_never_see_an_error_or_a_mixture(place: Place, saves: int, tmp_path: Path) -> None:
+def test_readers_see_neither_errors_nor_mixed_checkpoints(place: Place, saves: int, tmp_path: Path) -> None:
     writer = place.store()
     save(writer, 0)
     done = threading.Event()
@@ -58,6 +58,6 @@ def test_readers_never_see_an_error_or_a_mixture(place: Place, saves: int, tmp_p
         assert len(set(reader.steps)) > 3
     last = save(writer, saves + 1, Retention(newest=2))
     assert contents_of(writer, last, tmp_path) == {f"model.ckpt-{saves + 1}"}
-    # What readers kept from being deleted is deleted when they are gone.
+    # Files that were kept for readers are deleted after they finish.
     kept = {name.rpartition(".")[0] for name in place.names() if name.endswith(".index")}
     assert kept == {f"model.ckpt-{saves}", f"model.ckpt-{saves + 1}"}

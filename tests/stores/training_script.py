@@ -1,4 +1,4 @@
-"""Trains here, saving every step, until the last step or a kill: `training_script.py MODEL_DIR OPTIONS LAST_STEP`."""
+"""Train in process and save every step, up to the last step: `training_script.py MODEL_DIR OPTIONS LAST_STEP`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What training makes of each part of `graph_parts`, said by hand in NumPy, for any number of workers.
+"""Expected results of training each part of `graph_parts`, computed in NumPy, for any number of workers.
 
-Each oracle gives the variables after one pass over the rows, and the predictions that follow from them.
+Each oracle returns the variables after one pass over the rows, and the predictions of the trained model.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def one_hot(numbers: Any, depth: int) -> np.ndarray:
 
 
 def counts(lists: list[Any], depth: int) -> np.ndarray:
-    """How often each list holds each number."""
+    """How often each number occurs in each list."""
     return np.stack([np.bincount(np.asarray(each, int), minlength=depth) for each in lists]).astype(np.float32)
 
 
-def fallen(per_row: np.ndarray, start: float = 0.0) -> np.ndarray:
-    """A weight after descending by its mean gradient, batch by batch: `per_row` is what each row multiplies it with."""
+def descended(per_row: np.ndarray, start: float = 0.0) -> np.ndarray:
+    """A weight after gradient descent over all batches; `per_row` is the factor of the weight in each row."""
     return start - RATE * per_row.sum(axis=0) / GLOBAL_BATCH
 
 
 def linear(per_row: np.ndarray) -> tuple[Values, Values]:
-    weight = fallen(per_row)
+    weight = descended(per_row)
     return {"weight": weight}, {"score": per_row @ weight}
 
 
@@ -51,7 +51,7 @@ def vocabulary() -> tuple[Values, Values]:
 
 
 def sparse() -> tuple[Values, Values]:
-    weight = fallen(X)
+    weight = descended(X)
     return {"weight": weight[:, np.newaxis]}, {"score": X @ weight}
 
 
@@ -79,24 +79,24 @@ def columns() -> tuple[Values, Values]:
         "number_bucketized_X_right": crossed,
         "left_weighted_by_size": weighted,
     }
-    variables = {f"linear_model/{name}/weights": fallen(each)[:, np.newaxis] for name, each in linear_inputs.items()}
-    bias = fallen(np.ones([NUM_ROWS, 1], np.float32))
+    variables = {f"linear_model/{name}/weights": descended(each)[:, np.newaxis] for name, each in linear_inputs.items()}
+    bias = descended(np.ones([NUM_ROWS, 1], np.float32))
     variables["linear_model/bias_weights"] = bias
-    named = fallen(by_list, 1.0)
+    named = descended(by_list, 1.0)
     variables["input_layer/name_embedding/embedding_weights"] = np.stack([named, named], axis=1)
-    shared = fallen(left + right, 1.0)
+    shared = descended(left + right, 1.0)
     variables["input_layer/left_right_shared_embedding/embedding_weights"] = shared[:, np.newaxis]
-    line = sum(each @ fallen(each) for each in linear_inputs.values()) + bias
+    line = sum(each @ descended(each) for each in linear_inputs.values()) + bias
     embedded = X[:, 0] + bucket.sum(axis=1) + 2 * by_list @ named + (left + right) @ shared
     return variables, {
         "score": line + embedded,
         "linear": line,
-        "dense": np.concatenate([by_list, crossed, hashed], axis=1),  # in the order of the columns' names
+        "dense": np.concatenate([by_list, crossed, hashed], axis=1),  # in the order of column names
     }
 
 
 def _by_hash(bucket_number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Words in 5 buckets, and crosses of bucket and right id in 7: by TensorFlow's own operations."""
+    """Words in 5 hash buckets, and crosses of bucket and right id in 7, computed by TensorFlow."""
     with tf.Graph().as_default(), v1.Session() as session:
         words = tf.strings.to_hash_bucket_fast(WORD, 5)
         rows = np.stack([np.arange(NUM_ROWS), np.zeros(NUM_ROWS, int)], axis=1)
@@ -109,7 +109,7 @@ def _by_hash(bucket_number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def update_ops() -> tuple[Values, Values]:
-    weight, moving = fallen(X), np.zeros(3)
+    weight, moving = descended(X), np.zeros(3)
     for batch in BATCHES:
         moving = (moving + batch.mean(axis=0)) / 2
     return {"weight": weight, "moving": moving}, {"score": (X - moving) @ weight}
@@ -118,13 +118,13 @@ def update_ops() -> tuple[Values, Values]:
 def regularized() -> tuple[Values, Values]:
     weight = np.ones(3)
     for batch in BATCHES:
-        # Of the labels: the score is far below them, so the difference falls as the score rises.
+        # The score is far below the labels, so the absolute difference decreases as the score increases.
         weight = weight - RATE * (-batch.mean(axis=0) + 2.0 + weight)
     return {"weight": weight}, {"score": X @ weight}
 
 
 def grouped() -> tuple[Values, Values]:
-    first = fallen(X)
+    first = descended(X)
     variables = {"first": first, "second": 10 * first, "counted": 2 * STEPS}
     return variables, {"first": X @ first, "second": X @ (10 * first)}
 
@@ -177,13 +177,13 @@ def sparse_adam() -> tuple[Values, Values]:
 
 
 def custom_gradient() -> tuple[Values, Values]:
-    weight = 7 * fallen(X)
+    weight = 7 * descended(X)
     return {"weight": weight}, {"score": X @ weight}
 
 
 def control_flow() -> tuple[Values, Values]:
     signs = np.repeat([1.0, -1.0, 1.0], GLOBAL_BATCH)[:, np.newaxis]
-    weight = fallen(4 * signs * X)
+    weight = descended(4 * signs * X)
     return {"weight": weight}, {"score": 4 * X @ weight}
 
 
@@ -192,7 +192,7 @@ def python_function() -> tuple[Values, Values]:
 
 
 def dtypes() -> tuple[Values, Values]:
-    weight = fallen(X)
+    weight = descended(X)
     names = ("float16", "float32", "float64")
     variables = {**dict.fromkeys(names, weight), "seen": NUM_ROWS}
     return variables, {**dict.fromkeys(names, X @ weight), "seen": np.full(NUM_ROWS, NUM_ROWS)}
@@ -200,14 +200,14 @@ def dtypes() -> tuple[Values, Values]:
 
 def scopes() -> tuple[Values, Values]:
     # The score is 3 x (2 shared + 2 auto + old + new).
-    once = fallen(3 * X[:, 0])
+    once = descended(3 * X[:, 0])
     variables = {"shared/weight": 2 * once, "auto/weight": 2 * once, "old": once, "new": once, "fixed": 1.0}
     return variables, {"score": 3 * X[:, 0] * 10 * once}
 
 
 def partitioned() -> tuple[Values, Values]:
     per_row = counts(list(IDS), 4) + X[:, :1]
-    weight = fallen(per_row)
+    weight = descended(per_row)
     return {"split/weight": weight}, {"score": per_row @ weight}
 
 

@@ -1,8 +1,8 @@
-"""Parts of models, each about one thing that TensorFlow graphs can do; importable by workers.
+"""Parts of models, each of which uses one feature of TensorFlow graphs; importable by workers.
 
-A part's loss is linear in its variables wherever that is possible, so that what training makes of them can be said by
-hand: with plain gradient descent a weight falls by 0.1 times the mean of what it is multiplied with.
-`model_fn` builds those that `params["parts"]` names, each in a variable scope of its own, and adds up their losses.
+A part's loss is linear in its variables where possible, so that the trained variables are easy to compute: gradient
+descent decreases a weight by 0.1 times the mean of its factor. `model_fn` builds the parts in `params["parts"]`, each
+in its own variable scope, and adds their losses.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _rows() -> tf.data.Dataset:
 
 
 def input_fn(mode: str, input_context: Any = None) -> tf.data.Dataset:
-    """The rows once, in order, in global batches of 8, of which each worker takes its part."""
+    """One pass over the rows in order, in global batches of 8 that are split over the workers."""
     workers = input_context.num_input_pipelines if input_context is not None else 1
     batches = _rows().batch(GLOBAL_BATCH // workers, drop_remainder=mode == ModeKeys.TRAIN)
     return batches if workers == 1 else batches.shard(workers, input_context.input_pipeline_id)
@@ -58,7 +58,7 @@ STEPS = NUM_ROWS // GLOBAL_BATCH
 
 @dataclass
 class Part:
-    """What a part gives: its loss, predictions by name, and its training op, unless plain gradient descent will do."""
+    """A part: loss, predictions by name, and a training op if it does not use plain gradient descent."""
 
     loss: tf.Tensor
     predictions: dict[str, tf.Tensor]
@@ -68,7 +68,7 @@ class Part:
 
 
 def model_fn(features: Any, labels: Any, mode: str, params: Any) -> EstimatorSpec:
-    """The parts that `params["parts"]` names, side by side; predictions are named part/name."""
+    """The parts in `params["parts"]`; predictions are named part/name."""
     parts = {}
     for name in params["parts"]:
         with v1.variable_scope(name):
@@ -105,7 +105,7 @@ def _ones(name: str, *shape: int, **options: Any) -> tf.Variable:
 
 
 def lookup(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """A weight for each word, by a table in the graph; a second table names the words again."""
+    """A weight for each word, found in a lookup table; a second table maps the numbers back to words."""
     words = tf.constant([*WORDS, OTHER])
     numbers = tf.range(len(WORDS) + 1, dtype=tf.int64)
     to_number = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(words[:-1], numbers[:-1]), len(WORDS))
@@ -187,7 +187,7 @@ def columns(features: Any, labels: Any, mode: str, params: Any) -> Part:
 
 
 def update_ops(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """A moving mean that UPDATE_OPS move, as batch normalization does; EVAL and PREDICT subtract it."""
+    """A moving mean in UPDATE_OPS, as in batch normalization; EVAL and PREDICT subtract it."""
     weight = _zeros("weight", 3)
     moving = _zeros("moving", 3, trainable=False)
     centred = features["x"] - moving
@@ -204,7 +204,7 @@ def update_ops(features: Any, labels: Any, mode: str, params: Any) -> Part:
 
 
 def regularized(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """Losses that go by collections: of the data, of a regularizer, one added by hand."""
+    """Losses in collections: of the data, of a regularizer, and one added explicitly."""
     weight = _ones("weight", 3, regularizer=lambda value: 0.5 * tf.reduce_sum(tf.square(value)))
     score = tf.linalg.matvec(features["x"], weight)
     v1.losses.add_loss(tf.reduce_sum(weight) * 2.0)
@@ -215,7 +215,7 @@ def regularized(features: Any, labels: Any, mode: str, params: Any) -> Part:
 
 
 def grouped(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """Two losses, each with an optimizer and a variable of its own, and an assignment, in one group."""
+    """Two losses with separate optimizers and variables, and an assignment, in one group."""
     first, second = _zeros("first", 3), _zeros("second", 3)
     counted = v1.get_variable("counted", [], tf.int64, v1.zeros_initializer(), trainable=False)
     scores = [tf.linalg.matvec(features["x"], weight) for weight in (first, second)]
@@ -231,9 +231,9 @@ def grouped(features: Any, labels: Any, mode: str, params: Any) -> Part:
 
 
 def gan(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """Two players: each optimizer moves the variables of its own scope by its own loss, one after the other.
+    """A GAN: each optimizer updates the variables of its scope with its own loss, one after the other.
 
-    `params["gan_steps"]` says how many of the two count the global step.
+    `params["gan_steps"]` is the number of optimizers that increment the global step.
     """
     with v1.variable_scope("generator"):
         made = tf.linalg.matvec(features["x"], _ones("weight", 3))
@@ -262,7 +262,7 @@ def gan(features: Any, labels: Any, mode: str, params: Any) -> Part:
 
 
 def clipped(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """Gradients clipped to length 1, a rate that halves after each step."""
+    """Gradients clipped to norm 1, and a learning rate that halves after each step."""
     weight = _zeros("weight", 3)
     score = 10.0 * tf.linalg.matvec(features["x"], weight)
     loss = tf.reduce_mean(score)
@@ -290,7 +290,7 @@ def averaged(features: Any, labels: Any, mode: str, params: Any) -> Part:
 
 
 def by_hand(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """No optimizer: gradients, a momentum and the weight are assigned."""
+    """Gradient descent with momentum, written with assignments instead of an optimizer."""
     weight, momentum = _zeros("weight", 3), _zeros("momentum", 3, trainable=False)
     score = tf.linalg.matvec(features["x"], weight)
     loss = tf.reduce_mean(score)
@@ -314,7 +314,7 @@ def sparse_adam(features: Any, labels: Any, mode: str, params: Any) -> Part:
 
 
 def custom_gradient(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """The identity, whose gradient is seven times what it would be."""
+    """The identity with a gradient that is multiplied by seven."""
 
     @tf.custom_gradient
     def louder(value: tf.Tensor) -> Any:
@@ -325,7 +325,7 @@ def custom_gradient(features: Any, labels: Any, mode: str, params: Any) -> Part:
 
 
 def control_flow(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """Four times a product, in a loop; its negative where a branch says so, at odd global steps."""
+    """Four times a product, in a loop; a branch negates it at odd global steps."""
     weight = _zeros("weight", 3)
     _, total = tf.while_loop(
         lambda turn, _: turn < 4,
@@ -338,7 +338,7 @@ def control_flow(features: Any, labels: Any, mode: str, params: Any) -> Part:
 
 
 def python_function(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """Arrays that Python makes of features, by `numpy_function`, `py_func` and `py_function`."""
+    """Features transformed in Python by `numpy_function`, `py_func` and `py_function`."""
     doubled = tf.numpy_function(lambda x: 2 * x, [features["x"]], tf.float32)
     tripled = v1.py_func(lambda x: 3 * x, [features["x"]], tf.float32, stateful=False)
     negated = tf.py_function(lambda x: -x, [features["x"]], tf.float32)
@@ -349,7 +349,7 @@ def python_function(features: Any, labels: Any, mode: str, params: Any) -> Part:
 
 
 def dtypes(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """Weights of every float dtype, and a counter of integers that an assignment moves."""
+    """Weights of every float dtype, and an integer counter that is assigned."""
     scores = {}
     for dtype in (tf.float16, tf.float32, tf.float64):
         weight = _zeros(dtype.name, 3, dtype=dtype)
@@ -363,7 +363,7 @@ def dtypes(features: Any, labels: Any, mode: str, params: Any) -> Part:
 
 
 def scopes(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """Variables made in every way that TF1 knows."""
+    """Variables created in every way of TF1."""
     x = features["x"][:, 0]
     with v1.variable_scope("shared"):
         first = _zeros("weight")
@@ -382,7 +382,7 @@ def scopes(features: Any, labels: Any, mode: str, params: Any) -> Part:
 
 
 def partitioned(features: Any, labels: Any, mode: str, params: Any) -> Part:
-    """A weight in two parts, used whole and by rows."""
+    """A weight in two partitions, used as a whole and by rows."""
     with v1.variable_scope("split", partitioner=v1.fixed_size_partitioner(2)):
         weight = _zeros("weight", 4)
     whole = tf.convert_to_tensor(weight)

@@ -1,4 +1,4 @@
-"""Checkpoints to save and to look at, without a Saver: files that say which checkpoint they belong to."""
+"""Checkpoints without a Saver: their files contain the name of their checkpoint."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MANIFEST = ".manifest.json"
 
 @dataclass(frozen=True)
 class Place:
-    """An empty place on a store.
+    """An empty directory on a store.
 
     Attributes:
-        url: Its URL; there is nothing there yet.
-        kind: Which store it is on.
-        options: The storage options that open it.
+        url: Its URL; it does not exist yet.
+        kind: The kind of store.
+        options: Storage options of the store.
     """
 
     url: str
@@ -51,7 +51,7 @@ def store_at(model_dir: str, clock: Callable[[], float] = lambda: 1e9) -> Checkp
 
 
 def write_files(prefix: str, content: str = "", suffixes: tuple[str, ...] = SUFFIXES) -> None:
-    """Files such as a Saver leaves; each says which checkpoint it belongs to."""
+    """Write the files of a checkpoint; each contains its name."""
     os.makedirs(os.path.dirname(prefix), exist_ok=True)
     for suffix in suffixes:
         Path(prefix + suffix).write_text(content or os.path.basename(prefix))
@@ -71,7 +71,7 @@ def steps(checkpoints: Sequence[Checkpoint]) -> list[int]:
 
 
 def contents_of(store: CheckpointStore, checkpoint: Checkpoint, tmp_path: Path) -> set[str]:
-    """What the files of a checkpoint hold: a single text if they belong together."""
+    """The distinct contents of a checkpoint's files: one text if they belong together."""
     return read_files(store.fetch(checkpoint, str(tmp_path / uuid.uuid4().hex)))
 
 

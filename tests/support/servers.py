@@ -1,4 +1,4 @@
-"""Real object stores on this machine: each a server process of its own, on a free port."""
+"""Object stores on this machine, each a server process on a free port."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class S3Server:
     """Moto's S3, over HTTP.
 
     Attributes:
-        options: The storage options that open it.
+        options: Storage options of the store.
     """
 
     def __init__(self, port: int) -> None:
         self.options: dict[str, Any] = {
-            "key": "an-id-of-no-one",
-            "secret": "a-secret-of-no-one",
+            "key": "test-key",
+            "secret": "test-secret",
             "endpoint_url": f"http://127.0.0.1:{port}",
             "client_kwargs": {"region_name": "us-east-1"},
         }
@@ -59,7 +59,7 @@ class AzureServer:
     """Azurite's blob store.
 
     Attributes:
-        options: The storage options that open it.
+        options: Storage options of the store.
     """
 
     def __init__(self, port: int) -> None:
@@ -86,10 +86,10 @@ def s3_server() -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def azure_server(installed_in: Path) -> Iterator[AzureServer]:
-    """Azurite, from a folder where it is installed first if need be.
+    """Run Azurite, installed in a folder on first use.
 
     Raises:
-        LookupError: It cannot be had here, and why.
+        LookupError: It cannot be installed here.
     """
     program = installed_in / "node_modules" / ".bin" / "azurite-blob"
     if not program.exists():
@@ -102,7 +102,7 @@ def azure_server(installed_in: Path) -> Iterator[AzureServer]:
 def _install_azurite(folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
-        raise LookupError("npm is not here to install Azurite")
+        raise LookupError("npm, which installs Azurite, is not available")
     command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), AZURITE]
     try:
         subprocess.run(command, check=True, timeout=INSTALL_SECS, capture_output=True)
@@ -112,14 +112,14 @@ def _install_azurite(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _server(command: Sequence[str], port_option: str) -> Iterator[int]:
-    """The port of a server that answers."""
+    """Run a server; yield its port once it accepts connections."""
     for _ in range(TRIES):
         port = _free_port()
         process = subprocess.Popen(
             [*command, port_option, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            # Another process may have taken the port meanwhile.
+            # Another process may have taken the port.
             if _answers(process, port):
                 yield port
                 return
@@ -130,7 +130,7 @@ def _server(command: Sequence[str], port_option: str) -> Iterator[int]:
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Whether the server is there; False if it has ended."""
+    """Whether the server accepts connections; False if it has exited."""
     deadline = time.monotonic() + START_SECS
     while process.poll() is None:
         try:

@@ -1,4 +1,4 @@
-"""A real store on this machine: files over HTTP, with entity tags, behind a password if need be."""
+"""A store on this machine: files over HTTP, with entity tags and an optional password."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 
 class FileServer:
-    """Serves `files`, by path; counts what is asked for.
+    """Serves `files` by path, and counts the requests.
 
     Attributes:
-        files: Content by path; change it at any time.
-        asked: How often each (method, path) was served.
-        password: What requests must bring as their Authorization; None for nothing.
+        files: Content by path; may be changed at any time.
+        asked: Number of requests served by (method, path).
+        password: Required value of the Authorization header; None: no authorization.
     """
 
     def __init__(self, password: str | None = None) -> None:
@@ -42,7 +42,7 @@ class FileServer:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The storage options that open the store."""
+        """Storage options of the store."""
         return {"client_kwargs": {"headers": {"Authorization": str(self.password)}}}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -71,6 +71,6 @@ class FileServer:
                 return None
 
             def log_message(self, *parts: Any) -> None:
-                """Keep the tests' output quiet."""
+                """Log no requests."""
 
         return Handler

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from ray_estimator._driver.job_builder import JobBuilder
 from ray_estimator._engine import entrypoints
-from ray_estimator._job_builder import JobBuilder
 from ray_estimator._jobs.jobs import EvaluateJob, PredictJob, TrainJob
 from ray_estimator._jobs.remote_errors import RemoteFailure
 from ray_estimator._jobs.results import TrainResult

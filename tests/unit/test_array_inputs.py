@@ -1,4 +1,4 @@
-"""What `numpy_input_fn` and `pandas_input_fn` refuse, at once."""
+"""Argument checks of `numpy_input_fn` and `pandas_input_fn`."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ FRAME = pd.DataFrame({"a": [1, 2, 3], "b": ["x", "y", "z"]})
 
 
 @pytest.mark.parametrize("shuffle", [None, 1, "yes"])
-def test_a13_7_shuffle_must_be_given_as_a_bool(shuffle: Any) -> None:
+def test_shuffle_must_be_given_as_a_bool(shuffle: Any) -> None:
     for make in (lambda: numpy_input_fn(X, Y, shuffle=shuffle), lambda: pandas_input_fn(FRAME, shuffle=shuffle)):
         with pytest.raises(ValueError, match="shuffle must be provided and explicitly set as boolean"):
             make()
 
 
 @pytest.mark.parametrize("labels", [np.arange(2), {"z": np.arange(4)}])
-def test_a13_7_arrays_of_different_length_are_refused_by_name(labels: Any) -> None:
+def test_arrays_of_different_length_are_refused_by_name(labels: Any) -> None:
     with pytest.raises(ValueError, match=r"Length of tensors in x and y is mismatched.* 3 in x\['y'\], . in y"):
         numpy_input_fn({"y": X}, labels, shuffle=False)
 
 
-def test_a13_7_features_of_different_length_are_refused() -> None:
+def test_features_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="mismatched"):
         numpy_input_fn({"a": X, "b": np.arange(4)}, shuffle=False)
 
 
-def test_a13_7_empty_dicts_are_refused() -> None:
+def test_empty_dicts_are_refused() -> None:
     with pytest.raises(ValueError, match="x cannot be an empty dict"):
         numpy_input_fn({}, Y, shuffle=False)
     with pytest.raises(ValueError, match="y cannot be an empty dict, use None instead"):
         numpy_input_fn(X, {}, shuffle=False)
 
 
-def test_a13_7_keys_in_both_dicts_are_refused() -> None:
+def test_keys_in_both_dicts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"duplicate keys: \['a'\]"):
         numpy_input_fn({"a": X, "b": X}, {"a": Y}, shuffle=False)
 
 
 @pytest.mark.parametrize("x", [[1, 2, 3], "abc", None])
-def test_a13_7_features_must_be_arrays(x: Any) -> None:
+def test_features_must_be_arrays(x: Any) -> None:
     with pytest.raises(TypeError, match="x must be a dict or array"):
         numpy_input_fn(x, shuffle=False)
 
@@ -73,14 +73,14 @@ def test_a_scalar_has_no_rows() -> None:
         numpy_input_fn({"a": np.array(1.0)}, shuffle=False)
 
 
-def test_values_that_tensorflow_has_no_dtype_for_are_named() -> None:
-    with pytest.raises(TypeError, match=r"x\['a'\] must hold numbers, bools or text, but has None in row 1"):
+def test_values_without_a_tensorflow_dtype_are_named() -> None:
+    with pytest.raises(TypeError, match=r"x\['a'\] must hold numbers, bools or text, got None in row 1"):
         numpy_input_fn({"a": np.array(["x", None])}, shuffle=False)
     with pytest.raises(TypeError, match=r"x\['when'\].*datetime64"):
         pandas_input_fn(pd.DataFrame({"when": pd.to_datetime(["2020-01-01"])}), shuffle=False)
 
 
-def test_a13_7_pandas_wants_frames() -> None:
+def test_pandas_requires_frames() -> None:
     with pytest.raises(TypeError, match=r"x must be a pandas\.DataFrame"):
         pandas_input_fn({"a": [1]}, shuffle=False)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"y must be a pandas\.Series"):
@@ -89,12 +89,12 @@ def test_a13_7_pandas_wants_frames() -> None:
         pandas_input_fn(FRAME, shuffle=False, target_column=1)  # type: ignore[arg-type]
 
 
-def test_a13_7_indexes_that_differ_are_refused() -> None:
+def test_indexes_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match="Index for x and y are mismatched"):
         pandas_input_fn(FRAME, pd.Series([1, 2, 3], index=[7, 8, 9]), shuffle=False)
 
 
-def test_columns_of_one_name_are_refused() -> None:
+def test_duplicate_columns_are_refused() -> None:
     twice = pd.DataFrame([[1, 2]], columns=["a", "a"])
     with pytest.raises(ValueError, match=r"duplicate columns: \['a'\]"):
         pandas_input_fn(twice, shuffle=False)

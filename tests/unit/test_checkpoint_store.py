@@ -1,4 +1,4 @@
-"""The checkpoint store: what readers see at every moment, and what TensorFlow's own reader and Saver say to it."""
+"""The checkpoint store: lookup, and compatibility with TensorFlow's reader and Saver."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def local_dir(tmp_path: Path) -> str:
     return str(tmp_path / "run")
 
 
-def test_a_local_checkpoint_is_read_where_it_lies(local_dir: str, tmp_path: Path) -> None:
+def test_a_local_checkpoint_is_read_in_place(local_dir: str, tmp_path: Path) -> None:
     store = store_at(f"file://{local_dir}/")
     saved = save(store, 10)
     assert store.fetch(saved, str(tmp_path / "unused")) == f"{local_dir}/model.ckpt-10"
@@ -42,7 +42,7 @@ def test_local_files_are_renamed_into_place(local_dir: str) -> None:
     assert os.stat(f"{local_dir}/model.ckpt-1.index").st_ino == before
 
 
-def test_publish_refuses_files_that_lie_in_model_dir_and_leaves_them(local_dir: str) -> None:
+def test_publish_refuses_files_in_model_dir_and_keeps_them(local_dir: str) -> None:
     write_files(f"{local_dir}/model.ckpt-1")
     with pytest.raises(ValueError, match="staging_dir"):
         store_at(local_dir).publish(f"{local_dir}/model.ckpt-1", 1, KEEP_ALL)
@@ -63,7 +63,7 @@ def test_the_step_is_the_number_at_the_end(path: str, step: int) -> None:
     assert Checkpoint.at(path) == Checkpoint(path, step)
 
 
-def test_files_that_the_state_file_does_not_name_do_not_count(local_dir: str) -> None:
+def test_files_of_unpublished_checkpoints_are_ignored(local_dir: str) -> None:
     store = store_at(local_dir)
     published = save(store, 10)
     write_files(f"{local_dir}/model.ckpt-99")
@@ -82,10 +82,10 @@ def test_a_state_file_that_cannot_be_read_is_an_error_and_not_an_empty_store(loc
         CheckpointStore(local_dir, _UnreadableStorage()).latest()
 
 
-# What a caller names.
+# Lookup by path.
 
 
-def test_find_looks_from_the_current_directory_first_then_in_model_dir(
+def test_find_resolves_against_the_current_directory_then_model_dir(
     local_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -114,7 +114,7 @@ ODD_NAMES = ["model.ckpt-1", "sp ace-2", 'quo"te\\-3', "ünïcødé-4", "tab\tne
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_tensorflow_reads_what_we_write(tmp_path: Path, name: str) -> None:
+def test_tensorflow_parses_our_output(tmp_path: Path, name: str) -> None:
     state = CheckpointState(("first-0", name), (1.5, 1759000000.123456), 1e16)
     (tmp_path / "checkpoint").write_text(state.to_text())
     read = tf.train.get_checkpoint_state(str(tmp_path))
@@ -125,7 +125,7 @@ def test_tensorflow_reads_what_we_write(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_we_read_what_tensorflow_writes(tmp_path: Path, name: str) -> None:
+def test_the_output_of_tensorflow_is_parsed(tmp_path: Path, name: str) -> None:
     tf.compat.v1.train.update_checkpoint_state(
         str(tmp_path),
         name,
@@ -138,7 +138,7 @@ def test_we_read_what_tensorflow_writes(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_we_read_what_we_write(name: str) -> None:
+def test_our_own_output_is_parsed(name: str) -> None:
     state = CheckpointState(("first-0", name), (1.5, 2.5), None)
     assert CheckpointState.from_text(state.to_text()) == state
 
@@ -167,7 +167,7 @@ def test_timestamps_that_do_not_match_the_paths_are_unknown() -> None:
         'model_checkpoint_path: "a" }',
     ],
 )
-def test_what_is_no_state_is_a_value_error(text: str) -> None:
+def test_text_that_is_not_a_checkpoint_state_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         CheckpointState.from_text(text)
 
@@ -183,7 +183,7 @@ def test_tensorflow_finds_the_latest_checkpoint(local_dir: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_checkpoints_that_tensorflow_listed_are_read_and_pruned(local_dir: str, absolute: bool) -> None:
+def test_checkpoints_published_by_tensorflow_are_read_and_pruned(local_dir: str, absolute: bool) -> None:
     base = f"{local_dir}/" if absolute else ""
     for step in (1, 2, 3):
         write_files(f"{local_dir}/model.ckpt-{step}")
@@ -209,7 +209,7 @@ def test_a_listed_checkpoint_of_another_directory_is_read_and_never_deleted(loca
     assert store.find(other).step == 1
 
 
-def test_a_state_file_edited_to_go_back_makes_an_older_checkpoint_the_latest(local_dir: str) -> None:
+def test_a_state_file_edited_by_hand_makes_an_older_checkpoint_the_latest(local_dir: str) -> None:
     store = store_at(local_dir)
     for step in (1, 2, 3):
         save(store, step)
@@ -231,7 +231,7 @@ class _Clock:
     def __call__(self) -> float:
         return self.now
 
-    # TensorFlow's Saver reads `time.time()` and nothing else of the module.
+    # TensorFlow's Saver uses only `time.time()` of the module.
     time = __call__
 
 
@@ -272,7 +272,7 @@ def index_files(directory: Path) -> set[str]:
     return {path.name for path in directory.glob("*.index")}
 
 
-def test_hours_go_on_counting_after_a_restart(local_dir: str) -> None:
+def test_a_restart_does_not_reset_the_hours(local_dir: str) -> None:
     clock = _Clock()
     for step in range(9):
         # Each save comes from a new process, 20 minutes after the last.
@@ -285,14 +285,14 @@ def published_at(*hours: float) -> list[Published]:
     return [Published(Checkpoint(f"model.ckpt-{i}", i), hour * 3600) for i, hour in enumerate(hours)]
 
 
-def test_the_first_decision_starts_to_count_at_the_newest_checkpoint() -> None:
+def test_the_first_interval_starts_at_the_newest_checkpoint() -> None:
     published = published_at(1, 5, 9)
     pruning = Retention(newest=1, every_n_hours=1).prune(published, last_preserved_timestamp=None)
     assert pruning.delete == tuple(published[:2])
     assert pruning.last_preserved_timestamp == 9 * 3600
 
 
-def test_a_decision_says_what_stays_what_is_preserved_and_what_goes() -> None:
+def test_a_decision_has_checkpoints_to_keep_to_preserve_and_to_delete() -> None:
     published = published_at(0.9, 1.0, 1.1, 1.9, 2.1, 2.2)
     pruning = Retention(newest=1, every_n_hours=1).prune(published, last_preserved_timestamp=0.0)
     assert pruning.keep == (published[5],)
@@ -301,7 +301,7 @@ def test_a_decision_says_what_stays_what_is_preserved_and_what_goes() -> None:
     assert pruning.last_preserved_timestamp == 2 * 3600
 
 
-def test_no_published_checkpoints_is_no_decision() -> None:
+def test_without_checkpoints_the_decision_is_empty() -> None:
     pruning = Retention(newest=1, every_n_hours=1).prune([], None)
     assert (pruning.keep, pruning.preserve, pruning.delete, pruning.last_preserved_timestamp) == ((), (), (), None)
 
@@ -310,6 +310,6 @@ def test_no_published_checkpoints_is_no_decision() -> None:
     ("arguments", "message"),
     [({"newest": -1}, "keep_checkpoint_max"), ({"every_n_hours": 0}, "keep_checkpoint_every_n_hours")],
 )
-def test_senseless_retention_is_refused(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_retention_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Retention(**arguments)

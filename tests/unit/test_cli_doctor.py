@@ -1,4 +1,4 @@
-"""`ray-estimator doctor`: what it says of this machine, of stores, and of sources."""
+"""`ray-estimator doctor`: checks of this machine, of stores, and of sources."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def check(name: str, *arguments: str | Path) -> dict[str, str]:
 # This machine
 
 
-def test_all_is_well_here() -> None:
+def test_this_machine_has_no_problems() -> None:
     result = doctor()
 
     assert result.exit_code == 0, result.output
     assert re.search(r"^ok tensorflow: 2\.\d+\.\d+", result.stdout, flags=re.M)
-    assert "-- cluster: not asked for" in result.stdout
+    assert "-- cluster: not checked" in result.stdout
 
 
 def test_tested_versions_are_those_of_the_lock_and_oldest_ones_those_of_the_package() -> None:
@@ -85,11 +85,11 @@ def test_versions_are_compared(
 
     found = check("pyarrow")
     assert (found["status"], words in found["detail"]) == (status, True)
-    assert (found["cure"] == f"pip install 'pyarrow>={oldest}'") == (status == "problem")
+    assert (found["fix"] == f"pip install 'pyarrow>={oldest}'") == (status == "problem")
     assert result.exit_code == (status == "problem")
 
 
-def test_a_package_that_is_not_there_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(diagnosis.TESTED, "no-such-package-of-anybody", ("1.0", "1.0"))
 
     assert check("no-such-package-of-anybody")["detail"] == "not installed"
@@ -103,17 +103,17 @@ def test_gpus_that_tensorflow_does_not_see_are_a_problem(tmp_path: Path, monkeyp
     found = check("GPUs here")
 
     assert (found["status"], found["detail"]) == ("problem", "TensorFlow sees 0 of 2")
-    assert "tensorflow[and-cuda]" in found["cure"]
+    assert "tensorflow[and-cuda]" in found["fix"]
 
 
 # Stores and clusters
 
 
-def test_a_model_dir_is_tried_from_here(tmp_path: Path) -> None:
+def test_a_model_dir_is_checked_from_this_process(tmp_path: Path) -> None:
     result = doctor("--model-dir", tmp_path)
 
     assert result.exit_code == 0
-    assert f"ok model_dir from here: {tmp_path}: written, read back" in result.stdout
+    assert f"ok model_dir from here: {tmp_path}: written, read" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,13 +128,13 @@ def test_a_model_dir_that_cannot_be_used_is_a_problem_and_credentials_are_not_sh
     assert "t0psecret" not in result.output
 
 
-def test_a_store_without_its_package_says_which_extra_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_without_its_package_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "adlfs", None)  # As if it were not installed.
 
     found = check("model_dir from here", "--model-dir", "abfs://box/run")
 
     assert found["status"] == "problem"
-    assert "pip install 'ray-estimator[azure]'" in found["cure"]
+    assert "pip install 'ray-estimator[azure]'" in found["fix"]
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://localhost:8265", "local"])
@@ -142,10 +142,10 @@ def test_addresses_that_no_driver_connects_to_are_explained(address: str) -> Non
     found = check("cluster", "--address", address)
 
     assert found["status"] == "problem"
-    assert "ray job submit" in found["cure"]
+    assert "ray job submit" in found["fix"]
 
 
-def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_respond_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
 
     found = check("cluster", "--timeout", "1")
@@ -160,13 +160,13 @@ def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPa
     ("arguments", "words"),
     [
         (["no/such/path.py"], "Not found: no/such/path.py"),
-        (["--storage-options", "{"], "expected JSON"),
-        (["--storage-options", "[1]"], "expected a JSON object"),
+        (["--storage-options", "{"], "must be JSON"),
+        (["--storage-options", "[1]"], "must be a JSON object"),
         (["--timeout", "0"], "--timeout"),
         (["--no-such-option"], "--no-such-option"),
     ],
 )
-def test_what_is_not_understood_ends_with_2(arguments: list[str], words: str) -> None:
+def test_invalid_arguments_exit_with_2(arguments: list[str], words: str) -> None:
     result = doctor(*arguments)
 
     assert result.exit_code == 2
@@ -185,7 +185,7 @@ def test_the_installed_command_is_the_module() -> None:
 
     assert by_script.stdout == by_module.stdout
     assert "Usage: ray-estimator [OPTIONS] COMMAND" in by_module.stdout
-    for words in ("doctor", "inspect", "Exit codes:\n    0  all is well\n    1  "):
+    for words in ("doctor", "inspect", "Exit codes:\n    0  no problems\n    1  "):
         assert words in by_module.stdout
 
 
@@ -195,18 +195,18 @@ BREAKS = yaml.safe_load((DATA / "breaks.yaml").read_text())
 
 
 @pytest.mark.parametrize("case", BREAKS.values(), ids=list(BREAKS))
-def test_what_breaks_is_found_with_its_lines_and_cure(case: dict[str, Any], tmp_path: Path) -> None:
+def test_code_that_breaks_is_found_with_its_lines_and_fix(case: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(case["source"])
 
     (found,) = scan([tmp_path]).found
 
     assert found.finding.kind == case["kind"]
     assert case["what"] in found.finding.what
-    assert case["cure"] in found.finding.cure
+    assert case["fix"] in found.finding.fix
     assert [place.line for place in found.places] == case["lines"]
 
 
-def test_every_kind_of_finding_is_tried() -> None:
+def test_every_kind_of_finding_has_an_example() -> None:
     assert {case["kind"] for case in BREAKS.values()} == set(KINDS)
 
 
@@ -214,13 +214,13 @@ WORKS = yaml.safe_load((DATA / "works.yaml").read_text())
 
 
 @pytest.mark.parametrize("source", WORKS.values(), ids=list(WORKS))
-def test_of_what_works_nothing_is_said(source: str, tmp_path: Path) -> None:
+def test_code_that_works_has_no_findings(source: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(source)
 
     assert scan([tmp_path]).found == ()
 
 
-def test_programs_that_run_here_are_clean() -> None:
+def test_programs_of_the_tests_have_no_findings() -> None:
     # Programs as users of tf.estimator wrote them, the one that calls install() for them, and the examples. Those with
     # layers of Keras 2 are run with legacy_keras, as their test says.
     programs = ROOT / "tests" / "programs"
@@ -231,7 +231,7 @@ def test_programs_that_run_here_are_clean() -> None:
     assert [f"{each.at}: {each.finding.what}" for each in scanned.found] == []
 
 
-def test_the_models_of_the_package_tensorflow_estimator_are_known_to_lean_on_private_names() -> None:
+def test_private_names_in_the_models_of_tensorflow_estimator_are_found() -> None:
     import importlib.util
 
     (package,) = importlib.util.find_spec("tensorflow_estimator").submodule_search_locations  # type: ignore[union-attr]
@@ -246,7 +246,7 @@ def notebook(*cells: str) -> str:
     return json.dumps({"cells": [{"cell_type": "code", "source": cell.splitlines(keepends=True)} for cell in cells]})
 
 
-def test_cells_of_a_notebook_are_scanned_together_and_named(tmp_path: Path) -> None:
+def test_cells_of_a_notebook_are_scanned_together_and_reported_by_number(tmp_path: Path) -> None:
     cells = [
         "%matplotlib inline\n!pip install x\nimport tensorflow as tf\ntf?",
         "%%bash\ntf.contrib",
@@ -262,15 +262,15 @@ def test_cells_of_a_notebook_are_scanned_together_and_named(tmp_path: Path) -> N
     assert "1 file scanned, 2 findings." in result.stdout
 
 
-def test_what_is_no_notebook_is_said(tmp_path: Path) -> None:
+def test_an_invalid_notebook_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "broken.ipynb").write_text("[]")
 
     (found,) = scan([tmp_path]).found
 
-    assert "it is no notebook" in found.finding.what
+    assert "it is not a notebook" in found.finding.what
 
 
-def test_many_files_get_a_summary_and_environments_are_left_out(tmp_path: Path) -> None:
+def test_many_files_have_a_summary_and_environments_are_skipped(tmp_path: Path) -> None:
     for name in ("a/one.py", "a/two.py", ".venv/lib.py", "env/lib.py", "site-packages/lib.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("import tensorflow as tf\ntf.contrib.rnn\ntf.Session\n")
@@ -292,4 +292,4 @@ def test_json_has_all_places(tmp_path: Path) -> None:
     (finding,) = answer["findings"]
     assert answer["files"] == 1
     assert finding["places"] == [{"cell": 0, "line": 2}, {"cell": 0, "line": 3}]
-    assert set(finding) == {"file", "places", "kind", "what", "cure"}
+    assert set(finding) == {"file", "places", "kind", "what", "fix"}

@@ -1,4 +1,4 @@
-"""`ray-estimator inspect`: what it says of a model_dir, whole or damaged, on any store."""
+"""`ray-estimator inspect`: reports of intact and damaged model_dirs, on any store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.saves import KEEP_ALL, Place, save, write_files
 from support.stores import FileServer
 from typer.testing import CliRunner
 
-from ray_estimator._checkpoints import lease as lease_module
+from ray_estimator._checkpoints.lease import acquire
 from ray_estimator._data.position import InputPosition
 from ray_estimator._process import identity
 from ray_estimator.cli import showing
@@ -40,7 +40,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     fsspec.filesystem("memory").rm("/inspected", recursive=True)
 
 
-def test_checkpoints_are_shown_with_step_size_age_and_health(place: Place) -> None:
+def test_checkpoints_are_shown_with_step_size_age_and_state(place: Place) -> None:
     store = place.store(clock=lambda: 0.5)
     save(store, 100)
     save(store, 200)
@@ -51,10 +51,10 @@ def test_checkpoints_are_shown_with_step_size_age_and_health(place: Place) -> No
     assert result.exit_code == 0, result.output
     rows = [re.split(r"\s*│\s*", line)[1:-1] for line in result.stdout.splitlines() if "model.ckpt" in line]
     assert [(name, step, health) for name, step, _, _, health in rows] == [
-        ("model.ckpt-100", "100", "whole"),
-        ("model.ckpt-200", "200", "whole"),
+        ("model.ckpt-100", "100", "intact"),
+        ("model.ckpt-200", "200", "intact"),
     ]
-    assert "writer: nobody has trained here yet" in result.stdout
+    assert "writer: no training" in result.stdout
     newest = answer["checkpoints"][-1]
     files = [place.file(name) for name in place.names() if name.startswith("model.ckpt-200")]
     assert newest == {
@@ -96,22 +96,22 @@ def test_a_missing_manifest_and_a_missing_file_are_damage(place: Place) -> None:
     assert answer["is_damaged"]
 
 
-def test_a_flipped_byte_is_found_by_its_checksum_where_every_byte_is_read(place: Place) -> None:
+def test_verify_finds_a_flipped_byte(place: Place) -> None:
     checkpoint = save(place.store(), 100)
     url = checkpoint.path + ".index"
     place.storage.write_bytes(url, place.storage.read_bytes(url).swapcase())
 
     assert inspect(place.url, "--verify").exit_code == 1
-    assert "another content than was written" in said(place.url, "--verify")["checkpoints"][0]["defect"]
+    assert "has a wrong checksum" in said(place.url, "--verify")["checkpoints"][0]["defect"]
 
 
-def test_bytes_of_a_whole_checkpoint_are_read_and_found_whole(place: Place) -> None:
+def test_verify_accepts_an_intact_checkpoint(place: Place) -> None:
     save(place.store(), 100)
 
     assert inspect(place.url, "--verify").exit_code == 0
 
 
-def test_a_damaged_state_file_is_damage_and_checkpoints_count_as_not_published(place: Place) -> None:
+def test_a_damaged_state_file_is_damage_and_leaves_checkpoints_unpublished(place: Place) -> None:
     save(place.store(), 100)
     place.storage.write_bytes(place.file("checkpoint"), b"\x00\xff")
 
@@ -122,7 +122,7 @@ def test_a_damaged_state_file_is_damage_and_checkpoints_count_as_not_published(p
     assert [each["published"] for each in said(place.url)["checkpoints"]] == [False]
 
 
-def test_what_tensorflow_published_has_no_manifest_and_is_no_damage(tmp_path: Path) -> None:
+def test_checkpoints_of_tensorflow_have_no_manifest_and_are_not_damaged(tmp_path: Path) -> None:
     write_files(str(tmp_path / "model.ckpt-7"))
     (tmp_path / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-7"\n')
 
@@ -133,7 +133,7 @@ def test_what_tensorflow_published_has_no_manifest_and_is_no_damage(tmp_path: Pa
     assert inspect(tmp_path).exit_code == 0
 
 
-def test_files_that_nobody_published_are_named_and_are_no_damage(place: Place) -> None:
+def test_unpublished_files_are_listed_and_are_not_damage(place: Place) -> None:
     save(place.store(), 100)
     place.storage.write_bytes(place.file("model.ckpt-150.index"), b"half")
 
@@ -143,14 +143,14 @@ def test_files_that_nobody_published_are_named_and_are_no_damage(place: Place) -
     assert inspect(place.url).exit_code == 0
 
 
-def test_the_writer_is_named(tmp_path: Path) -> None:
+def test_the_writer_is_shown(tmp_path: Path) -> None:
     place = Place(str(tmp_path))
-    lease = lease_module.take(place.url, place.storage)
+    lease = acquire(place.url, place.storage)
     process = identity.Process.current()
 
     assert f"writer: process {process.pid} on {process.host}, since 2" in inspect(place.url).stdout
     lease.release()
-    assert f"writer: nobody now; the last was process {process.pid} on" in inspect(place.url).stdout
+    assert f"writer: none at present; last: process {process.pid} on" in inspect(place.url).stdout
     assert said(place.url)["writer"] == {
         "host": process.host,
         "pid": process.pid,
@@ -171,7 +171,7 @@ def test_the_position_in_the_input_is_that_of_the_newest_checkpoint(tmp_path: Pa
     assert said(tmp_path)["position"]["rows"] == 12800
 
 
-def test_looking_changes_nothing(place: Place) -> None:
+def test_inspecting_changes_nothing(place: Place) -> None:
     save(place.store(), 100)
     before = {name: place.storage.read_bytes(place.file(name)) for name in place.names()}
 
@@ -183,21 +183,21 @@ def test_looking_changes_nothing(place: Place) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["/no/such/dir"], "There is nothing in /no/such/dir"),
-        (["memory://no/such"], "There is nothing in memory://no/such"),
+        (["/no/such/dir"], "no files in /no/such/dir"),
+        (["memory://no/such"], "no files in memory://no/such"),
         (["nostore://bucket/run"], "nostore://bucket/run cannot be read: ValueError"),
         ([], "MODEL_DIR"),
-        (["/tmp", "--storage-options", "x"], "expected JSON"),
+        (["/tmp", "--storage-options", "x"], "must be JSON"),
     ],
 )
-def test_what_cannot_be_read_ends_with_2(arguments: list[str], words: str) -> None:
+def test_unreadable_model_dirs_exit_with_2(arguments: list[str], words: str) -> None:
     result = inspect(*arguments)
 
     assert result.exit_code == 2
     assert words in result.output
 
 
-def test_storage_options_open_the_store_and_are_not_shown() -> None:
+def test_storage_options_are_used_and_not_shown() -> None:
     server = FileServer(password="t0psecret")
     with server.running():
         refused = inspect(server.url("/run"))
@@ -211,12 +211,12 @@ def test_storage_options_open_the_store_and_are_not_shown() -> None:
 @pytest.mark.parametrize(
     ("size", "words"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 * 2**30, "5.0 GiB"), (2**51, "2048.0 TiB")]
 )
-def test_sizes_are_for_people(size: int, words: str) -> None:
+def test_sizes_have_units(size: int, words: str) -> None:
     assert showing._size(size) == words
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.2, "now"), (59, "59 s"), (120, "2 min"), (7200, "2 h"), (200_000, "2 d")]
 )
-def test_ages_are_for_people(seconds: float, words: str) -> None:
+def test_ages_have_units(seconds: float, words: str) -> None:
     assert showing._duration(seconds) == words

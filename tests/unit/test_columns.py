@@ -150,7 +150,7 @@ class TestRayTensors:
         column = self.from_numpy(np.arange(24.0).reshape(4, 2, 3))
         assert np.shares_memory(convert(column), column.storage.flatten().to_numpy())
 
-    def test_tensors_of_the_first_format_are_read_too(self) -> None:
+    def test_tensors_of_the_first_format_are_supported(self) -> None:
         type_ = self.plain_type((2, 2), pa.int32())
         storage = pa.array([[1, 2, 3, 4], [5, 6, 7, 8]], type_.storage_type)
         column = pa.ExtensionArray.from_storage(type_, storage)
@@ -174,7 +174,7 @@ class TestRayTensors:
 
     def test_a_block_of_another_shape_is_an_error(self) -> None:
         spec = spec_of(self.from_numpy(np.zeros((1, 2, 3))).type)
-        with pytest.raises(ValueError, match=r"'x' was to give rows of shape \(2, 3\) float64"):
+        with pytest.raises(ValueError, match=r"'x' must have rows of shape \(2, 3\) float64"):
             to_arrays(pa.table({"x": self.from_numpy(np.zeros((1, 3, 2)))}), {"x": spec})
 
     @pytest.mark.parametrize(
@@ -182,10 +182,10 @@ class TestRayTensors:
         [
             (lambda self: self.variable([np.zeros((1, 2)), np.zeros((2, 2))]), "Pad its tensors to one shape"),
             (lambda self: self.from_numpy(np.array([["a", "bc"]])), "list column"),
-            (lambda self: self.objects([{1}, object]), "Make its Python objects numbers"),
+            (lambda self: self.objects([{1}, object]), "Convert its Python objects to numbers"),
         ],
     )
-    def test_what_is_no_tensor_of_numbers_is_refused_with_a_cure(self, make: Any, message: str) -> None:
+    def test_other_tensors_are_refused_with_a_hint(self, make: Any, message: str) -> None:
         with pytest.raises(ValueError, match=rf"Column 'x' has type .*{message}"):
             spec_of(make(self).type)
 
@@ -252,7 +252,7 @@ def test_nulls_in_floats_become_nan(type_: pa.DataType) -> None:
     ids=lambda column: str(column.type),
 )
 def test_other_nulls_are_an_error_that_names_column_and_count(column: pa.Array) -> None:
-    with pytest.raises(ValueError, match=r"Column 'x' holds 2 null\(s\) in 3 .*fill_null"):
+    with pytest.raises(ValueError, match=r"Column 'x' has 2 null\(s\) in 3 .*fill_null"):
         convert(column)
 
 
@@ -271,7 +271,7 @@ def test_other_nulls_are_an_error_that_names_column_and_count(column: pa.Array) 
     ],
     ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
 )
-def test_fill_null_stands_for_nulls(column: pa.Array, fill: Any, expected: list[Any]) -> None:
+def test_fill_null_replaces_nulls(column: pa.Array, fill: Any, expected: list[Any]) -> None:
     assert convert(column, fill_null=fill).tolist() == expected
     assert convert(column, fill_null={"x": fill, "y": object()}).tolist() == expected
 
@@ -286,7 +286,7 @@ def test_fill_null_makes_null_lists_empty_and_fills_null_items() -> None:
 
 def test_a_mapping_without_the_column_fills_nothing() -> None:
     np.testing.assert_array_equal(convert(pa.array([None, 1.0]), fill_null={"y": 0}), [np.nan, 1])
-    with pytest.raises(ValueError, match="holds 1 null"):
+    with pytest.raises(ValueError, match="has 1 null"):
         convert(pa.array([None, 1]), fill_null={"y": 0})
 
 
@@ -332,7 +332,7 @@ def test_a_block_of_nulls_only_fits_a_dense_spec(type_: pa.DataType, fill: Any, 
 
 def test_a_block_of_nulls_only_fits_a_ragged_spec_if_filled() -> None:
     table, specs = pa.table({"x": pa.nulls(2)}), {"x": spec_of(pa.list_(pa.int8()))}
-    with pytest.raises(ValueError, match=r"holds 2 null\(s\) in 2 lists"):
+    with pytest.raises(ValueError, match=r"has 2 null\(s\) in 2 lists"):
         to_arrays(table, specs)
     ragged = to_arrays(table, specs, fill_null=0)["x"]
     assert (ragged.values.tolist(), ragged.row_splits.tolist()) == ([], [0, 0, 0])
@@ -357,12 +357,12 @@ def test_a_block_of_nulls_only_fits_a_ragged_spec_if_filled() -> None:
     ids=str,
 )
 def test_a_block_that_does_not_fit_the_spec_is_an_error(spec_type: pa.DataType, column: pa.Array) -> None:
-    with pytest.raises(ValueError, match="Column 'x' was to give"):
+    with pytest.raises(ValueError, match="Column 'x' must have"):
         to_arrays(pa.table({"x": column}), {"x": spec_of(spec_type)})
 
 
 @pytest.mark.parametrize(
-    ("type_", "cure"),
+    ("type_", "hint"),
     [
         (pa.decimal128(10, 2), r"table\['x'\].cast\(\"float64\"\)"),
         (pa.struct([]), "no fields"),
@@ -381,13 +381,13 @@ def test_a_block_that_does_not_fit_the_spec_is_an_error(spec_type: pa.DataType, 
     ],
     ids=str,
 )
-def test_types_without_a_tensor_are_refused_with_column_type_and_cure(type_: pa.DataType, cure: str) -> None:
-    with pytest.raises(ValueError, match=rf"^Column 'x' has type .*{cure}") as refused:
+def test_unsupported_types_are_refused_with_column_type_and_hint(type_: pa.DataType, hint: str) -> None:
+    with pytest.raises(ValueError, match=rf"^Column 'x' has type .*{hint}") as refused:
         spec_of(type_)
     assert str(type_) in str(refused.value)
 
 
-def test_structs_become_dicts_of_what_their_fields_become() -> None:
+def test_structs_become_dicts_of_their_fields() -> None:
     type_ = pa.struct(
         [("age", pa.int64()), ("name", pa.string()), ("seen", pa.struct([("at", pa.list_(pa.float32()))]))]
     )
@@ -409,14 +409,14 @@ def test_the_fields_of_a_null_struct_are_null() -> None:
     type_ = pa.struct([("age", pa.int64()), ("weight", pa.float64())])
     table = pa.table({"user": pa.array([{"age": 3, "weight": 1.5}, None], type_)})
     specs = column_specs(table.schema, ["user"])
-    with pytest.raises(ValueError, match=r"Column 'user.age' holds 1 null"):
+    with pytest.raises(ValueError, match=r"Column 'user.age' has 1 null"):
         to_arrays(table, specs)
     user: Any = to_arrays(table, specs, {"user.age": -1})["user"]
     assert user["age"].tolist() == [3, -1]
     np.testing.assert_array_equal(user["weight"], [1.5, np.nan])
 
 
-def test_what_is_wrong_in_a_struct_is_said_of_its_field() -> None:
+def test_errors_in_a_struct_name_the_field() -> None:
     with pytest.raises(ValueError, match=r"Column 'x.price' has type decimal"):
         spec_of(pa.struct([("price", pa.decimal128(10, 2))]))
     table = pa.table({"x": pa.array([{"a": 1}])})
@@ -425,28 +425,28 @@ def test_what_is_wrong_in_a_struct_is_said_of_its_field() -> None:
         to_arrays(pa.table({"x": pa.array([{"b": 1}])}), specs)
 
 
-def test_the_cure_for_decimals_works() -> None:
+def test_the_hint_for_decimals_works() -> None:
     table = pa.table({"x": pa.array([Decimal("1.50")])})
     assert convert(table["x"].cast("float64")).tolist() == [1.5]
 
 
 def test_a_column_of_nulls_only_is_refused() -> None:
-    with pytest.raises(ValueError, match="Column 'x' holds only nulls"):
+    with pytest.raises(ValueError, match="Column 'x' has only nulls"):
         spec_of(pa.null())
 
 
-def test_specs_and_arrays_follow_the_names_asked_for() -> None:
+def test_specs_and_arrays_follow_the_requested_names() -> None:
     table = pa.table({"a": [1], "b": ["s"], "c": [1.0]})
     specs = column_specs(table.schema, ["c", "a"])
     assert list(specs) == ["c", "a"]
     assert list(to_arrays(table, specs)) == ["c", "a"]
 
 
-def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are() -> None:
+def test_an_unknown_column_is_an_error_that_lists_the_columns() -> None:
     table = pa.table({"a": [1], "b": [2]})
-    with pytest.raises(ValueError, match=r"no columns \['z'\]\. The columns are \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"unknown columns \['z'\]\. The columns are \['a', 'b'\]"):
         column_specs(table.schema, ["a", "z"])
-    with pytest.raises(ValueError, match=r"no columns \['a'\]\. The columns are \['b'\]"):
+    with pytest.raises(ValueError, match=r"unknown columns \['a'\]\. The columns are \['b'\]"):
         to_arrays(table.select(["b"]), column_specs(table.schema, ["a"]))
 
 
@@ -460,16 +460,16 @@ def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are() -> N
         ("b", None, (["b"], [])),
     ],
 )
-def test_features_are_all_columns_but_the_labels_unless_named(features: Any, labels: Any, expected: Any) -> None:
+def test_features_default_to_all_columns_except_the_labels(features: Any, labels: Any, expected: Any) -> None:
     assert select_columns(["a", "b", "y"], features, labels) == expected
 
 
 @pytest.mark.parametrize(
     ("features", "labels", "message"),
     [
-        (["a", "z"], None, r"feature_columns: there are no columns \['z'\]\. The columns are \['a', 'b', 'y'\]"),
-        (None, "z", r"label_columns: there are no columns \['z'\]"),
-        (["a", "y"], "y", r"take \['y'\] out of"),
+        (["a", "z"], None, r"feature_columns has unknown columns \['z'\]\. The columns are \['a', 'b', 'y'\]"),
+        (None, "z", r"label_columns has unknown columns \['z'\]"),
+        (["a", "y"], "y", r"both a label and a feature, got \['y'\]"),
         (["a", "a"], None, r"feature_columns must name each column once, but has \['a'\]"),
         (None, ["y", "y"], r"label_columns must name each column once, but has \['y'\]"),
     ],
@@ -479,7 +479,7 @@ def test_columns_that_cannot_be_selected_are_refused(features: Any, labels: Any,
         select_columns(["a", "b", "y"], features, labels)
 
 
-def test_a_name_that_stands_for_two_columns_is_refused() -> None:
+def test_an_ambiguous_name_is_refused() -> None:
     with pytest.raises(ValueError, match=r"schema must name each column once, but has \['a'\]"):
         select_columns(["a", "a", "b"], ["a"], None)
     assert select_columns(["a", "a", "b"], ["b"], None) == (["b"], [])

@@ -1,4 +1,4 @@
-"""The error tree: each class is drawn, exported, and survives its way from a worker to the driver."""
+"""The error classes: each is documented, exported, and can be pickled."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from ray_estimator.errors import (
 ONE_OF_EACH = [
     RayEstimatorError("something"),
     EstimatorNotTrainedError("/models/a"),
-    CheckpointDamagedError("/models/a/model.ckpt-7", "it is not whole: model.ckpt-7.index has 5 bytes instead of 9."),
+    CheckpointDamagedError("/models/a/model.ckpt-7", "it is damaged: model.ckpt-7.index has 5 bytes instead of 9."),
     CheckpointNotFoundError("/models/a/model.ckpt-7", "there are no files /models/a/model.ckpt-7.*."),
     ShippingError("hooks[0]", "it holds a lock."),
     ModuleNotShippedError("model_fn", "mine.models"),
@@ -97,7 +97,10 @@ def test_an_error_survives_pickle_with_its_message_and_attributes(error: RayEsti
         ),
         (
             TaskTimeoutError("The prediction of rows 0 to 99", 2, 1200.0),
-            ["The prediction of rows 0 to 99 went on for 1200 s without a batch, 2 times", "step_timeout_secs"],
+            [
+                "The prediction of rows 0 to 99 made no progress for 1200 s and was killed (2 attempts)",
+                "step_timeout_secs",
+            ],
         ),
         (
             ModelDirInUseError("s3://b/run", "host-3", 4711, 1_700_000_000),
@@ -110,14 +113,14 @@ def test_an_error_survives_pickle_with_its_message_and_attributes(error: RayEsti
         ),
         (
             ModelDirAccessError.not_shared("/mnt/run", "a worker on node 10.0.0.2"),
-            ["/mnt/run cannot be used from a worker on node 10.0.0.2", "not to be seen", "all nodes share"],
+            ["/mnt/run cannot be used from a worker on node 10.0.0.2", "not visible here", "all nodes share"],
         ),
         (WriterFencedError("s3://b/run", "process 12 on host-4"), ["s3://b/run", "taken over by process 12 on host-4"]),
         (
             StepTimeoutError(12, 60.0, {2: "in a step", 0: "saving"}, {1: 61.5}),
-            ["step_timeout_secs=60 after global step 12", "rank 0: saving; rank 2: in a step", "rank 1: for 62 s"],
+            ["step_timeout_secs=60 after global step 12", "rank 0: saving; rank 2: in a step", "rank 1 for 62 s"],
         ),
-        (InputTimeoutError("Ray Data", 45.0), ["Ray Data gave no data within input_timeout_secs=45"]),
+        (InputTimeoutError("Ray Data", 45.0), ["Ray Data returned no data within input_timeout_secs=45"]),
         (
             InputChangedError(1200, {"files": ("3 files, ab", "4 files, cd")}),
             ["1,200 rows", "files: was 3 files, ab, is 4 files, cd", "resume='restart'", "resume='rows'"],
@@ -128,15 +131,13 @@ def test_an_error_survives_pickle_with_its_message_and_attributes(error: RayEsti
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_a_message_says_what_was_found_and_what_to_do(error: RayEstimatorError, parts: list[str]) -> None:
+def test_a_message_has_the_problem_and_the_fix(error: RayEstimatorError, parts: list[str]) -> None:
     for part in parts:
         assert part in str(error)
 
 
-def test_a_silent_group_is_told_from_one_that_waits() -> None:
-    assert "Ranks that wait: none. Ranks that do not answer: rank 0: for 5 s." in str(
-        StepTimeoutError(1, 5, {}, {0: 5})
-    )
+def test_a_step_timeout_tells_waiting_ranks_from_unresponsive_ones() -> None:
+    assert "Waiting ranks: none. Ranks that do not respond: rank 0 for 5 s." in str(StepTimeoutError(1, 5, {}, {0: 5}))
 
 
 @pytest.mark.parametrize(
@@ -150,17 +151,17 @@ def test_a_silent_group_is_told_from_one_that_waits() -> None:
         (TrainingError, RuntimeError),
     ],
 )
-def test_errors_are_python_s_own_too(kind: type[RayEstimatorError], builtin: type[Exception]) -> None:
+def test_errors_extend_a_builtin_error(kind: type[RayEstimatorError], builtin: type[Exception]) -> None:
     assert issubclass(kind, builtin)
 
 
-def test_the_drawn_tree_names_each_class_once_and_none_more() -> None:
+def test_the_tree_in_the_docstring_lists_each_class_once() -> None:
     drawing = (errors.__doc__ or "").partition("\n\n")[2].partition("\n\n")[0]
 
     assert sorted(re.findall(r"\b[A-Z]\w+Error\b(?!\))", drawing)) == sorted(kind.__name__ for kind in every_class())
 
 
-def test_the_drawing_names_the_builtin_that_a_class_extends() -> None:
+def test_the_tree_names_the_builtin_that_a_class_extends() -> None:
     drawing = errors.__doc__ or ""
 
     for kind in every_class():

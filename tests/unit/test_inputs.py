@@ -1,4 +1,4 @@
-"""dataset_input_fn: what it accepts, and what it refuses on the driver."""
+"""Argument checks of dataset_input_fn, on the driver."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ray_estimator.inputs import DatasetInput, dataset_input_fn
 
 
 class UnreadDataset(ray.data.Dataset):  # type: ignore[misc]
-    """A Dataset without a plan: nothing here reads it, so Ray need not start."""
+    """A Dataset without a plan. No test reads it, so Ray does not start."""
 
     def __init__(self) -> None:
-        self._current_executor = None  # asked for by __del__
+        self._current_executor = None  # read by __del__
 
     __repr__ = object.__repr__
 
@@ -98,7 +98,7 @@ def test_shuffle_has_a_buffer_of_ten_thousand_rows() -> None:
     ],
 )
 def test_a_wrong_type_is_refused_by_name(field: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=f"{field}.* must .*given: "):
+    with pytest.raises(TypeError, match=f"{field}.* must .*got "):
         an_input(**{field: value})
 
 
@@ -107,7 +107,7 @@ def test_a_wrong_type_is_refused_by_name(field: str, value: Any) -> None:
     [("batch_size", 0), ("batch_size", -1), ("num_epochs", 0), ("label_columns", []), ("feature_columns", ["a", "a"])],
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"{field}.*given: "):
+    with pytest.raises(ValueError, match=f"{field}.*got "):
         an_input(**{field: value})
 
 
@@ -121,18 +121,18 @@ def test_a_buffer_without_shuffle_is_refused() -> None:
         an_input(shuffle_buffer_rows=7)
 
 
-def test_features_as_one_name_are_refused_with_the_cure() -> None:
+def test_a_single_name_as_features_is_refused_with_a_hint() -> None:
     with pytest.raises(TypeError, match=r"Use \['a'\]: features are always a dict"):
         an_input(feature_columns="a")
 
 
 def test_a_column_cannot_be_label_and_feature() -> None:
-    with pytest.raises(ValueError, match=r"a feature, not both, .*\['y'\]"):
+    with pytest.raises(ValueError, match=r"both a label and a feature, got \['y'\]"):
         an_input(label_columns="y", feature_columns=["a", "y"])
 
 
 class TestDataset:
-    def test_itself_resolves_to_itself(self) -> None:
+    def test_resolves_to_itself(self) -> None:
         dataset = a_dataset()
 
         assert an_input(dataset=dataset).resolve() is dataset
@@ -141,7 +141,7 @@ class TestDataset:
         "dataset",
         [lambda: a_dataset(), functools.partial(lambda kind: kind(), a_dataset), lambda split="x": a_dataset()],
     )
-    def test_of_a_callable_is_made_when_resolved(self, dataset: Callable[[], Any]) -> None:
+    def test_of_a_callable_is_created_when_resolved(self, dataset: Callable[[], Any]) -> None:
         assert isinstance(an_input(dataset=dataset).resolve(), ray.data.Dataset)
 
     def test_callable_is_not_called_before(self) -> None:
@@ -158,5 +158,5 @@ class TestDataset:
             an_input(dataset=lambda split: a_dataset())
 
     def test_callable_that_returns_something_else_is_refused(self) -> None:
-        with pytest.raises(TypeError, match=r"must return a ray.data.Dataset, returned: a builtins.list"):
+        with pytest.raises(TypeError, match=r"must return a ray.data.Dataset, got a builtins.list"):
             an_input(dataset=lambda: [1]).resolve()

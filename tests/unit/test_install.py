@@ -1,4 +1,4 @@
-"""`install()`: which names of tf.estimator are there, where they lead, and what the missing ones say.
+"""`install()`: the supported names of tf.estimator, what they resolve to, and the errors of unsupported ones.
 
 Each test has a process of its own: what is installed stays. Where TensorFlow may be imported first, the process is a
 fork of one that has imported it.
@@ -29,7 +29,7 @@ def run(code: str) -> str:
 
 
 def errors(statements: tuple[str, ...], *, without_package: bool = False) -> dict[str, str]:
-    """What each statement says as it fails, in one process with the names installed."""
+    """Return the error message of each statement, from one process with the names installed."""
     code = f"""
 {WITHOUT_PACKAGE if without_package else ""}
 import json, ray_estimator
@@ -55,7 +55,7 @@ def test_install_imports_neither_tensorflow_nor_ray() -> None:
 
 
 @pytest.mark.parametrize("imported", ["before", "after"])
-def test_a13_5_every_way_to_name_an_estimator_leads_here(imported: str) -> None:
+def test_every_path_of_estimator_resolves_to_this_package(imported: str) -> None:
     tensorflow = "import tensorflow as tf, tensorflow.compat.v1 as v1\n"
     install = "import ray_estimator\nray_estimator.install()\nray_estimator.install()\n"
     ways = """
@@ -87,7 +87,7 @@ print("all")
         "import tensorflow.compat.v1 as tf; estimator = tf.estimator",
     ],
 )
-def test_each_way_works_as_the_first_import(statement: str) -> None:
+def test_each_form_works_as_the_first_import(statement: str) -> None:
     code = f"""
 import ray_estimator
 ray_estimator.install()
@@ -97,7 +97,7 @@ print(estimator.EstimatorSpec.__module__, estimator.export.ServingInputReceiver.
     assert run(code) == "ray_estimator.spec ray_estimator.export"
 
 
-def test_a13_5_core_names_are_those_of_the_package_or_of_tensorflow() -> None:
+def test_core_names_are_those_of_the_package_or_of_tensorflow() -> None:
     code = """
 import ray_estimator
 ray_estimator.install()
@@ -116,7 +116,7 @@ print("all")
     assert output_of(code) == "all"
 
 
-def test_tensorflow_and_its_estimator_are_modules_as_any_other() -> None:
+def test_tensorflow_and_its_estimator_behave_as_modules() -> None:
     code = """
 import ray_estimator
 ray_estimator.install()
@@ -131,8 +131,8 @@ print((importlib.resources.files("tensorflow") / "__init__.py").is_file())
     assert run(code) == "True"
 
 
-def test_a13_5_every_public_name_of_tf_estimator_is_here_but_those_of_tpus() -> None:
-    """The names are those that tensorflow-estimator 2.15 itself makes public."""
+def test_every_public_name_of_tf_estimator_except_those_of_tpus_is_supported() -> None:
+    """The names are the public ones of tensorflow-estimator 2.15."""
     code = """
 import ast, pathlib, ray_estimator
 ray_estimator.install()
@@ -162,14 +162,14 @@ print(found > 130, sorted(missing))
     assert output_of(code) == f"True {[f'tpu.{name}' for name in tpu]}"
 
 
-def test_a13_5_every_name_leads_somewhere() -> None:
+def test_every_name_resolves() -> None:
     code = """
 import importlib, ray_estimator
 ray_estimator.install()
 from ray_estimator._compat import names
 lost, found = [], 0
-modules = [*names._ROOTS, *(f"{root}.{group}" for root in names._ROOTS for group in names._GROUPS)]
-for module in [*modules, *(f"tensorflow.python.estimator.{below}" for below in names._STAND_INS)]:
+modules = [*names._ROOTS, *(f"{root}.{group}" for root in names._ROOTS for group in names.GROUPS)]
+for module in [*modules, *(f"tensorflow.python.estimator.{below}" for below in names._REPLACED)]:
     imported = importlib.import_module(module)
     assert isinstance(imported, names.Names), module
     for name in imported._table:
@@ -183,7 +183,7 @@ print(found > 500, lost)
     assert output_of(code) == "True []"
 
 
-def test_the_private_modules_that_programs_import_are_there() -> None:
+def test_private_modules_that_programs_import_are_supported() -> None:
     code = """
 import ray_estimator
 ray_estimator.install()
@@ -199,7 +199,7 @@ print(head.__name__, model_fn.EstimatorSpec.__name__, metric_keys.MetricKeys.AUC
     assert output_of(code) == "tensorflow_estimator.python.estimator.canned.head EstimatorSpec auc"
 
 
-def test_without_the_package_core_names_are_there_all_the_same() -> None:
+def test_core_names_do_not_need_tensorflow_estimator() -> None:
     code = f"""
 {WITHOUT_PACKAGE}
 import ray_estimator
@@ -216,7 +216,7 @@ print("all")
     assert run(code) == "all"
 
 
-def test_without_the_package_what_needs_it_says_what_to_install() -> None:
+def test_names_that_need_tensorflow_estimator_say_what_to_install() -> None:
     names = ("BinaryClassHead", "DNNClassifier", "LinearRegressor", "MultiHead", "experimental.KMeans")
     private = "from tensorflow.python.estimator.canned import head"
     said = errors((private, *(f"tf.estimator.{name}" for name in names)), without_package=True)
@@ -227,16 +227,16 @@ def test_without_the_package_what_needs_it_says_what_to_install() -> None:
         assert "pip install tensorflow-estimator==2.15.0" in text
 
 
-def test_a13_5_a13_6_a_missing_name_says_that_it_is_missing_and_what_to_use() -> None:
-    cures = {
+def test_an_unsupported_name_raises_an_error_that_says_what_to_use() -> None:
+    fixes = {
         "tf.estimator.model_to_estimator": "Build the Keras model inside a model_fn.",
         "tf.estimator.experimental.model_to_estimator": "Build the Keras model inside a model_fn.",
         "tf.estimator.BoostedTreesClassifier": "ray.train.xgboost",
-        "tf.estimator.NoSuchName": "ray_estimator does not have it",
+        "tf.estimator.NoSuchName": "ray_estimator does not support it",
         "tf.compat.v1.estimator.tpu.TPUEstimator": "TPUs are not supported",
         "tf.compat.v1.estimator.tpu.RunConfig": "scaling_config",
-        "tf.estimator.inputs.no_such_input_fn": "ray_estimator does not have it",
+        "tf.estimator.inputs.no_such_input_fn": "ray_estimator does not support it",
     }
-    for name, text in errors(tuple(cures)).items():
+    for name, text in errors(tuple(fixes)).items():
         assert f"has no attribute '{name.rpartition('.')[2]}'" in text
-        assert cures[name] in text
+        assert fixes[name] in text

@@ -1,4 +1,4 @@
-"""The lease: one driver writes, whoever comes late is told, and whoever sleeps is fenced."""
+"""The lease: one driver writes, later ones are refused, suspended ones are fenced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from ray_estimator._checkpoints import lease as lease_module
-from ray_estimator._checkpoints.lease import TAKEOVER_SECS, Lease, Record, Token, claim, hold, take
+from ray_estimator._checkpoints.fence import claim
+from ray_estimator._checkpoints.lease import TAKEOVER_SECS, Lease, acquire, hold
+from ray_estimator._checkpoints.writers import Record, Token
 from ray_estimator._process import identity
 from ray_estimator._process.identity import Process
 from ray_estimator._storage.storage import Storage
@@ -30,7 +32,7 @@ ELSEWHERE = Process("elsewhere", 77, "another boot", 5)
 
 
 class Clock:
-    """A clock that stands still until somebody waits, who may meet a surprise meanwhile."""
+    """A clock that advances only by waiting, with a callback during the wait."""
 
     def __init__(self, while_waiting: Callable[[], Any] = lambda: None) -> None:
         self.now = 1000.0
@@ -62,7 +64,7 @@ def clock() -> Clock:
 @pytest.fixture
 def taken(model_dir: str, clock: Clock) -> Callable[..., Lease]:
     def take_as(process: Process | None = None) -> Lease:
-        return take(model_dir, STORAGE, process=process, clock=clock, wait=clock.wait)
+        return acquire(model_dir, STORAGE, process=process, clock=clock, wait=clock.wait)
 
     return take_as
 
@@ -75,10 +77,12 @@ def record_of(model_dir: str, name: str) -> dict[str, Any]:
     return dict(json.loads(STORAGE.read_bytes(STORAGE.join(model_dir, ".writers", name))))
 
 
-# Who gets it
+# Acquisition
 
 
-def test_the_first_driver_gets_it_at_once(taken: Callable[..., Lease], model_dir: str, clock: Clock) -> None:
+def test_the_first_driver_acquires_the_lease_immediately(
+    taken: Callable[..., Lease], model_dir: str, clock: Clock
+) -> None:
     lease = taken()
 
     assert (lease.generation, clock.now) == (1, 1000.0)
@@ -87,7 +91,7 @@ def test_the_first_driver_gets_it_at_once(taken: Callable[..., Lease], model_dir
     lease.release()
 
 
-def test_released_it_is_free_at_once_and_generations_grow(taken: Callable[..., Lease], clock: Clock) -> None:
+def test_a_released_lease_is_free_immediately_and_generations_grow(taken: Callable[..., Lease], clock: Clock) -> None:
     generations = []
     for process in (None, None, ELSEWHERE, None):
         lease = taken(process)
@@ -98,21 +102,21 @@ def test_released_it_is_free_at_once_and_generations_grow(taken: Callable[..., L
 
 
 def race(processes: Sequence[Process], model_dir: str) -> tuple[list[Lease], list[Exception]]:
-    """Each takes the lease in a thread of its own, all at once; who has to wait sees the winner's heart beat."""
+    """Acquire the lease concurrently from a thread per process; the losers see heartbeats of the winner."""
     start, won, one_at_a_time = threading.Barrier(len(processes)), threading.Event(), threading.Lock()
     winners: list[Lease] = []
     losers: list[Exception] = []
 
-    def beat() -> None:
+    def renew() -> None:
         assert won.wait(30)
         with one_at_a_time:
-            winners[0].beat()
+            winners[0].renew()
 
     def contend(process: Process) -> None:
-        clock = Clock(beat)
+        clock = Clock(renew)
         start.wait()
         try:
-            winners.append(take(model_dir, STORAGE, process=process, clock=clock, wait=clock.wait))
+            winners.append(acquire(model_dir, STORAGE, process=process, clock=clock, wait=clock.wait))
             won.set()
         except Exception as error:
             losers.append(error)
@@ -142,7 +146,7 @@ def test_eight_hosts_race_for_a_dead_drivers_lease_and_one_wins(model_dir: str, 
     assert [type(loser) for loser in losers] == [ModelDirInUseError] * 7
 
 
-def test_who_slept_since_it_looked_does_not_win_with_a_swept_number(
+def test_a_suspended_driver_does_not_acquire_a_deleted_generation(
     taken: Callable[..., Lease], model_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken(ELSEWHERE).release()
@@ -163,7 +167,7 @@ def test_who_slept_since_it_looked_does_not_win_with_a_swept_number(
     lease.release()
 
 
-def test_a_create_whose_answer_was_lost_has_won(
+def test_a_create_with_a_lost_response_succeeds(
     taken: Callable[..., Lease], model_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = Storage.create_bytes
@@ -179,7 +183,7 @@ def test_a_create_whose_answer_was_lost_has_won(
     lease.release()
 
 
-def test_on_a_store_that_lets_two_create_the_same_file_one_of_them_learns_it(
+def test_without_exclusive_creates_one_of_two_owners_is_fenced(
     taken: Callable[..., Lease], model_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = taken()
@@ -188,15 +192,15 @@ def test_on_a_store_that_lets_two_create_the_same_file_one_of_them_learns_it(
         weak.setattr(Storage, "list_dir", lambda storage, url: [])
         other = taken(ELSEWHERE)
 
-    other.beat()
+    other.renew()
     with pytest.raises(WriterFencedError, match="process 77 on elsewhere"):
-        lease.beat()
+        lease.renew()
 
 
-# Who is told that it is in use
+# In use
 
 
-def test_a_second_thread_of_the_driver_is_refused_at_once(
+def test_a_second_thread_of_the_driver_is_refused_immediately(
     taken: Callable[..., Lease], model_dir: str, clock: Clock
 ) -> None:
     lease = taken()
@@ -213,11 +217,11 @@ def test_a_second_thread_of_the_driver_is_refused_at_once(
 
 
 @pytest.mark.parametrize("owner", [ELSEWHERE, replace(ME, pid=os.getppid(), started=identity._start_of(os.getppid()))])
-def test_a_driver_whose_heart_beats_keeps_it(
+def test_a_driver_with_a_heartbeat_keeps_the_lease(
     owner: Process, taken: Callable[..., Lease], model_dir: str, clock: Clock
 ) -> None:
     lease = taken(owner)
-    clock.while_waiting = lambda: lease.beat() if clock.now >= 1004 else None
+    clock.while_waiting = lambda: lease.renew() if clock.now >= 1004 else None
 
     with pytest.raises(ModelDirInUseError, match=f"process {owner.pid} on host {owner.host}"):
         taken()
@@ -226,11 +230,11 @@ def test_a_driver_whose_heart_beats_keeps_it(
     assert writers_of(model_dir) == ["00000001.json"]
 
 
-def test_a_fork_neither_owns_nor_releases_its_parents_lease(
+def test_a_forked_child_neither_owns_nor_releases_the_lease(
     taken: Callable[..., Lease], model_dir: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = taken()
-    clock.while_waiting = lease.beat
+    clock.while_waiting = lease.renew
     with monkeypatch.context() as fork:
         fork.setattr(os, "getpid", lambda: ME.pid + 1)
         lease.release()
@@ -240,11 +244,11 @@ def test_a_fork_neither_owns_nor_releases_its_parents_lease(
     lease.release()
 
 
-# Who is taken over
+# Takeover
 
 
 def waiting() -> subprocess.Popen[bytes]:
-    """A process that does nothing."""
+    """A process that waits for input."""
     return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
 
 
@@ -262,7 +266,9 @@ def killed() -> Process:
     return process
 
 
-def test_a_killed_driver_of_this_machine_is_taken_over_at_once(taken: Callable[..., Lease], clock: Clock) -> None:
+def test_the_lease_of_a_killed_driver_on_this_machine_is_free_immediately(
+    taken: Callable[..., Lease], clock: Clock
+) -> None:
     taken(killed())
 
     lease = taken()
@@ -271,7 +277,7 @@ def test_a_killed_driver_of_this_machine_is_taken_over_at_once(taken: Callable[.
     lease.release()
 
 
-def test_a_killed_process_that_nobody_has_reaped_is_dead() -> None:
+def test_a_zombie_process_is_dead() -> None:
     with waiting() as child:
         process = process_of(child)
         child.kill()
@@ -279,7 +285,7 @@ def test_a_killed_process_that_nobody_has_reaped_is_dead() -> None:
         assert process.is_dead()
 
 
-def test_a_number_that_another_process_has_now_is_dead(taken: Callable[..., Lease], clock: Clock) -> None:
+def test_a_process_whose_pid_was_reused_is_dead(taken: Callable[..., Lease], clock: Clock) -> None:
     assert ME.started is not None
     taken(replace(ME, pid=os.getppid(), started=ME.started - 10_000))
 
@@ -296,7 +302,7 @@ def test_a_process_of_another_machine_is_never_known_to_be_dead() -> None:
     assert not replace(dead, machine=None).is_dead()
 
 
-def test_a_lease_that_this_process_could_not_release_is_free_at_once(
+def test_a_lease_that_this_process_failed_to_release_is_free_immediately(
     taken: Callable[..., Lease], clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lease = taken()
@@ -315,7 +321,7 @@ def unreachable(storage: Storage, url: str, data: bytes) -> None:
     raise ConnectionError("the store is away")
 
 
-def test_another_hosts_driver_without_a_beat_is_taken_over_after_30_seconds(
+def test_a_remote_driver_without_heartbeat_is_taken_over_after_30_seconds(
     taken: Callable[..., Lease], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     silent = taken(ELSEWHERE)
@@ -325,11 +331,11 @@ def test_another_hosts_driver_without_a_beat_is_taken_over_after_30_seconds(
     assert (lease.generation, clock.now) == (2, 1030.0)
     assert "process 77 on elsewhere" in caplog.text
     with pytest.raises(WriterFencedError, match=f"process {os.getpid()} on"):
-        silent.beat()
+        silent.renew()
     lease.release()
 
 
-def test_a_driver_that_dies_while_it_is_watched_is_taken_over_at_once(
+def test_a_driver_that_dies_while_watched_is_taken_over_immediately(
     taken: Callable[..., Lease], model_dir: str, clock: Clock
 ) -> None:
     with waiting() as child:
@@ -346,9 +352,7 @@ def test_a_driver_that_dies_while_it_is_watched_is_taken_over_at_once(
     lease.release()
 
 
-def test_a_lease_that_is_released_while_it_is_watched_is_taken_at_once(
-    taken: Callable[..., Lease], clock: Clock
-) -> None:
+def test_a_lease_released_while_watched_is_acquired_immediately(taken: Callable[..., Lease], clock: Clock) -> None:
     leaving = taken(ELSEWHERE)
     clock.while_waiting = leaving.release
 
@@ -358,7 +362,9 @@ def test_a_lease_that_is_released_while_it_is_watched_is_taken_at_once(
     lease.release()
 
 
-def test_a_file_that_nobody_can_read_is_waited_for(taken: Callable[..., Lease], model_dir: str, clock: Clock) -> None:
+def test_a_damaged_lease_file_is_taken_over_after_30_seconds(
+    taken: Callable[..., Lease], model_dir: str, clock: Clock
+) -> None:
     STORAGE.write_bytes(STORAGE.join(model_dir, ".writers", "00000009.json"), b"{")
 
     lease = taken()
@@ -367,7 +373,7 @@ def test_a_file_that_nobody_can_read_is_waited_for(taken: Callable[..., Lease], 
     lease.release()
 
 
-def test_other_files_beside_it_are_left_alone(taken: Callable[..., Lease], model_dir: str) -> None:
+def test_other_files_are_not_deleted(taken: Callable[..., Lease], model_dir: str) -> None:
     STORAGE.write_bytes(STORAGE.join(model_dir, ".writers", "notes.txt"), b"mine")
 
     for _ in range(4):
@@ -395,14 +401,14 @@ def test_the_newest_attempt_writes_and_an_earlier_one_is_fenced(taken: Callable[
     second = claim(model_dir, STORAGE, Token(lease.generation, 2))
 
     second()
-    lease.beat()
+    lease.renew()
     with pytest.raises(WriterFencedError, match=f"taken over by process {os.getpid()} on {ME.host}"):
         first()
     lease.release()
     second()
 
 
-def test_an_attempt_that_wakes_up_late_cannot_claim(taken: Callable[..., Lease], model_dir: str) -> None:
+def test_an_attempt_resumed_late_cannot_claim(taken: Callable[..., Lease], model_dir: str) -> None:
     lease = taken()
     second = claim(model_dir, STORAGE, Token(lease.generation, 2))
 
@@ -412,7 +418,7 @@ def test_an_attempt_that_wakes_up_late_cannot_claim(taken: Callable[..., Lease],
     lease.release()
 
 
-def test_the_attempts_of_an_earlier_driver_are_fenced_as_soon_as_there_is_another(
+def test_the_attempts_of_an_earlier_driver_are_fenced_by_the_next_driver(
     taken: Callable[..., Lease], model_dir: str
 ) -> None:
     earlier = taken(killed())
@@ -427,7 +433,7 @@ def test_the_attempts_of_an_earlier_driver_are_fenced_as_soon_as_there_is_anothe
     lease.release()
 
 
-def test_a_fence_lists_once_and_does_no_more(
+def test_a_fence_costs_one_listing(
     taken: Callable[..., Lease], model_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fence = claim(model_dir, STORAGE, Token(taken(ELSEWHERE).generation, 1))
@@ -440,7 +446,7 @@ def test_a_fence_lists_once_and_does_no_more(
     assert calls == [STORAGE.join(model_dir, ".writers")]
 
 
-def test_what_earlier_writers_left_does_not_grow(taken: Callable[..., Lease], model_dir: str) -> None:
+def test_the_files_of_earlier_writers_do_not_accumulate(taken: Callable[..., Lease], model_dir: str) -> None:
     for _ in range(5):
         lease = taken()
         for attempt in range(1, 8):
@@ -453,7 +459,7 @@ def test_what_earlier_writers_left_does_not_grow(taken: Callable[..., Lease], mo
     ]
 
 
-def test_old_files_that_cannot_be_deleted_stop_nobody(
+def test_old_files_that_cannot_be_deleted_are_only_logged(
     taken: Callable[..., Lease], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(storage: Storage, url: str) -> None:
@@ -466,7 +472,7 @@ def test_old_files_that_cannot_be_deleted_stop_nobody(
     assert "no deleting here" in caplog.text
 
 
-# While training runs
+# During training
 
 
 @pytest.fixture
@@ -482,18 +488,18 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_held_lease_beats_until_it_is_released(model_dir: str) -> None:
+def test_a_held_lease_is_renewed_until_it_is_released(model_dir: str) -> None:
     with hold(model_dir, STORAGE, on_loss=pytest.fail) as lease:
         wait_until(lambda: record_of(model_dir, "00000001.json")["beat"] >= 3)
         assert not record_of(model_dir, "00000001.json")["released"]
 
     assert lease.generation == 1
     assert record_of(model_dir, "00000001.json")["released"]
-    assert "lease" not in {thread.name for thread in threading.enumerate()}
+    assert "lease heartbeat" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.usefixtures("fast")
-def test_an_error_releases_it_too(model_dir: str) -> None:
+def test_an_error_releases_the_lease(model_dir: str) -> None:
     with pytest.raises(ZeroDivisionError), hold(model_dir, STORAGE, on_loss=pytest.fail):
         raise ZeroDivisionError
 
@@ -501,7 +507,7 @@ def test_an_error_releases_it_too(model_dir: str) -> None:
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_store_that_is_away_for_a_while_is_logged_and_tried_again(
+def test_an_unreachable_store_is_logged_and_retried(
     model_dir: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with hold(model_dir, STORAGE, on_loss=pytest.fail):
@@ -513,7 +519,7 @@ def test_a_store_that_is_away_for_a_while_is_logged_and_tried_again(
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_lost_lease_ends_the_training_and_explains_its_end(model_dir: str, clock: Clock) -> None:
+def test_a_lost_lease_ends_the_training_with_the_fencing_error(model_dir: str, clock: Clock) -> None:
     given_up = threading.Event()
     successor = Record.begin(ELSEWHERE).to_bytes()
 

@@ -1,4 +1,4 @@
-"""Metric states of row ranges add up."""
+"""Merging the metric states of row ranges."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_increments_add_up_and_initial_values_count_once() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8"])
-def test_the_dtype_of_a_variable_stays(dtype: str) -> None:
+def test_merging_keeps_the_dtype(dtype: str) -> None:
     result = merged(
         [state(np.array([5], dtype), np.array([1], dtype)), state(np.array([7], dtype), np.array([1], dtype))]
     )
@@ -43,7 +43,7 @@ def test_a_scalar_stays_a_scalar() -> None:
 
 
 @pytest.mark.parametrize("constant", [np.array([True, False]), np.array(b"text"), np.array([b"a", b"bc"], object)])
-def test_what_is_no_number_keeps_its_value(constant: Any) -> None:
+def test_values_that_are_not_numbers_are_kept(constant: Any) -> None:
     value = merged([state(constant, constant), state(constant, constant)]).values["v"]
 
     np.testing.assert_array_equal(value, constant)
@@ -54,7 +54,7 @@ def test_what_is_no_number_keeps_its_value(constant: Any) -> None:
     st.integers(-50, 50),
     st.data(),
 )
-def test_any_cut_into_ranges_gives_the_state_of_a_single_pass(
+def test_any_split_into_ranges_gives_the_state_of_a_single_pass(
     increments: list[int], initial: int, data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(increments)), max_size=5)))
@@ -66,7 +66,7 @@ def test_any_cut_into_ranges_gives_the_state_of_a_single_pass(
     assert result.num_batches == len(increments)
 
 
-def test_many_ranges_lose_nothing_to_rounding() -> None:
+def test_many_ranges_lose_no_precision() -> None:
     result = merged([state(np.float32(2**24), np.float32(0)), *([state(np.float32(1), np.float32(0))] * 64)])
 
     assert result.values["v"] == 2**24 + 64

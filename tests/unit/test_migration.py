@@ -43,7 +43,7 @@ PROOFS = {
             "test_a13_3_added_metrics_join_those_of_the_model_and_win",
         ),
         "model_dir": (
-            "test_it_trains_on_to_the_weights_that_tf_estimator_went_on_to",
+            "test_training_continues_to_the_same_weights_as_tf_estimator",
             "test_it_is_evaluated",
             "test_it_predicts",
             "test_it_is_exported",
@@ -62,7 +62,7 @@ PROOFS = {
     "What needs a change": {
         "`train(input_fn, hooks)` by position": ("test_a0_hooks_in_the_place_of_steps_are_refused",),
         "`train_distribute=...`, TF_CONFIG and a program on each machine": (
-            "test_a9_placement_by_tf_estimator_names_scaling_config",
+            "test_placement_arguments_of_tf_estimator_are_rejected_in_favor_of_scaling_config",
             "test_a4_13_tf_config_of_the_driver_is_ignored",
         ),
         "`evaluate` or `predict` without a checkpoint": (
@@ -71,42 +71,40 @@ PROOFS = {
         ),
         "`export_saved_model(...).decode()`": ("test_a0_an_export_is_a_str",),
         "`tf.compat.v1.layers`, tf_keras": (
-            "test_tf_layers_go_on_with_legacy_keras",
+            "test_tf_layers_continue_with_legacy_keras",
             "test_legacy_keras_in_a_process_with_keras_3_is_refused",
             "test_a_world_trains_evaluates_predicts_and_serves",
         ),
         "a vocabulary or TFRecords by URL": ("test_two_workers_and_their_tasks_fetch_a_file_once",),
         "a hook that holds tensors": (
-            "test_in_a_hook_shows_the_factory_form",
+            "test_in_a_hook_suggest_a_factory",
             "test_a4_5_logging_tensor_hook_takes_tensors_by_name",
         ),
         "reading a hook's state after `train`": ("test_a_run_of_tf_estimators_goes_on_with_two_workers",),
-        "a module that only the driver can import": ("test_a_module_that_is_not_there_is_named",),
+        "a module that only the driver can import": ("test_a_missing_module_is_named",),
         "a model_dir on one machine's disk": (
-            "test_a0_a_temporary_model_dir_on_several_nodes_is_refused",
+            "test_a_temporary_model_dir_on_several_nodes_is_rejected",
             "test_a_directory_that_is_another_one_on_a_second_node_is_refused",
         ),
         "tensors or a queue that come to an end": ("test_a2_4_tensors_feed_two_workers_and_their_end_is_an_error",),
     },
     "Not supported": {
         "`train_distribute`, `eval_distribute`, `experimental_distribute`, `device_fn`": (
-            "test_a9_placement_by_tf_estimator_names_scaling_config",
+            "test_placement_arguments_of_tf_estimator_are_rejected_in_favor_of_scaling_config",
         ),
         "parameter servers, jobs of type ps or evaluator": ("test_a4_13_tf_config_of_the_driver_is_ignored",),
-        "`tf.estimator.tpu`": ("test_a13_5_every_public_name_of_tf_estimator_is_here_but_those_of_tpus",),
-        "`BoostedTreesClassifier` and similar": (
-            "test_a13_5_a13_6_a_missing_name_says_that_it_is_missing_and_what_to_use",
-        ),
-        "`model_to_estimator`": ("test_a13_5_a13_6_a_missing_name_says_that_it_is_missing_and_what_to_use",),
+        "`tf.estimator.tpu`": ("test_every_public_name_of_tf_estimator_except_those_of_tpus_is_supported",),
+        "`BoostedTreesClassifier` and similar": ("test_an_unsupported_name_raises_an_error_that_says_what_to_use",),
+        "`model_to_estimator`": ("test_an_unsupported_name_raises_an_error_that_says_what_to_use",),
         "`gradient_accumulation_steps`, `ema_overwrite_frequency`, `LossScaleOptimizer` of Keras 3": (
-            "test_keras_in_graph_refuses_updates_that_would_never_run",
+            "test_keras_in_graph_rejects_updates_that_would_never_run",
         ),
         "`InMemoryEvaluatorHook` on several workers": ("test_a13_2_several_workers_are_refused",),
         "`GlobalStepWaiterHook` for a step that has not been reached": (
             "test_a4_5_global_step_waiter_hook_that_would_wait_for_ever_is_refused",
         ),
         "`protocol`, `session_creation_timeout_secs`, `experimental_max_worker_delay_secs`": (
-            "test_a9_what_has_no_effect_here_is_accepted",
+            "test_arguments_without_effect_are_accepted",
         ),
     },
 }

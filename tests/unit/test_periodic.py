@@ -1,4 +1,4 @@
-"""The thread that calls something periodically."""
+"""The thread that calls a function periodically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thread that makes items ahead: in order, so many at a time, and gone when it is left."""
+"""The prefetching thread: order, number of items at a time, errors, timeouts, and cancellation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SECS = 10.0
 
 
 class Noted:
-    """Numbers, and which of them were made."""
+    """Endless numbers, and a record of those produced."""
 
     def __init__(self) -> None:
         self.made: list[int] = []
@@ -39,42 +39,42 @@ class Noted:
             return self.condition.wait_for(lambda: len(self.made) >= count, SECS)
 
 
-def test_items_come_in_their_order() -> None:
-    with Prefetcher(lambda: iter(range(100)), 3) as ahead:
-        assert list(ahead) == list(range(100))
+def test_items_keep_their_order() -> None:
+    with Prefetcher(lambda: iter(range(100)), 3) as prefetched:
+        assert list(prefetched) == list(range(100))
 
 
-def test_an_error_comes_as_itself_behind_the_items_before_it() -> None:
+def test_an_error_is_raised_unchanged_after_the_items_before_it() -> None:
     def items() -> Iterator[int]:
         yield 1
         yield 2
-        raise LookupError("behind the last")
+        raise LookupError("after the last")
 
-    with Prefetcher(items, 9) as ahead:
-        assert [next(ahead), next(ahead)] == [1, 2]
-        with pytest.raises(LookupError, match="behind the last"):
-            next(ahead)
+    with Prefetcher(items, 9) as prefetched:
+        assert [next(prefetched), next(prefetched)] == [1, 2]
+        with pytest.raises(LookupError, match="after the last"):
+            next(prefetched)
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_so_many_items_are_there_at_a_time_with_the_one_in_use(size: int) -> None:
+def test_size_includes_the_item_in_use(size: int) -> None:
     noted = Noted()
-    with Prefetcher(noted.numbers, size) as ahead:
+    with Prefetcher(noted.numbers, size) as prefetched:
         for taken in range(5):
-            assert next(ahead) == taken
+            assert next(prefetched) == taken
             assert noted.wait_for(taken + size)
             assert len(noted.made) == taken + size
 
 
-def test_leaving_closes_the_iterator_and_ends_the_thread() -> None:
+def test_cancelling_closes_the_iterator_and_ends_the_thread() -> None:
     noted = Noted()
-    with Prefetcher(noted.numbers, 2) as ahead:
-        next(ahead)
+    with Prefetcher(noted.numbers, 2) as prefetched:
+        next(prefetched)
     assert noted.is_closed.is_set()
-    assert not ahead.is_alive()
+    assert not prefetched.is_alive()
 
 
-def test_leaving_frees_what_an_error_holds_that_nobody_took() -> None:
+def test_cancelling_frees_the_objects_of_an_error_that_was_not_raised() -> None:
     class Block:
         pass
 
@@ -84,65 +84,65 @@ def test_leaving_frees_what_an_error_holds_that_nobody_took() -> None:
         block = Block()
         held.append(weakref.ref(block))
         yield 1
-        raise LookupError("never seen")
+        raise LookupError("never raised")
 
     gc.disable()
     try:
-        with Prefetcher(items, 9) as ahead:
-            ahead.join(SECS)
+        with Prefetcher(items, 9) as prefetched:
+            prefetched.join(SECS)
             assert held[0]() is not None
         assert held[0]() is None
     finally:
         gc.enable()
 
 
-def test_leaving_ends_a_wait_for_another_one_and_what_was_told_to_end_its_wait() -> None:
-    waits, ended, inner_is_left = threading.Event(), threading.Event(), []
+def test_cancelling_interrupts_nested_prefetchers_and_their_waits() -> None:
+    waits, ended, inner_cancelled = threading.Event(), threading.Event(), []
 
     def inner() -> Iterator[int]:
         thread = threading.current_thread()
         assert isinstance(thread, Prefetcher)
-        thread.waits_for(ended.set)
+        thread.interrupt_with(ended.set)
         waits.set()
         assert ended.wait(SECS)
         yield 1
 
     def outer() -> Iterator[int]:
-        with Prefetcher(inner, 2) as ahead:
+        with Prefetcher(inner, 2) as prefetched:
             try:
-                yield from ahead
+                yield from prefetched
             except CancelledError:
-                inner_is_left.append(True)
+                inner_cancelled.append(True)
                 raise
 
-    with Prefetcher(outer, 2) as ahead:
+    with Prefetcher(outer, 2) as prefetched:
         assert waits.wait(SECS)
-    assert not ahead.is_alive()
-    assert inner_is_left == [True]
+    assert not prefetched.is_alive()
+    assert inner_cancelled == [True]
 
 
-def test_who_waits_too_long_gets_an_error() -> None:
+def test_a_wait_beyond_the_timeout_raises() -> None:
     never = threading.Event()
 
     def items() -> Iterator[int]:
         thread = threading.current_thread()
         assert isinstance(thread, Prefetcher)
-        thread.waits_for(never.set)
+        thread.interrupt_with(never.set)
         never.wait(SECS)
         yield 1
 
-    with Prefetcher(items, 1, timeout_secs=0.01) as ahead, pytest.raises(TimeoutError, match=r"within 0\.01 s"):
-        next(ahead)
-    assert not ahead.is_alive()
+    with Prefetcher(items, 1, timeout_secs=0.01) as prefetched, pytest.raises(TimeoutError, match=r"within 0\.01 s"):
+        next(prefetched)
+    assert not prefetched.is_alive()
 
 
-def test_nothing_is_late_that_nobody_wants_yet() -> None:
+def test_time_counts_only_while_the_outer_consumer_waits() -> None:
     gate, looks = threading.Event(), threading.Semaphore(0)
 
     class Slow(Prefetcher[int]):
-        def _is_late(self) -> bool:
+        def _has_timed_out(self) -> bool:
             looks.release()
-            return super()._is_late()
+            return super()._has_timed_out()
 
     def inner() -> Iterator[int]:
         yield 1
@@ -151,18 +151,18 @@ def test_nothing_is_late_that_nobody_wants_yet() -> None:
         thread = threading.current_thread()
         assert isinstance(thread, Prefetcher)
         never = threading.Event()
-        thread.waits_for(never.set)
+        thread.interrupt_with(never.set)
         never.wait(SECS)
 
     def outer() -> Iterator[int]:
-        with Slow(inner, 1, timeout_secs=0.05) as ahead:
-            yield from ahead
+        with Slow(inner, 1, timeout_secs=0.05) as prefetched:
+            yield from prefetched
 
-    with Prefetcher(outer, 2) as ahead:
-        assert next(ahead) == 1
+    with Prefetcher(outer, 2) as prefetched:
+        assert next(prefetched) == 1
         for _ in range(3):
             assert looks.acquire(timeout=SECS)
         gate.set()
-        assert next(ahead) == 2
+        assert next(prefetched) == 2
         with pytest.raises(TimeoutError, match=r"within 0\.05 s"):
-            next(ahead)
+            next(prefetched)

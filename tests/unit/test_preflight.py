@@ -1,4 +1,4 @@
-"""The check of model_dir: each thing that may fail is named, with the store's words and without credentials."""
+"""The preflight check of model_dir: errors name the failed operation, without credentials."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_model_dir_that_works_is_left_empty(model_dir: str, tmp_path: Path) ->
     assert preflight.storage.list_dir(preflight.model_dir) == []
 
 
-def test_a_path_below_a_file_is_refused_with_the_systems_own_words(tmp_path: Path) -> None:
+def test_a_path_below_a_file_is_refused_with_the_error_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here")
     model_dir = str(tmp_path / "file" / "model")
 
@@ -55,14 +55,14 @@ def fail(*args: Any, **kwargs: Any) -> Any:
     [
         ("write_bytes", fail, "writing {dir}/.preflight-"),
         ("read_bytes", fail, "reading {dir}/.preflight-"),
-        ("read_bytes", lambda storage, url: b"", "it holds something else than was written"),
+        ("read_bytes", lambda storage, url: b"", "its content differs from what was written"),
         ("list_dir", fail, "listing {dir} failed: PermissionError: http://store:9000"),
         ("list_dir", lambda storage, url: ["other"], "was written, but is not listed"),
         ("remove", fail, "deleting {dir}/.preflight-"),
-        ("remove", lambda storage, url: None, "it was deleted, but is still there"),
+        ("remove", lambda storage, url: None, "it was deleted, but still exists"),
     ],
 )
-def test_what_fails_is_named_and_credentials_are_not(
+def test_the_error_names_the_failed_operation_without_credentials(
     method: str, broken: Callable[..., Any], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Storage, method, broken)
@@ -83,14 +83,12 @@ def test_what_fails_is_named_and_credentials_are_not(
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_another_process_wrote_elsewhere_means_another_directory(tmp_path: Path) -> None:
+def test_a_missing_file_of_another_process_means_a_different_directory(tmp_path: Path) -> None:
     with pytest.raises(ModelDirAccessError, match=r"from a worker on node 10\.0\.0\.2: .*all nodes share"):
         Preflight(str(tmp_path), Storage()).look_for(".preflight-1", "a worker on node 10.0.0.2")
 
 
-def test_training_in_process_tries_model_dir_before_anything_else(
-    in_process: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_training_in_process_checks_model_dir_first(in_process: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here")
 
     def unused() -> Any:

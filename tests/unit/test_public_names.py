@@ -1,4 +1,4 @@
-"""What a user may import from the root, and nothing else."""
+"""The public names of the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ray_estimator
 GROUPS = {"errors", "experimental", "export", "hooks", "inputs", "trackers"}
 
 
-def test_all_is_sorted_and_each_name_is_there() -> None:
+def test_all_is_sorted_and_each_name_exists() -> None:
     assert list(ray_estimator.__all__) == sorted(set(ray_estimator.__all__))
     for name in ray_estimator.__all__:
         assert getattr(ray_estimator, name) is not None
@@ -27,7 +27,7 @@ def test_all_is_what_is_visible() -> None:
     assert visible == set(ray_estimator.__all__)
 
 
-def test_no_module_of_others_is_visible() -> None:
+def test_no_third_party_module_is_visible() -> None:
     modules = {value.__name__ for value in vars(ray_estimator).values() if isinstance(value, ModuleType)}
 
     assert {name for name in modules if not name.startswith("ray_estimator.")} == set()
@@ -41,7 +41,7 @@ def test_a_star_import_gives_the_public_names() -> None:
     assert done.stdout.split() == ray_estimator.__all__
 
 
-def test_public_classes_say_that_they_live_in_the_package() -> None:
+def test_public_classes_belong_to_the_package() -> None:
     for name in ray_estimator.__all__:
         value = getattr(ray_estimator, name)
         owner = value.__name__ if isinstance(value, ModuleType) else value.__module__

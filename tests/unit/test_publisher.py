@@ -1,4 +1,4 @@
-"""Checkpoints on their way to the store: beside training, one in flight, the newest waiting."""
+"""Publishing in the background: one checkpoint in flight, the newest one waiting, and the end of the thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEADLINE_SECS = 20.0
 
 
 class GatedStore(CheckpointStore):
-    """A real store that lets a publication pass only when the test says so, or fails it."""
+    """A store that publishes only when the test releases its gate, or fails."""
 
     def __init__(self, model_dir: Path) -> None:
         super().__init__(str(model_dir), Storage())
@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> GatedStore:
 
 
 def saved(store: CheckpointStore, step: int) -> Saved:
-    """A checkpoint in a staging directory, as a Saver leaves it."""
+    """Write a checkpoint to a staging directory, as a Saver does."""
     with contextlib.ExitStack() as staging:
         prefix = Path(staging.enter_context(store.staging_dir())) / f"model.ckpt-{step}"
         for suffix in (".index", ".data-00000-of-00001"):
@@ -54,7 +54,7 @@ def saved(store: CheckpointStore, step: int) -> Saved:
 
 
 def begins(store: GatedStore, publisher: Publisher, step: int) -> None:
-    """Hands over a checkpoint; returns when its publication has begun."""
+    """Submit a checkpoint and return when its publication has begun."""
     publisher.submit(saved(store, step))
     until(lambda: step in store.begun)
 
@@ -68,6 +68,10 @@ def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("The condition never came true.")
 
 
+def publisher_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "publisher"]
+
+
 def ignore(doing: str) -> None:
     pass
 
@@ -78,7 +82,7 @@ def save_and_raise(store: CheckpointStore) -> None:
         raise KeyError("of training")
 
 
-def test_handing_over_does_not_wait_for_the_store(store: GatedStore) -> None:
+def test_submit_does_not_wait_for_the_store(store: GatedStore) -> None:
     with Publisher(store, DEADLINE_SECS) as publisher:
         begins(store, publisher, 1)
         assert store.published_steps() == []
@@ -87,22 +91,20 @@ def test_handing_over_does_not_wait_for_the_store(store: GatedStore) -> None:
         assert store.published_steps() == [1]
 
 
-def test_the_newest_waits_and_takes_the_place_of_an_older_one(
-    store: GatedStore, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_newest_checkpoint_replaces_one_that_waits(store: GatedStore, caplog: pytest.LogCaptureFixture) -> None:
     with Publisher(store, DEADLINE_SECS) as publisher:
         begins(store, publisher, 1)
-        overtaken = saved(store, 2)
-        publisher.submit(overtaken)
+        superseded = saved(store, 2)
+        publisher.submit(superseded)
         publisher.submit(saved(store, 3))
-        assert not Path(overtaken.prefix).parent.exists()
+        assert not Path(superseded.prefix).parent.exists()
         store.gate.release(2)
         publisher.wait(ignore)
     assert store.published_steps() == store.begun == [1, 3]
     assert "step 2 is not published, step 3 is next" in caplog.text
 
 
-def test_waiting_says_for_what(store: GatedStore) -> None:
+def test_wait_reports_what_is_published(store: GatedStore) -> None:
     said: list[str] = []
 
     def on_wait(doing: str) -> None:
@@ -115,12 +117,12 @@ def test_waiting_says_for_what(store: GatedStore) -> None:
     assert said == ["publishing step 7"]
 
 
-def test_nothing_to_publish_is_nothing_to_wait_for(store: GatedStore) -> None:
+def test_wait_returns_at_once_if_nothing_was_submitted(store: GatedStore) -> None:
     with Publisher(store, DEADLINE_SECS) as publisher:
         publisher.wait(ignore)
 
 
-def test_a_store_that_does_not_answer_ends_the_wait(store: GatedStore) -> None:
+def test_wait_times_out_if_the_store_hangs(store: GatedStore) -> None:
     with Publisher(store, timeout_secs=0.05) as publisher:
         begins(store, publisher, 4)
         with pytest.raises(StepTimeoutError, match="publishing step 4"):
@@ -128,7 +130,7 @@ def test_a_store_that_does_not_answer_ends_the_wait(store: GatedStore) -> None:
         store.gate.release()
 
 
-def test_the_stores_own_error_ends_the_run_and_nothing_stays_behind(store: GatedStore, tmp_path: Path) -> None:
+def test_an_error_of_the_store_is_raised_and_staging_directories_are_removed(store: GatedStore, tmp_path: Path) -> None:
     store.error = PermissionError("no place left for you")
     with Publisher(store, DEADLINE_SECS) as publisher:
         begins(store, publisher, 1)
@@ -144,7 +146,7 @@ def test_the_stores_own_error_ends_the_run_and_nothing_stays_behind(store: Gated
     assert list((tmp_path / "model").glob(".saving-*")) == []
 
 
-def test_what_was_saved_before_another_error_still_arrives(store: GatedStore) -> None:
+def test_a_checkpoint_submitted_before_an_error_is_still_published(store: GatedStore) -> None:
     store.gate.release(2)
     with pytest.raises(KeyError, match="of training"):
         save_and_raise(store)
@@ -161,17 +163,38 @@ def test_an_error_of_training_is_not_hidden_by_one_of_the_store(
     assert "the disk is full" in caplog.text
 
 
-def test_the_thread_ends_with_the_block(store: GatedStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_leaving_the_context_joins_the_thread(store: GatedStore, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     store.gate.release()
     with Publisher(store, DEADLINE_SECS) as publisher:
         publisher.submit(saved(store, 1))
-    publisher._thread.join(DEADLINE_SECS)
-    assert not publisher._thread.is_alive()
+    assert publisher_threads() == []
     assert "Published the checkpoint of step 1." in caplog.text
 
 
-def test_at_the_end_of_training_the_state_file_is_the_owners(store: GatedStore) -> None:
+def test_leaving_the_context_joins_the_thread_after_a_failure(store: GatedStore) -> None:
+    store.error = OSError("the disk is full")
+    store.gate.release()
+    with Publisher(store, DEADLINE_SECS) as publisher:
+        publisher.submit(saved(store, 1))
+    assert publisher_threads() == []
+
+
+def test_a_store_that_hangs_does_not_block_the_exit(store: GatedStore, caplog: pytest.LogCaptureFixture) -> None:
+    with Publisher(store, DEADLINE_SECS, exit_timeout_secs=0.01) as publisher:
+        begins(store, publisher, 1)
+        waiting = saved(store, 2)
+        publisher.submit(waiting)
+    (thread,) = publisher_threads()
+    assert "step 1 was not published within" in caplog.text
+    assert not Path(waiting.prefix).parent.exists()
+    store.gate.release(2)
+    thread.join(DEADLINE_SECS)
+    assert not thread.is_alive()
+    assert store.begun == [1]
+
+
+def test_wait_restores_a_state_file_that_was_overwritten(store: GatedStore) -> None:
     store.gate.release()
     asked = []
     with Publisher(store, DEADLINE_SECS, lambda: asked.append(None)) as publisher:

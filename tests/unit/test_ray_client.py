@@ -1,4 +1,4 @@
-"""A driver that is connected by Ray Client is refused, with the cure, before it connects."""
+"""A driver that uses Ray Client is rejected before it connects."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ray_estimator import Estimator, RunConfig
 
 
 def model_fn(features: Any) -> Any:
-    raise AssertionError("It is not called.")
+    raise AssertionError("model_fn was called.")
 
 
 @pytest.mark.parametrize("how", ["by RAY_ADDRESS", "connected"])
-def test_ray_client_is_refused_with_the_cure(how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ray_client_is_rejected_with_what_to_do(how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ray, "init", lambda: pytest.fail("Ray was connected to."))
     if how == "connected":
         monkeypatch.setattr(ray.util.client.ray, "is_connected", lambda: True)

@@ -1,4 +1,4 @@
-"""What is tried again, how often, and what the log says of it."""
+"""Retries: which errors, how often, and what is logged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ray_estimator._storage.storage import Storage
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Time passes as soon as somebody sleeps; the list has for how long."""
+    """A clock that advances only by sleeping; the list has the delays."""
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
@@ -26,7 +26,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 class Failing:
-    """Fails as often as told, then gives its result."""
+    """Fails a number of times, then returns."""
 
     def __init__(self, times: int, error: Exception) -> None:
         self.times, self.error, self.calls = times, error, 0
@@ -42,7 +42,7 @@ def shown(text: str) -> str:
     return text.replace("hunter2", "<redacted>")
 
 
-def test_it_succeeds_after_transient_errors_and_the_log_says_so(
+def test_a_call_succeeds_after_transient_errors_which_are_logged(
     pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     call = Failing(3, ConnectionResetError("reset, says hunter2"))
@@ -52,7 +52,7 @@ def test_it_succeeds_after_transient_errors_and_the_log_says_so(
     assert "attempt 1 of 5" in caplog.text
 
 
-def test_pauses_grow_and_are_spread(pauses: list[float]) -> None:
+def test_delays_grow_and_are_random(pauses: list[float]) -> None:
     with pytest.raises(OSError, match="away"):
         retrying(Failing(99, OSError("away")), lambda error: True, shown)
     assert len(pauses) == ATTEMPTS - 1
@@ -61,14 +61,14 @@ def test_pauses_grow_and_are_spread(pauses: list[float]) -> None:
         assert longest / 2 <= pause <= longest
 
 
-def test_the_last_error_is_raised_as_it_is(pauses: list[float]) -> None:
+def test_the_last_error_is_raised_unchanged(pauses: list[float]) -> None:
     error = OSError("away")
     with pytest.raises(OSError, match="away") as raised:
         retrying(Failing(99, error), lambda error: True, shown)
     assert raised.value is error
 
 
-def test_an_answer_is_not_asked_for_again(pauses: list[float]) -> None:
+def test_a_permanent_error_is_not_retried(pauses: list[float]) -> None:
     call = Failing(1, PermissionError("no"))
     with pytest.raises(PermissionError):
         retrying(call, is_transient_remotely, shown)
@@ -76,7 +76,7 @@ def test_an_answer_is_not_asked_for_again(pauses: list[float]) -> None:
     assert pauses == []
 
 
-def test_none_begins_after_a_minute(pauses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_attempt_starts_after_a_minute(pauses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_DELAY_SECS", 40.0)
     with pytest.raises(OSError, match="away"):
         retrying(Failing(99, OSError("away")), lambda error: True, shown)
@@ -84,7 +84,7 @@ def test_none_begins_after_a_minute(pauses: list[float], monkeypatch: pytest.Mon
 
 
 class StatusError(Exception):
-    """As the libraries of the stores say it, by one name or another."""
+    """An HTTP error with the status in an attribute, as store libraries raise it."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__("refused")
@@ -124,7 +124,7 @@ def no_credentials() -> Exception:
     ],
     ids=repr,
 )
-def test_what_may_be_the_networks_doing_is_transient(error: Exception) -> None:
+def test_network_errors_are_transient(error: Exception) -> None:
     assert is_transient_remotely(error)
 
 
@@ -145,19 +145,19 @@ def test_what_may_be_the_networks_doing_is_transient(error: Exception) -> None:
     ],
     ids=repr,
 )
-def test_an_answer_is_final(error: Exception) -> None:
+def test_answers_of_the_store_are_permanent(error: Exception) -> None:
     assert not is_transient_remotely(error)
 
 
-def test_of_local_errors_those_of_network_file_systems_are_transient() -> None:
+def test_local_errors_of_network_file_systems_are_transient() -> None:
     assert is_transient_locally(OSError(errno.ESTALE, "stale"))
-    # An fsync that failed may report success at the second try, though the data are lost.
+    # A second fsync may report success although the data is lost.
     assert not is_transient_locally(OSError(errno.EIO, "lost"))
     assert not is_transient_locally(FileNotFoundError("not there"))
 
 
 @pytest.mark.parametrize("method", ["pipe_file", "cat_file", "info", "ls", "rm_file"])
-def test_every_request_to_a_store_is_tried_again(
+def test_every_request_to_a_store_is_retried(
     method: str, monkeypatch: pytest.MonkeyPatch, pauses: list[float], tmp_path: Path
 ) -> None:
     storage, url = Storage(), f"memory://{tmp_path.name}/a"

@@ -1,4 +1,4 @@
-"""What an export checks on the driver, and how a SavedModel appears in a directory that loaders watch."""
+"""Checks of an export on the driver, and publication of a SavedModel."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ray_estimator import ModeKeys
+from ray_estimator._storage import retry
 from ray_estimator._storage import saved_model as saved_model_module
 from ray_estimator._storage.saved_model import publish, remove, staging_dir
 from ray_estimator._storage.storage import Storage
@@ -22,7 +23,7 @@ FILES = ["assets/words.txt", "saved_model.pb", "variables/variables.data-00000-o
 
 
 class Clock:
-    """A clock that goes on only while somebody sleeps."""
+    """A clock that advances only by sleeping."""
 
     def __init__(self) -> None:
         self.now = float(NOW)
@@ -38,11 +39,12 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(saved_model_module, "time", clock)
+    monkeypatch.setattr(retry, "FIRST_DELAY_SECS", 0)
     return clock
 
 
 class WatchedFileSystem(MemoryFileSystem):
-    """A store on which a test does something before and after each file arrives."""
+    """A store that calls back before and after each write."""
 
     protocol = "watched"
     store: ClassVar[dict[str, Any]] = {}
@@ -65,7 +67,7 @@ class WatchedFileSystem(MemoryFileSystem):
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of an empty place on a watched store."""
+    """The URL of an empty directory on a watched store."""
     fsspec.register_implementation("watched", WatchedFileSystem, clobber=True)
     yield f"watched://{uuid.uuid4().hex}"
     WatchedFileSystem.before = WatchedFileSystem.after = staticmethod(lambda path: None)
@@ -81,7 +83,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def saved_model(tmp_path: Path) -> Callable[[], str]:
-    """Makes local SavedModels, as far as publishing looks at them."""
+    """Create local folders that look like SavedModels."""
 
     def make() -> str:
         folder = tmp_path / uuid.uuid4().hex
@@ -109,14 +111,14 @@ def files(url: str) -> dict[str, str]:
 # The directory
 
 
-def test_a7_2_the_name_is_the_time_in_seconds(base: str, saved_model: Callable[[], str]) -> None:
+def test_the_name_is_the_time_in_seconds(base: str, saved_model: Callable[[], str]) -> None:
     url = publish(Storage(), saved_model(), base)
 
     assert url == f"{base}/{NOW}"
     assert sorted(files(base)) == [f"{NOW}/{name}" for name in FILES]
 
 
-def test_a7_2_a_name_that_is_taken_is_left_alone(base: str, saved_model: Callable[[], str]) -> None:
+def test_an_existing_export_is_not_replaced(base: str, saved_model: Callable[[], str]) -> None:
     Storage().write_bytes(f"{base}/{NOW}/saved_model.pb", b"of another")
     Storage().write_bytes(f"{base}/{NOW + 1}", b"a file")
 
@@ -126,7 +128,7 @@ def test_a7_2_a_name_that_is_taken_is_left_alone(base: str, saved_model: Callabl
     assert Storage().read_bytes(f"{base}/{NOW}/saved_model.pb") == b"of another"
 
 
-def test_a7_2_after_ten_taken_names_it_gives_up(base: str, saved_model: Callable[[], str]) -> None:
+def test_publish_fails_after_ten_taken_names(base: str, saved_model: Callable[[], str]) -> None:
     for second in range(10):
         Storage().write_bytes(f"{base}/{NOW + second}/saved_model.pb", b"of another")
 
@@ -136,7 +138,7 @@ def test_a7_2_after_ten_taken_names_it_gives_up(base: str, saved_model: Callable
     assert len(Storage().list_dir(base)) == 10
 
 
-def test_a7_2_two_exports_at_the_same_time_get_two_directories(store: str, saved_model: Callable[[], str]) -> None:
+def test_concurrent_exports_get_different_directories(store: str, saved_model: Callable[[], str]) -> None:
     others: list[str] = []
 
     def export_meanwhile(path: str) -> None:
@@ -144,7 +146,7 @@ def test_a7_2_two_exports_at_the_same_time_get_two_directories(store: str, saved
             others.append("")
             others[0] = publish(Storage(), saved_model(), store)
 
-    # The other one begins when this one has taken its name but not stored a file.
+    # The other export starts when this one has claimed its name but written no file.
     WatchedFileSystem.before = staticmethod(export_meanwhile)
     url = publish(Storage(), saved_model(), store)
 
@@ -155,9 +157,7 @@ def test_a7_2_two_exports_at_the_same_time_get_two_directories(store: str, saved
     assert Storage().list_dir(store) == [str(NOW), str(NOW + 1)]
 
 
-def test_a7_2_whoever_finds_a_graph_on_a_store_finds_all_of_its_files(
-    store: str, saved_model: Callable[[], str]
-) -> None:
+def test_an_export_with_a_graph_is_complete(store: str, saved_model: Callable[[], str]) -> None:
     found: list[list[str]] = []
 
     def load(path: str) -> None:
@@ -171,7 +171,7 @@ def test_a7_2_whoever_finds_a_graph_on_a_store_finds_all_of_its_files(
     assert found == [FILES]
 
 
-def test_a7_2_a_claim_whose_answer_was_lost_is_its_own(
+def test_a_claim_with_a_lost_response_is_recognized(
     store: str, saved_model: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = Storage.create_bytes
@@ -187,7 +187,7 @@ def test_a7_2_a_claim_whose_answer_was_lost_is_its_own(
 
 
 @pytest.mark.parametrize("arrived", range(len(FILES)))
-def test_a7_2_an_upload_that_fails_leaves_nothing(store: str, saved_model: Callable[[], str], arrived: int) -> None:
+def test_a_failed_upload_leaves_no_files(store: str, saved_model: Callable[[], str], arrived: int) -> None:
     paths: list[str] = []
 
     def fail(path: str) -> None:
@@ -203,7 +203,7 @@ def test_a7_2_an_upload_that_fails_leaves_nothing(store: str, saved_model: Calla
     assert files(store) == {}
 
 
-def test_a7_2_a_store_that_does_not_let_clean_up_gives_the_first_error(
+def test_an_error_of_the_clean_up_does_not_hide_the_first_error(
     store: str, saved_model: Callable[[], str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -219,10 +219,10 @@ def test_a7_2_a_store_that_does_not_let_clean_up_gives_the_first_error(
     with pytest.raises(ConnectionError, match="the store went away"):
         publish(Storage(), saved_model(), store)
 
-    assert "Could not remove" in caplog.text
+    assert "Could not delete" in caplog.text
 
 
-def test_an_export_that_is_deleted_is_no_model_from_the_start(
+def test_deletion_removes_the_graph_first(
     base: str, saved_model: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = publish(Storage(), saved_model(), base)
@@ -238,7 +238,7 @@ def test_an_export_that_is_deleted_is_no_model_from_the_start(
     assert files(base) == {}
 
 
-def test_a7_2_what_is_being_written_has_no_name_that_loaders_look_at(base: str) -> None:
+def test_an_unfinished_export_has_a_name_that_loaders_ignore(base: str) -> None:
     with staging_dir(Storage(), base) as folder:
         assert not any(name.isdecimal() for name in Storage().list_dir(base))
         if Storage().local_path(base) is not None:
@@ -254,27 +254,27 @@ def receiver_fn() -> Any:
     """Never called here."""
 
 
-def test_a7_9_receiver_functions_by_mode() -> None:
+def test_receiver_functions_by_mode() -> None:
     given = {ModeKeys.PREDICT: receiver_fn, ModeKeys.TRAIN: receiver_fn, ModeKeys.EVAL: None}
 
     assert checked_receiver_fns(given) == {ModeKeys.PREDICT: receiver_fn, ModeKeys.TRAIN: receiver_fn}
 
 
 @pytest.mark.parametrize("given", [{}, {ModeKeys.TRAIN: None}, {"test": receiver_fn}])
-def test_a7_9_without_a_valid_mode_there_is_nothing_to_export(given: Any) -> None:
+def test_receiver_functions_without_a_valid_mode_are_refused(given: Any) -> None:
     with pytest.raises(ValueError, match=r"No valid modes for exporting found\. Got ") as raised:
         checked_receiver_fns(given)
 
     assert str(list(given)) in str(raised.value)
 
 
-def test_a7_9_an_unknown_mode_beside_a_valid_one_is_an_error_too() -> None:
+def test_an_unknown_mode_next_to_a_valid_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Got \['infer', 'predict'\]"):
         checked_receiver_fns({ModeKeys.PREDICT: receiver_fn, "predict": receiver_fn})
 
 
-def test_a7_9_receiver_functions_must_be_callable() -> None:
-    with pytest.raises(TypeError, match="input_receiver_fn for mode 'eval' must be callable, given: 3"):
+def test_receiver_functions_must_be_callable() -> None:
+    with pytest.raises(TypeError, match="input_receiver_fn for mode 'eval' must be callable, got 3"):
         checked_receiver_fns({ModeKeys.EVAL: 3})
     with pytest.raises(TypeError, match="must be a dict of mode to function"):
         checked_receiver_fns(receiver_fn)
@@ -283,7 +283,7 @@ def test_a7_9_receiver_functions_must_be_callable() -> None:
 # Assets
 
 
-def test_a7_6_sources_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asset_sources_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "words.txt").write_text("one")
     Storage().write_bytes("memory://a7-6/far.txt", b"far")
     monkeypatch.chdir(tmp_path)
@@ -295,9 +295,7 @@ def test_a7_6_sources_become_absolute(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("source", ["missing.txt", ".", "memory://a7-6/missing", "memory://a7-6"])
-def test_a7_6_a_source_that_is_no_file_is_an_error(
-    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_asset_source_must_be_a_file(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Storage().write_bytes("memory://a7-6/far.txt", b"far")
 
@@ -308,7 +306,7 @@ def test_a7_6_a_source_that_is_no_file_is_an_error(
 
 
 @pytest.mark.parametrize("destination", ["", ".", "..", "../out", "a/../../out", "/etc/passwd"])
-def test_a7_6_a_destination_stays_below_assets_extra(tmp_path: Path, destination: str) -> None:
+def test_an_asset_destination_must_be_below_assets_extra(tmp_path: Path, destination: str) -> None:
     (tmp_path / "words.txt").write_text("one")
 
     with pytest.raises(ValueError, match=r"must be a relative path of a file below assets\.extra") as raised:
@@ -317,6 +315,6 @@ def test_a7_6_a_destination_stays_below_assets_extra(tmp_path: Path, destination
     assert repr(destination) in str(raised.value)
 
 
-def test_a7_6_assets_are_a_dict() -> None:
+def test_assets_must_be_a_dict() -> None:
     with pytest.raises(TypeError, match="assets_extra must be a dict"):
         checked_assets(["words.txt"], Storage())

@@ -1,4 +1,4 @@
-"""How user code travels: by value or by reference, whole or with an error that says what to do."""
+"""Serialization of user code, by value or by reference, and its errors."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def in_another_process(code: str, *arguments: str) -> str:
 
 
 def saved(packed: Packed, directory: Path) -> str:
-    path = directory / "serialized code.pickle"
+    path = directory / "packed.pickle"
     path.write_bytes(pickle.dumps(packed))
     return str(path)
 
 
-def test_in_place_gives_the_very_object() -> None:
+def test_in_place_returns_the_same_object() -> None:
     lock = threading.Lock()
 
     assert InPlace(lock).open() is lock
 
 
-def test_a_closure_travels_to_another_process(tmp_path: Path) -> None:
+def test_a_closure_is_sent_to_another_process(tmp_path: Path) -> None:
     factor = 3
     packed = pack({"model_fn": lambda x: factor * x, "params": {"x": 14}})
     code = "import pickle, sys; p = pickle.load(open(sys.argv[1], 'rb')).open(); print(p['model_fn'](p['params']['x']))"
@@ -56,7 +56,7 @@ def test_a_closure_travels_to_another_process(tmp_path: Path) -> None:
     assert in_another_process(code, saved(packed, tmp_path)) == "42"
 
 
-def test_what_parts_share_stays_shared() -> None:
+def test_shared_objects_stay_shared() -> None:
     shared: list[int] = []
 
     opened = pack({"hooks": [shared], "params": {"shared": shared}}).open()
@@ -64,14 +64,14 @@ def test_what_parts_share_stays_shared() -> None:
     assert opened["hooks"][0] is opened["params"]["shared"]
 
 
-def test_the_key_is_the_payloads_digest() -> None:
+def test_the_key_is_the_digest_of_the_payload() -> None:
     one, other = pack({"params": 1}), pack({"params": 2})
 
     assert one.key == hashlib.sha256(one.payload).hexdigest() != other.key
     assert one.what == "params"
 
 
-def test_a_module_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_module_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "only_on_the_driver.py").write_text("def model_fn(features): return features\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     packed = pack({"model_fn": importlib.import_module("only_on_the_driver").model_fn})
@@ -87,7 +87,7 @@ except ModuleNotShippedError as error:
     assert in_another_process(code, saved(packed, tmp_path)) == "model_fn only_on_the_driver"
 
 
-def test_an_import_error_of_the_users_own_is_left_alone() -> None:
+def test_an_import_error_raised_by_user_code_is_unchanged() -> None:
     packed = pack({"params": RaisesWhenOpened(ImportError("needs a licence"))})
 
     with pytest.raises(ImportError, match=r"^needs a licence$"):
@@ -117,7 +117,7 @@ def test_module_not_shipped_is_a_shipping_error_with_its_cause() -> None:
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
-class TestWhatCannotTravel:
+class TestUnpicklableParts:
     @pytest.mark.parametrize(
         ("part", "what"),
         [
@@ -126,7 +126,7 @@ class TestWhatCannotTravel:
             ({"a": 1, "lock": threading.Lock()}, "it['lock']"),
         ],
     )
-    def test_is_named_with_what_stopped_it(self, part: Any, what: str) -> None:
+    def test_are_named_with_the_reason(self, part: Any, what: str) -> None:
         with pytest.raises(
             ShippingError, match=r"TypeError: cannot pickle '_thread.lock' object.*num_workers=0"
         ) as caught:
@@ -134,7 +134,7 @@ class TestWhatCannotTravel:
 
         assert caught.value.what == what
 
-    def test_is_named_when_the_first_part_is_at_fault(self) -> None:
+    def test_are_named_if_they_are_the_first_part(self) -> None:
         lock = threading.Lock()
 
         with pytest.raises(ShippingError) as caught:
@@ -148,13 +148,13 @@ class HoldsDeep(v1.train.SessionRunHook):  # type: ignore[misc]
         self.held = {"deep": [functools.partial(print, held)]}
 
 
-class TestWhatBelongsToAGraph:
+class TestGraphObjects:
     @pytest.fixture
     def tensor(self) -> tf.Tensor:
         with tf.Graph().as_default():
             return tf.constant(1.0, name="loss")
 
-    def test_in_a_hook_shows_the_factory_form(self, tensor: tf.Tensor) -> None:
+    def test_in_a_hook_suggest_a_factory(self, tensor: tf.Tensor) -> None:
         hooks = [v1.train.StopAtStepHook(1), v1.train.LoggingTensorHook({"loss": tensor}, 1)]
 
         with pytest.raises(ShippingError, match=r"it holds the \w*Tensor 'loss:0'.*hooks=\[lambda: MyHook") as caught:
@@ -162,7 +162,7 @@ class TestWhatBelongsToAGraph:
 
         assert caught.value.what == "hooks[1]"
 
-    def test_is_found_in_depth(self, tensor: tf.Tensor) -> None:
+    def test_are_found_in_nested_objects(self, tensor: tf.Tensor) -> None:
         with pytest.raises(ShippingError, match=r"'loss:0'.*zero-argument callable"):
             pack({"hooks": [HoldsDeep(tensor)]})
 
@@ -178,16 +178,16 @@ class TestWhatBelongsToAGraph:
         ],
         ids=["closure", "default", "operation", "graph", "session", "method"],
     )
-    def test_is_named_wherever_it_is(self, tensor: tf.Tensor, make: Any) -> None:
+    def test_are_found_in_any_kind_of_holder(self, tensor: tf.Tensor, make: Any) -> None:
         with pytest.raises(ShippingError, match=r"which belongs to a graph or session of this process"):
             pack({"it": make(tensor)})
 
-    def test_is_no_matter_for_a_factory(self) -> None:
+    def test_are_not_reported_for_a_factory(self) -> None:
         (factory,) = pack({"hooks": [lambda: v1.train.StopAtStepHook(1)]}).open()["hooks"]
 
         assert isinstance(factory(), v1.train.StopAtStepHook)
 
-    def test_is_not_an_eager_tensor(self) -> None:
+    def test_do_not_include_eager_tensors(self) -> None:
         assert float(pack({"params": tf.constant(2.0)}).open()["params"]) == 2.0
 
 
@@ -199,7 +199,7 @@ class TestSize:
 
         assert "the largest part is model_fn with 2.1 MB" in caplog.text
 
-    def test_below_nothing_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_below_two_megabytes_nothing_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING):
             pack({"params": b"x" * 1024 * 1024})
 
@@ -219,13 +219,13 @@ class TestV2Switches:
         with tf.Graph().as_default():
             switches = pack({"params": 1}).v2_switches
 
-        assert switches == V2Switches(True, True, True, True, True, True)
+        assert switches == V2Switches(True, True, True, True)
 
     def test_are_all_off_after_disable_v2_behavior(self) -> None:
         code = (
             "import tensorflow as tf; tf.compat.v1.disable_v2_behavior(); "
             "from ray_estimator._jobs.serialization import V2Switches; "
-            "print(V2Switches.of_this_process() == V2Switches(False, False, False, False, False, False))"
+            "print(V2Switches.of_this_process() == V2Switches(False, False, False, False))"
         )
 
         assert output_of(code) == "True"

@@ -52,7 +52,7 @@ def make_global_batches(
     drop_remainder: bool = False,
     skip_rows: int = 0,
 ) -> list[list[int]]:
-    """The global batches, as the ranks make them together, one after the other."""
+    """The global batches of all ranks together."""
     ranks = [
         make_batches(epochs, Sharding(rank, num_ranks, batch_size, drop_remainder, chunk_bytes=500), shuffle, skip_rows)
         for rank in range(num_ranks)
@@ -70,7 +70,7 @@ def num_rows_of(epochs: Epochs) -> int:
 
 @on_a_busy_machine
 @given(epochs_of_blocks, st.integers(1, 4), st.integers(1, 10), maybe_shuffle)
-def test_each_row_of_each_epoch_comes_once_and_before_those_of_the_next(
+def test_each_row_of_each_epoch_is_read_once_and_before_the_next_epoch(
     epochs: Epochs, num_ranks: int, batch_size: int, shuffle: Shuffle | None
 ) -> None:
     rows = all_rows(make_global_batches(epochs, num_ranks, batch_size, shuffle))
@@ -100,7 +100,7 @@ def test_global_batches_do_not_depend_on_the_number_of_ranks(
 
 @on_a_busy_machine
 @given(epochs_of_blocks, st.integers(1, 4), st.integers(1, 10), maybe_shuffle, st.booleans())
-def test_batches_are_full_but_for_a_last_one_that_is_shared_evenly(
+def test_batches_are_full_except_for_a_last_one_that_is_split_evenly(
     epochs: Epochs, num_ranks: int, batch_size: int, shuffle: Shuffle | None, drop_remainder: bool
 ) -> None:
     ranks = [
@@ -122,7 +122,7 @@ def test_batches_are_full_but_for_a_last_one_that_is_shared_evenly(
 
 @on_a_busy_machine
 @given(epochs_of_blocks, st.integers(1, 3), st.integers(1, 6), maybe_shuffle, st.data())
-def test_a_run_that_skips_consumed_rows_goes_on_with_the_very_next_batch(
+def test_a_run_that_skips_consumed_rows_resumes_at_the_next_batch(
     epochs: Epochs, num_ranks: int, batch_size: int, shuffle: Shuffle | None, data: st.DataObject
 ) -> None:
     batches = make_global_batches(epochs, num_ranks, batch_size, shuffle)
@@ -178,7 +178,7 @@ def test_a_rank_that_skips_rows_does_not_load_their_blocks() -> None:
         assert sum(table.num_rows for table in tables) == 30
 
 
-def test_each_epoch_has_another_order_and_a_seed_always_the_same() -> None:
+def test_epochs_differ_in_order_and_a_seed_determines_it() -> None:
     def epoch_orders(seed: int) -> list[list[int]]:
         rows = all_rows(make_batches([[60, 40]] * 3, Sharding(0, 1, 10), Shuffle(seed, buffer_rows=50)))
         return [[row % 100 for row in rows[start : start + 100]] for start in (0, 100, 200)]
@@ -218,7 +218,7 @@ def test_a_table_comes_as_soon_as_the_blocks_taken_complete_a_global_batch(shuff
     assert [(next(tables).num_rows, num_taken) for _ in range(4)] == [(5, 2), (5, 4), (5, 6), (5, 8)]
 
 
-def test_an_endless_stream_flows() -> None:
+def test_an_endless_stream_is_read_lazily() -> None:
     def endless() -> Iterator[Block]:
         epoch = 0
         while True:
@@ -240,17 +240,17 @@ def test_one_rank_without_shuffle_gets_slices_that_share_the_memory_of_long_bloc
     assert len(tables) <= 6
 
 
-def test_the_rest_too_small_for_all_ranks_is_dropped_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_remainder_with_fewer_rows_than_ranks_is_dropped_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="ray_estimator"):
         ranks = [make_batches([[10, 8]], Sharding(rank, 4, 4)) for rank in range(4)]
     assert [len(batches) for batches in ranks] == [1, 1, 1, 1]
     assert [record.message for record in caplog.records] == [
-        "The last 2 row(s) of the input are dropped: they are too few to give each of 4 workers one."
+        "Dropping the last 2 row(s) of the input: too few for one per worker (4 workers)."
     ]
 
 
 @pytest.mark.parametrize("shuffle", [None, Shuffle(seed=5, buffer_rows=7)])
-def test_rows_of_every_kind_of_column_travel_whole(shuffle: Shuffle | None) -> None:
+def test_rows_of_every_kind_of_column_stay_intact(shuffle: Shuffle | None) -> None:
     numbers = list(range(30))
     table = pa.table(
         {
@@ -274,7 +274,7 @@ def test_rows_of_every_kind_of_column_travel_whole(shuffle: Shuffle | None) -> N
             assert np.asarray(row["tensor"]).ravel().tolist() == [4 * n, 4 * n + 1, 4 * n + 2, 4 * n + 3]
 
 
-def test_a_block_of_nulls_joins_blocks_of_values() -> None:
+def test_blocks_of_nulls_and_of_values_are_concatenated() -> None:
     tables = [pa.table({"x": pa.nulls(2)}), pa.table({"x": [1.5, 2.5]})]
     (joined,) = rank_tables([Block(0, 2, lambda t=t: t) for t in tables], Sharding(0, 1, 4))
     assert joined["x"].to_pylist() == [None, None, 1.5, 2.5]
@@ -282,23 +282,23 @@ def test_a_block_of_nulls_joins_blocks_of_values() -> None:
 
 def test_a_block_that_loads_another_number_of_rows_is_an_error() -> None:
     blocks = [Block(2, 3, lambda: pa.table({"x": [1, 2]}))]
-    with pytest.raises(ValueError, match="epoch 2 announced 3 rows but loaded 2"):
+    with pytest.raises(ValueError, match="epoch 2 must have 3 rows, got 2"):
         list(rank_tables(blocks, Sharding(0, 1, 1)))
 
 
-def test_epochs_that_go_backwards_are_an_error() -> None:
+def test_epochs_out_of_order_are_an_error() -> None:
     blocks = [Block(epoch, 1, lambda: pa.table({"x": [1]})) for epoch in (0, 1, 0)]
-    with pytest.raises(ValueError, match="0 follows 1"):
+    with pytest.raises(ValueError, match="got epoch 0 after 1"):
         list(rank_tables(blocks, Sharding(0, 1, 1)))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rank": 2, "num_ranks": 2, "batch_size": 1}, r"rank must lie in \[0, 2\), but is 2"),
-        ({"rank": 0, "num_ranks": 0, "batch_size": 1}, "num_ranks must be at least 1, but is 0"),
-        ({"rank": 0, "num_ranks": 1, "batch_size": 0}, "batch_size must be at least 1, but is 0"),
-        ({"rank": 0, "num_ranks": 1, "batch_size": 1, "chunk_bytes": 0}, "chunk_bytes must be at least 1, but is 0"),
+        ({"rank": 2, "num_ranks": 2, "batch_size": 1}, r"rank must be in \[0, 2\), got 2"),
+        ({"rank": 0, "num_ranks": 0, "batch_size": 1}, "num_ranks should be > 0, got 0"),
+        ({"rank": 0, "num_ranks": 1, "batch_size": 0}, "batch_size should be > 0, got 0"),
+        ({"rank": 0, "num_ranks": 1, "batch_size": 1, "chunk_bytes": 0}, "chunk_bytes should be > 0, got 0"),
     ],
 )
 def test_a_sharding_out_of_range_is_refused(arguments: dict[str, int], message: str) -> None:
@@ -307,7 +307,7 @@ def test_a_sharding_out_of_range_is_refused(arguments: dict[str, int], message: 
 
 
 def test_an_empty_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="buffer_rows must be at least 1, but is 0"):
+    with pytest.raises(ValueError, match="buffer_rows should be > 0, got 0"):
         Shuffle(seed=0, buffer_rows=0)
 
 
@@ -349,5 +349,5 @@ def test_aligned_ranges_take_no_more_lengths_than_they_need() -> None:
 
 
 def test_aligned_ranges_refuse_a_batch_size_out_of_range_at_once() -> None:
-    with pytest.raises(ValueError, match="batch_size must be at least 1, but is 0"):
+    with pytest.raises(ValueError, match="batch_size should be > 0, got 0"):
         aligned_ranges([1], batch_size=0, target_rows=[1])

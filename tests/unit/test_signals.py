@@ -1,4 +1,4 @@
-"""Interrupts that wait for the end of what must not be left half done, and those that stop training."""
+"""Deferred interrupts, and signals that stop training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from ray_estimator._process.signals import Stop, stopped_by_signals, uninterrupted
 
 
-def test_an_interrupt_waits_for_the_end() -> None:
+def test_an_interrupt_is_deferred_until_the_end() -> None:
     done = []
 
     def work() -> None:
@@ -24,7 +24,7 @@ def test_an_interrupt_waits_for_the_end() -> None:
     assert done == ["the rest"]
 
 
-def test_without_one_nothing_changes() -> None:
+def test_without_an_interrupt_the_handler_is_restored() -> None:
     handler = signal.getsignal(signal.SIGINT)
     with uninterrupted():
         pass
@@ -32,7 +32,7 @@ def test_without_one_nothing_changes() -> None:
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_other_threads_go_on_as_they_are() -> None:
+def test_other_threads_are_not_affected() -> None:
     seen = []
 
     def within() -> None:
@@ -46,7 +46,7 @@ def test_other_threads_go_on_as_they_are() -> None:
     assert seen == [signal.getsignal(signal.SIGINT)]
 
 
-def test_sigint_is_heard_as_the_wish_to_stop_and_raised_at_the_end() -> None:
+def test_sigint_requests_a_stop_and_is_raised_at_the_end() -> None:
     stop, seen = Stop(), []
 
     def work() -> None:
@@ -60,23 +60,23 @@ def test_sigint_is_heard_as_the_wish_to_stop_and_raised_at_the_end() -> None:
     assert seen == [("SIGINT", False)]
 
 
-def test_the_wish_to_stop_is_announced_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stop_request_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     stop = Stop()
     stop.announce()
     assert caplog.text == ""
     stop.why = "SIGINT"
     stop.announce()
     stop.announce()
-    assert caplog.text.count("SIGINT: training stops after this step, with a checkpoint") == 1
+    assert caplog.text.count("SIGINT: stopping after this step and saving") == 1
 
 
-def test_sigterm_becomes_the_exit_status_that_shells_give_it() -> None:
+def test_sigterm_exits_with_status_143() -> None:
     with pytest.raises(SystemExit) as caught, stopped_by_signals(Stop()):
         signal.raise_signal(signal.SIGTERM)
     assert caught.value.code == 143
 
 
-def test_a_second_signal_is_raised_at_once() -> None:
+def test_a_second_signal_is_raised_immediately() -> None:
     seen = []
 
     def work() -> None:
@@ -92,7 +92,7 @@ def test_a_second_signal_is_raised_at_once() -> None:
     assert seen == ["between"]
 
 
-def test_where_others_train_the_first_signal_is_raised_at_once_and_heard() -> None:
+def test_with_raise_at_first_the_first_signal_is_raised_and_requests_a_stop() -> None:
     stop, seen = Stop(), []
 
     def work() -> None:
@@ -107,7 +107,7 @@ def test_where_others_train_the_first_signal_is_raised_at_once_and_heard() -> No
     assert stop.why == "SIGTERM"
 
 
-def test_an_error_behind_a_signal_is_its_cause() -> None:
+def test_an_error_after_a_signal_becomes_its_cause() -> None:
     def work() -> None:
         with stopped_by_signals(Stop()):
             signal.raise_signal(signal.SIGINT)
@@ -118,12 +118,12 @@ def test_an_error_behind_a_signal_is_its_cause() -> None:
     assert isinstance(caught.value.__cause__, LookupError)
 
 
-def test_an_error_without_a_signal_stays_itself() -> None:
+def test_an_error_without_a_signal_is_raised_unchanged() -> None:
     with pytest.raises(LookupError), stopped_by_signals(Stop()):
         raise LookupError("the run's own")
 
 
-def test_handlers_come_back_and_the_users_own_is_called_after_ours() -> None:
+def test_handlers_are_restored_and_the_users_handler_is_called() -> None:
     calls = []
 
     def handler(number: int, frame: object) -> None:
@@ -156,7 +156,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     assert stop.why is None
 
 
-def test_rays_own_handler_is_not_called() -> None:
+def test_the_handler_of_ray_is_not_called() -> None:
     def handler(number: int, frame: object) -> None:
         raise AssertionError("called")
 
@@ -169,7 +169,7 @@ def test_rays_own_handler_is_not_called() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_other_threads_hear_no_signals() -> None:
+def test_in_other_threads_signals_are_not_handled() -> None:
     seen = []
 
     def within() -> None:

@@ -1,4 +1,4 @@
-"""`stage()`: a local copy for each node, fetched once, and anew when the file has changed."""
+"""`stage()`: one local copy per node, downloaded once, and again when the file has changed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from support.stores import FileServer
 
-from ray_estimator import RunConfig, stage
+from ray_estimator import stage
 from ray_estimator._storage.staging import iterating_for, staging_for
 from ray_estimator._storage.storage import Storage
 
 
 @pytest.fixture(autouse=True)
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A node of its own for each test."""
+    """An empty temporary folder for each test."""
     folder = tmp_path / "node"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -58,13 +58,13 @@ def test_a_remote_file_becomes_a_local_one_of_the_same_name(server: FileServer, 
     assert Path(path).is_relative_to(node)
 
 
-def test_it_is_fetched_once(server: FileServer) -> None:
+def test_a_file_is_downloaded_once(server: FileServer) -> None:
     server.files["/vocab.txt"] = b"a"
     assert len({stage(server.url("/vocab.txt")) for _ in range(3)}) == 1
     assert server.asked["GET", "/vocab.txt"] == 1
 
 
-def test_a_changed_file_is_fetched_anew_and_the_old_copy_stays(server: FileServer) -> None:
+def test_a_changed_file_is_downloaded_again_and_the_old_copy_stays(server: FileServer) -> None:
     server.files["/vocab.txt"] = b"old"
     old = stage(server.url("/vocab.txt"))
     server.files["/vocab.txt"] = b"new"
@@ -74,12 +74,12 @@ def test_a_changed_file_is_fetched_anew_and_the_old_copy_stays(server: FileServe
     assert os.path.basename(new) == "vocab.txt"
 
 
-def test_files_of_one_name_do_not_meet(server: FileServer) -> None:
+def test_files_of_the_same_name_are_kept_apart(server: FileServer) -> None:
     server.files |= {"/a/vocab.txt": b"same", "/b/vocab.txt": b"same"}
     assert stage(server.url("/a/vocab.txt")) != stage(server.url("/b/vocab.txt"))
 
 
-def test_processes_that_ask_at_once_fetch_it_once(server: FileServer) -> None:
+def test_concurrent_processes_download_a_file_once(server: FileServer) -> None:
     server.files["/large.bin"] = os.urandom(8 * 1024 * 1024)
     code = f"import hashlib, ray_estimator; path = ray_estimator.stage({server.url('/large.bin')!r}); print(path)"
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -90,7 +90,7 @@ def test_processes_that_ask_at_once_fetch_it_once(server: FileServer) -> None:
     assert server.asked["GET", "/large.bin"] == 1
 
 
-def test_a_process_that_died_while_fetching_leaves_nothing_in_the_way(server: FileServer, node: Path) -> None:
+def test_a_killed_download_does_not_block_the_next_one(server: FileServer, node: Path) -> None:
     server.files["/vocab.txt"] = b"whole"
     code = f"""
 import os, ray_estimator
@@ -107,7 +107,7 @@ ray_estimator.stage({server.url("/vocab.txt")!r})
     assert Path(stage(server.url("/vocab.txt"))).read_bytes() == b"whole"
 
 
-def test_a_file_that_never_rests_is_an_error(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_keeps_changing_is_an_error(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files["/vocab.txt"] = b"0"
     get_file = Storage.get_file
 
@@ -116,7 +116,7 @@ def test_a_file_that_never_rests_is_an_error(server: FileServer, monkeypatch: py
         server.files["/vocab.txt"] += b"+"
 
     monkeypatch.setattr(Storage, "get_file", get_and_change)
-    with pytest.raises(OSError, match=r"Expected a file that rests.*/vocab\.txt"):
+    with pytest.raises(OSError, match=r"File kept changing during download.*/vocab\.txt"):
         stage(server.url("/vocab.txt"))
 
 
@@ -130,13 +130,13 @@ def test_a_directory_is_staged_whole(memory: str) -> None:
     assert (Path(stage(f"{memory}/records/")) / "part-2").read_bytes() == b"new"
 
 
-def test_local_paths_are_given_back(tmp_path: Path) -> None:
+def test_local_paths_are_returned_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "vocab.txt"
     file.write_text("a")
     assert stage(str(file)) == stage(file) == stage(f"file://{file}") == str(file)
 
 
-def test_what_is_not_there_is_named(server: FileServer, memory: str, tmp_path: Path) -> None:
+def test_a_missing_file_is_named_in_the_error(server: FileServer, memory: str, tmp_path: Path) -> None:
     for url in (server.url("/missing.txt"), f"{memory}/missing.txt", str(tmp_path / "missing.txt")):
         with pytest.raises(FileNotFoundError) as raised:
             stage(url)
@@ -155,42 +155,38 @@ def test_a_folder_of_another_user_is_refused(server: FileServer, node: Path, mon
         stage(server.url("/vocab.txt"))
 
 
-# Whose options
-
-
-def config(guarded: FileServer, model_dir: str = "/models/a") -> RunConfig:
-    return RunConfig(model_dir, storage_options=guarded.options)
+# Storage options
 
 
 def refused(guarded: FileServer) -> bool:
     try:
         stage(guarded.url("/vocab.txt"))
-    except FileNotFoundError:  # what fsspec makes of a 401
+    except FileNotFoundError:  # fsspec's error for a 401
         return True
     return False
 
 
-def test_a_run_gives_its_options_and_takes_them_back(guarded: FileServer) -> None:
+def test_the_options_of_a_run_apply_inside_it_only(guarded: FileServer) -> None:
     assert refused(guarded)
-    with staging_for(config(guarded)):
+    with staging_for("/models/a", guarded.options):
         assert not refused(guarded)
     assert refused(guarded)
 
 
-def test_given_options_win(guarded: FileServer) -> None:
+def test_explicit_options_take_precedence(guarded: FileServer) -> None:
     assert stage(guarded.url("/vocab.txt"), storage_options=guarded.options)
-    with staging_for(config(guarded)), pytest.raises(FileNotFoundError, match="storage_options"):
+    with staging_for("/models/a", guarded.options), pytest.raises(FileNotFoundError, match="storage_options"):
         stage(guarded.url("/vocab.txt"), storage_options={})
 
 
-def test_options_for_another_kind_of_store_are_not_sent(guarded: FileServer) -> None:
-    with staging_for(config(guarded, "memory://models/a")):
+def test_options_for_another_kind_of_store_are_not_used(guarded: FileServer) -> None:
+    with staging_for("memory://models/a", guarded.options):
         assert refused(guarded)
-    with staging_for(config(guarded, "http://models/a")):
+    with staging_for("http://models/a", guarded.options):
         assert not refused(guarded)
 
 
-def test_who_iterates_has_not_the_options_of_what_it_iterates(guarded: FileServer) -> None:
+def test_the_consumer_of_an_iterator_does_not_get_its_options(guarded: FileServer) -> None:
     ended = []
 
     def batches() -> Iterator[bool]:
@@ -201,11 +197,11 @@ def test_who_iterates_has_not_the_options_of_what_it_iterates(guarded: FileServe
             ended.append(refused(guarded))
 
     seen: list[Any] = []
-    stream = iterating_for(config(guarded), batches())  # type: ignore[arg-type]
+    stream = iterating_for("/models/a", guarded.options, batches())  # type: ignore[arg-type]
     for inside in stream:
         seen.append((inside, refused(guarded)))
     assert seen == [(False, True), (False, True)]
-    left = iterating_for(config(guarded), batches())  # type: ignore[arg-type]
+    left = iterating_for("/models/a", guarded.options, batches())  # type: ignore[arg-type]
     next(left)
     left.close()  # type: ignore[attr-defined]
     assert ended == [False, False]
@@ -213,7 +209,7 @@ def test_who_iterates_has_not_the_options_of_what_it_iterates(guarded: FileServe
 
 def test_credentials_are_not_logged(guarded: FileServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with staging_for(config(guarded)):
+    with staging_for("/models/a", guarded.options):
         stage(guarded.url("/vocab.txt"))
         with pytest.raises(FileNotFoundError) as raised:
             stage(guarded.url("/missing.txt"))

@@ -1,4 +1,4 @@
-"""Files by URL: spellings, options, and what is special to local files. What every store keeps is in tests/stores."""
+"""Files by URL: normalization, options, local files. The contract of all stores is tested in tests/stores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def storage() -> Storage:
     return Storage()
 
 
-def test_local_spellings_become_one_absolute_path(
+def test_local_paths_are_normalized_to_an_absolute_path(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -52,7 +52,7 @@ def test_join(storage: Storage, base: str, joined: str) -> None:
     assert storage.join(base, "b", "c") == joined
 
 
-def test_a_write_that_fails_leaves_the_old_content_and_no_debris(storage: Storage, tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_content_and_no_temporary_files(storage: Storage, tmp_path: Path) -> None:
     target = tmp_path / "state"
     storage.write_bytes(str(target), b"old")
     with pytest.raises(TypeError):
@@ -72,7 +72,7 @@ def test_an_open_reader_of_a_replaced_local_file_keeps_the_old_content(storage: 
     assert target.read_bytes() == b"new"
 
 
-def test_local_files_get_the_permissions_of_any_other_file(storage: Storage, tmp_path: Path) -> None:
+def test_local_files_get_the_default_permissions(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     storage.write_bytes(str(tmp_path / "written"), b"")
     storage.put_file(str(tmp_path / "plain"), str(tmp_path / "put"))
@@ -94,7 +94,7 @@ def test_move_falls_back_to_a_copy_between_file_systems(storage: Storage, tmp_pa
     assert storage.list_dir(str(tmp_path)) == ["moved"]
 
 
-def test_put_dir_keeps_files_back_until_all_others_are_there(
+def test_put_dir_copies_the_last_files_after_all_others(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a/1", "b", "c"):
@@ -105,7 +105,7 @@ def test_put_dir_keeps_files_back_until_all_others_are_there(
     assert arrived == ["memory://ordered/a/1", "memory://ordered/c", "memory://ordered/b"]
 
 
-def test_create_takes_a_stores_own_way_of_refusing_and_raises_other_errors(
+def test_create_recognizes_any_error_for_an_existing_file_and_raises_others(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: object, path: str, value: bytes, mode: str) -> None:
@@ -129,7 +129,7 @@ def test_pickles_with_its_options_and_shows_no_secret() -> None:
 
 
 class _CachingFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
-    """Remembers its first listing, as object stores' file systems do, and lists the directory itself."""
+    """Caches its first listing, like the file systems of object stores, and lists the directory itself."""
 
     protocol = "caching"
     cachable = False
@@ -154,7 +154,7 @@ def caching_store() -> str:
     return "caching://run"
 
 
-def test_list_dir_sees_what_others_wrote_since_and_not_the_directory_itself(
+def test_list_dir_sees_new_files_of_other_processes_but_not_the_directory_itself(
     storage: Storage, caching_store: str
 ) -> None:
     _CachingFileSystem.entries = ["a"]
@@ -163,7 +163,7 @@ def test_list_dir_sees_what_others_wrote_since_and_not_the_directory_itself(
     assert storage.list_dir(caching_store) == ["a", "b"]
 
 
-def test_exists_raises_the_stores_own_error_instead_of_saying_no(storage: Storage, caching_store: str) -> None:
+def test_exists_raises_errors_of_the_store(storage: Storage, caching_store: str) -> None:
     with pytest.raises(PermissionError):
         storage.exists(caching_store)
 

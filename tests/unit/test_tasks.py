@@ -1,4 +1,4 @@
-"""How many tasks run at a time, what each asks Ray for, and its environment."""
+"""How many tasks run at a time, their resources, and their environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ray_estimator._runtime.tasks.task import Tasks
         ({"task_resources": {"CPU": 3}}, 4),
         ({"task_resources": {"GPU": 1}}, 4),
         ({"task_resources": {"CPU": 0, "GPU": 2}}, 2),
-        ({"task_resources": {"CPU": 64}}, 2),  # it waits for a place, and says so
+        ({"task_resources": {"CPU": 64}}, 2),  # it waits to be scheduled, with a log line
         ({"max_tasks_in_flight": 1}, 1),
         ({"max_tasks_in_flight": 50, "task_resources": {"GPU": 1}}, 50),
     ],
@@ -28,23 +28,23 @@ def test_tasks_in_flight_are_bounded_by_the_scarcest_resource_or_by_the_user(
 ) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
 
-    assert Tasks(RunConfig(**config)).in_flight() == expected
+    assert Tasks(RunConfig(**config)).max_in_flight() == expected
 
 
-def test_task_resources_are_rays_options() -> None:
-    asked = {"CPU": 2, "GPU": 0.5, "memory": 10**9, "FPGA": 1}
-    options = Tasks(RunConfig(task_resources=asked)).options()
+def test_task_resources_become_options_of_ray() -> None:
+    requested = {"CPU": 2, "GPU": 0.5, "memory": 10**9, "FPGA": 1}
+    options = Tasks(RunConfig(task_resources=requested)).options()
 
     assert (options["num_cpus"], options["num_gpus"], options["memory"]) == (2, 0.5, 10**9)
     assert options["resources"] == {"FPGA": 1}
 
 
-def test_a_task_that_drives_ray_data_leaves_it_the_cpus() -> None:
+def test_a_task_that_drives_ray_data_takes_no_cpu() -> None:
     assert Tasks(RunConfig(task_resources={"CPU": 4})).options(drives_data=True)["num_cpus"] == 0
 
 
 @pytest.mark.parametrize(("free", "expected"), [({"CPU": 2.0, "GPU": 1.0}, True), ({"CPU": 2.0}, False), ({}, False)])
-def test_there_is_room_where_everything_that_is_asked_for_is_free(
+def test_there_is_room_if_all_requested_resources_are_free(
     monkeypatch: pytest.MonkeyPatch, free: dict[str, float], expected: bool
 ) -> None:
     monkeypatch.setattr(ray, "available_resources", lambda: free)
@@ -63,7 +63,7 @@ def test_there_is_room_where_everything_that_is_asked_for_is_free(
         ),
     ],
 )
-def test_the_environment_is_the_users_with_legacy_keras_where_asked(
+def test_the_environment_is_the_users_and_legacy_keras_if_configured(
     fields: dict[str, Any], expected: dict[str, Any] | None
 ) -> None:
     assert Tasks(RunConfig(**fields)).runtime_env == expected

@@ -1,4 +1,4 @@
-"""What `TrainSpec`, `EvalSpec` and `train_and_evaluate` refuse before anything runs."""
+"""Arguments that `TrainSpec`, `EvalSpec` and `train_and_evaluate` reject before anything runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def input_fn() -> Any:
 
 
 class Named(Exporter):
-    """An exporter that has any name."""
+    """An exporter with any name."""
 
     def __init__(self, name: Any) -> None:
         self._name = name
@@ -41,7 +41,7 @@ class Hook:
     def after_run(self, run_context: Any, run_values: Any) -> None: ...
 
 
-def test_a11_1_a_train_spec_holds_what_it_was_given() -> None:
+def test_a_train_spec_holds_its_arguments() -> None:
     hook, listener = Hook(), Listener()
     spec = TrainSpec(input_fn, 10, (each for each in [hook]), [listener])
     assert spec == (input_fn, 10, (hook,), (listener,))
@@ -49,7 +49,7 @@ def test_a11_1_a_train_spec_holds_what_it_was_given() -> None:
     assert TrainSpec(input_fn) == (input_fn, None, (), ())
 
 
-def test_a11_1_an_eval_spec_has_tf_estimators_defaults() -> None:
+def test_an_eval_spec_has_tf_estimators_defaults() -> None:
     assert EvalSpec(input_fn) == (input_fn, 100, None, (), (), 120, 600)
     one = Named("one")
     assert EvalSpec(input_fn, exporters=one).exporters == (one,)
@@ -58,61 +58,61 @@ def test_a11_1_an_eval_spec_has_tf_estimators_defaults() -> None:
 
 
 @pytest.mark.parametrize("kind", [TrainSpec, EvalSpec])
-def test_a11_1_an_input_must_be_callable(kind: Any) -> None:
+def test_an_input_must_be_callable(kind: Any) -> None:
     with pytest.raises(TypeError, match=r"input_fn .* must be a callable"):
         kind("input")
 
 
 @pytest.mark.parametrize("kind", [TrainSpec, EvalSpec])
-def test_a11_1_hooks_must_be_hooks(kind: Any) -> None:
-    with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, given: 'hook'"):
+def test_hooks_must_be_hooks(kind: Any) -> None:
+    with pytest.raises(TypeError, match="Hooks must be a SessionRunHook, got 'hook'"):
         kind(input_fn, hooks=["hook"])
 
 
-def test_a11_1_listeners_must_be_listeners() -> None:
-    with pytest.raises(TypeError, match="must be a list of CheckpointSaverListener, given: 1"):
+def test_listeners_must_be_listeners() -> None:
+    with pytest.raises(TypeError, match="must be a list of CheckpointSaverListener, got 1"):
         TrainSpec(input_fn, saving_listeners=[1])
 
 
 @pytest.mark.parametrize(("kind", "name"), [(TrainSpec, "max_steps"), (EvalSpec, "steps")])
 @pytest.mark.parametrize("steps", [0, -1])
-def test_a11_1_steps_must_be_positive(kind: Any, name: str, steps: int) -> None:
-    with pytest.raises(ValueError, match=f"Must specify {name} > 0, given: {steps}"):
+def test_steps_must_be_positive(kind: Any, name: str, steps: int) -> None:
+    with pytest.raises(ValueError, match=f"Must specify {name} > 0, got {steps}"):
         kind(input_fn, **{name: steps})
 
 
 @pytest.mark.parametrize("name", ["start_delay_secs", "throttle_secs"])
-def test_a11_1_seconds_must_not_be_negative(name: str) -> None:
-    with pytest.raises(ValueError, match=f"Must specify {name} >= 0, given: -1"):
+def test_seconds_must_not_be_negative(name: str) -> None:
+    with pytest.raises(ValueError, match=f"Must specify {name} >= 0, got -1"):
         EvalSpec(input_fn, **{name: -1})
-    with pytest.raises(TypeError, match=f"{name} must be a number of seconds, given: '1'"):
+    with pytest.raises(TypeError, match=f"{name} must be a number, got '1'"):
         EvalSpec(input_fn, **{name: "1"})
     assert getattr(EvalSpec(input_fn, **{name: 0}), name) == 0
 
 
-def test_a11_1_the_name_of_an_evaluation_must_be_a_string() -> None:
-    with pytest.raises(TypeError, match="`name` must be string, given: 3"):
+def test_the_name_of_an_evaluation_must_be_a_string() -> None:
+    with pytest.raises(TypeError, match="`name` must be string, got 3"):
         EvalSpec(input_fn, name=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("exporters", ["exporter", 1, [1], [Named("one"), None]])
-def test_a11_1_exporters_must_be_exporters(exporters: Any) -> None:
+def test_exporters_must_be_exporters(exporters: Any) -> None:
     with pytest.raises(TypeError, match="`exporters` must be an Exporter, an iterable of Exporter, or `None`"):
         EvalSpec(input_fn, exporters=exporters)
 
 
 @pytest.mark.parametrize("name", [None, "", 3])
-def test_a11_1_an_exporter_must_have_a_name(name: Any) -> None:
+def test_an_exporter_must_have_a_name(name: Any) -> None:
     with pytest.raises(ValueError, match=r"must have a string name that is not empty. All exporter names: \['one', "):
         EvalSpec(input_fn, exporters=[Named("one"), Named(name)])
 
 
-def test_a11_1_exporters_must_have_names_of_their_own() -> None:
+def test_exporters_must_have_unique_names() -> None:
     with pytest.raises(ValueError, match="`exporters` must have unique names"):
         EvalSpec(input_fn, exporters=[Named("one"), Named("one")])
 
 
-def test_a12_an_exporter_must_have_a_name_and_export() -> None:
+def test_an_exporter_must_have_a_name_and_export() -> None:
     class Half(Exporter):
         @property
         def name(self) -> str:
@@ -122,7 +122,7 @@ def test_a12_an_exporter_must_have_a_name_and_export() -> None:
         Half()  # type: ignore[abstract]
 
 
-def test_a11_1_arguments_of_the_wrong_type_are_refused(tmp_path: Any) -> None:
+def test_arguments_of_the_wrong_type_are_rejected(tmp_path: Any) -> None:
     from ray_estimator import Estimator
 
     def model_fn(features: Any) -> None: ...

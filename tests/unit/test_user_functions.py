@@ -1,4 +1,4 @@
-"""What user functions accept by name."""
+"""Arguments that user functions accept by name."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Models:
         (lambda features, /, *more: None, ()),
     ],
 )
-def test_accepted_arguments_are_those_that_can_be_given_by_name(fn: Callable[..., Any], names: tuple[str, ...]) -> None:
+def test_accepted_arguments_are_the_keyword_arguments(fn: Callable[..., Any], names: tuple[str, ...]) -> None:
     assert accepted_arguments(fn) == names
 
 
-def test_a_wrapped_function_accepts_what_it_wraps() -> None:
+def test_a_wrapper_accepts_the_arguments_of_its_function() -> None:
     @functools.wraps(plain)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         return plain(*args, **kwargs)
@@ -67,7 +67,7 @@ def test_a_wrapped_function_accepts_what_it_wraps() -> None:
     assert accepted_arguments(wrapper) == ("features", "labels", "mode")
 
 
-def test_a_builtin_that_hides_its_signature_accepts_nothing() -> None:
+def test_a_builtin_without_signature_accepts_nothing() -> None:
     assert accepted_arguments(dict) == ()
 
 
@@ -90,7 +90,7 @@ AVAILABLE = {"features": 1, "labels": 2, "mode": 3}
         (lambda features: features, 1),
     ],
 )
-def test_call_passes_only_what_is_accepted(fn: Callable[..., Any], result: Any) -> None:
+def test_call_passes_only_accepted_arguments(fn: Callable[..., Any], result: Any) -> None:
     assert call_with_accepted(fn, **AVAILABLE) == result
 
 
@@ -106,17 +106,17 @@ def test_call_passes_only_what_is_accepted(fn: Callable[..., Any], result: Any) 
         dataset_input_fn(lambda: None, batch_size=2),  # type: ignore[arg-type, return-value]
     ],
 )
-def test_an_input_fn_may_need_what_it_is_given(input_fn: Any) -> None:
+def test_an_input_fn_may_require_available_arguments(input_fn: Any) -> None:
     check_input_fn(input_fn, ModeKeys.TRAIN)
 
 
 @pytest.mark.parametrize("input_fn", [None, 3, [1.0, 2.0]])
-def test_an_input_fn_that_is_no_callable_is_refused(input_fn: Any) -> None:
+def test_an_input_fn_that_is_not_callable_is_rejected(input_fn: Any) -> None:
     with pytest.raises(TypeError, match="input_fn for mode 'eval' must be a callable or the result of dataset_input"):
         check_input_fn(input_fn, ModeKeys.EVAL)
 
 
-def test_a_bare_ray_dataset_is_refused_with_the_cure() -> None:
+def test_a_bare_ray_dataset_is_rejected_with_the_fix() -> None:
     class UnreadDataset(ray.data.Dataset):  # type: ignore[misc]
         _current_executor = None  # asked for by __del__
 
@@ -126,6 +126,6 @@ def test_a_bare_ray_dataset_is_refused_with_the_cure() -> None:
         check_input_fn(UnreadDataset(), ModeKeys.TRAIN)
 
 
-def test_an_input_fn_that_needs_more_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"needs the arguments \['path'\]"):
+def test_an_input_fn_that_requires_other_arguments_is_rejected() -> None:
+    with pytest.raises(TypeError, match=r"requires the arguments \['path'\]"):
         check_input_fn(lambda path, mode: None, ModeKeys.TRAIN)

@@ -1,1 +1,1 @@
-"""Variables to and from checkpoints."""
+"""Save variables to checkpoints, publish these, and restore from them."""

@@ -1,4 +1,4 @@
-"""Checkpoints on their way to the store, beside training: the chief's step pays only for the copy out of TensorFlow."""
+"""Publish checkpoints from a background thread, so that a training step waits only for the local copy."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ray_estimator._data.position import EndOfRun, Position
 from ray_estimator._jobs.worker import WorkerStatus
 from ray_estimator.errors import StepTimeoutError
 
-_LOOK_SECS = 0.5
-_LAST_CHANCE_SECS = 30.0
+_POLL_SECS = 0.5
+_EXIT_TIMEOUT_SECS = 30.0
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that lies in a staging directory.
+    """A checkpoint in a staging directory.
 
     Attributes:
         prefix: Local path of its files, without suffix.
         step: Its global step.
-        retention: What becomes of older checkpoints when this one is published.
-        position: Where in its input training is; None if nobody can say.
+        retention: Which older checkpoints to keep when this one is published.
+        position: Position in the input; None if unknown.
         staging: Removes the directory when it closes.
     """
 
@@ -41,18 +41,19 @@ class Saved:
 
 
 class Publisher:
-    """Publishes what is saved, in a thread of its own: one checkpoint in flight, and the newest of those that wait.
+    """Publishes saved checkpoints in its own thread: one in flight, and the newest of those that wait.
 
-    Used on the chief. As a context manager it ends the thread; what has been saved by then gets some seconds to arrive.
+    Runs on the chief. Leaving the context waits for pending checkpoints, up to a deadline, and joins the thread.
 
     Attributes:
-        store: Where to.
+        store: Where checkpoints are published.
 
     Args:
-        store: Where to.
-        timeout_secs: How long one checkpoint may take; None for any time.
-        fence: Raises if this process may write no more.
-        status: Is told what is on its way, and what has arrived.
+        store: Where checkpoints are published.
+        timeout_secs: Limit for publishing one checkpoint; None for no limit.
+        fence: Raises if this process may no longer write.
+        status: Receives the steps in flight and published.
+        exit_timeout_secs: Limit for the wait when the context is left.
     """
 
     def __init__(
@@ -61,11 +62,14 @@ class Publisher:
         timeout_secs: float | None,
         fence: Callable[[], None] | None = None,
         status: WorkerStatus | None = None,
+        *,
+        exit_timeout_secs: float = _EXIT_TIMEOUT_SECS,
     ) -> None:
         self.store = store
         self._status = status or WorkerStatus()
         self._fence = fence
         self._timeout_secs = timeout_secs
+        self._exit_timeout_secs = exit_timeout_secs
         self._changed = threading.Condition()
         self._waiting: Saved | None = None
         self._in_flight: Saved | None = None
@@ -81,72 +85,88 @@ class Publisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        deadline = time.monotonic() + _LAST_CHANCE_SECS
         with self._changed:
-            arrived = self._changed.wait_for(lambda: self._is_idle, deadline - time.monotonic())
+            is_published = self._changed.wait_for(lambda: self._is_idle, self._exit_timeout_secs)
+            unpublished = None if is_published else self._next_to_arrive().step
             self._closed = True
+            dropped, self._waiting = self._waiting, None
             self._changed.notify_all()
-        if not arrived:
-            logger.error("The store is too slow: the checkpoint of step %d is given up.", self._newest_step())
-        elif self._failure is not None and error is not self._failure:
+        if unpublished is None:
+            self._thread.join()
+        else:
+            # The thread hangs in the store, and Python cannot end it.
+            logger.error(
+                "The checkpoint of step %d was not published within %.0f s and is abandoned: the store is too slow or "
+                "does not respond.",
+                unpublished,
+                self._exit_timeout_secs,
+            )
+        if dropped is not None:
+            dropped.staging.close()
+        if self._failure is not None and error is not self._failure:
             logger.error("The last checkpoint could not be published: %s", self._failure)
 
     def submit(self, saved: Saved) -> None:
-        """Hands over a checkpoint; takes back an older one that still waits. Raises what an earlier one failed with."""
+        """Schedule a checkpoint, in place of an older one that still waits.
+
+        Raises:
+            Exception: The store's error for an earlier checkpoint.
+        """
         with self._changed:
-            unwanted: Saved | None = saved
+            superseded: Saved | None = saved
             if self._failure is None:
-                unwanted, self._waiting = self._waiting, saved
+                superseded, self._waiting = self._waiting, saved
                 self._changed.notify_all()
-        if unwanted is not None:
-            unwanted.staging.close()
+        if superseded is not None:
+            superseded.staging.close()
         self.check()
-        if unwanted is not None:
+        if superseded is not None:
             logger.warning(
                 "The store is slower than the saves: step %d is not published, step %d is next.",
-                unwanted.step,
+                superseded.step,
                 saved.step,
             )
 
     def check(self) -> None:
-        """Raises the store's own error if a checkpoint could not be published."""
+        """Raise the store's error if a checkpoint could not be published."""
         if self._failure is not None:
             raise self._failure
 
     def wait(self, on_wait: Callable[[str], None]) -> None:
-        """Returns when all that was handed over is published.
+        """Return when every submitted checkpoint is published.
 
         Args:
-            on_wait: Is told, in words, what is waited for, each time that changes.
+            on_wait: Called with a description of what is being published, each time that changes.
 
         Raises:
             StepTimeoutError: One checkpoint took longer than `timeout_secs`.
-            Exception: The store's own error.
+            Exception: The store's error.
         """
         with self._changed:
-            told = None
+            reported = None
             while not self._is_idle:
-                doing = f"publishing step {self._newest_step()}"
-                if doing != told:
+                doing = f"publishing step {self._next_to_arrive().step}"
+                if doing != reported:
                     on_wait(doing)
-                    told = doing
+                    reported = doing
                 self._require_in_time(doing)
-                self._changed.wait(_LOOK_SECS)
+                self._changed.wait(_POLL_SECS)
             self.check()
         if self._fence is not None:
-            self.store.reassert(self._fence)
+            self.store.republish(self._fence)
 
     def conclude(self, end: EndOfRun) -> None:
-        """Notes how the run has ended, beside the newest checkpoint. All must be published."""
+        """Record how the run ended, with the newest checkpoint. Every checkpoint must be published."""
         self.store.conclude(end, self._fence)
 
     @property
     def _is_idle(self) -> bool:
         return self._waiting is None and self._in_flight is None
 
-    def _newest_step(self) -> int:
+    def _next_to_arrive(self) -> Saved:
         saved = self._in_flight or self._waiting
-        return -1 if saved is None else saved.step
+        assert saved is not None
+        return saved
 
     def _require_in_time(self, doing: str) -> None:
         if self._timeout_secs is None or self._in_flight is None:
@@ -156,7 +176,7 @@ class Publisher:
             raise StepTimeoutError(self._in_flight.step, self._timeout_secs, {0: f"{doing} for {secs:.0f} s"}, {})
 
     def _publish_all(self) -> None:
-        while (saved := self._next()) is not None:
+        while (saved := self._take_next()) is not None:
             try:
                 with saved.staging:
                     self.store.publish(
@@ -165,13 +185,13 @@ class Publisher:
                 logger.info("Published the checkpoint of step %d.", saved.step)
                 self._status.published_step = saved.step
                 self._status.publishing_secs = time.monotonic() - self._in_flight_since
-            except BaseException as error:
+            except BaseException as error:  # raised again in the training thread, by check()
                 self._fail(error)
             with self._changed:
                 self._in_flight = self._status.publishing_step = None
                 self._changed.notify_all()
 
-    def _next(self) -> Saved | None:
+    def _take_next(self) -> Saved | None:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is not None or self._closed)
             self._in_flight, self._waiting = self._waiting, None

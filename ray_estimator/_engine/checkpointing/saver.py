@@ -1,4 +1,4 @@
-"""What restores and saves a graph's variables, and that restoring never changes a variable's shape."""
+"""Build the saver of a graph so that restoring never changes the shape of a variable."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine.graph.traversal import ancestors
-from ray_estimator._engine.tf_private import graphs
+from ray_estimator._tf_private import graphs
 
 
 def saver_of(scaffold: v1.train.Scaffold, **retention: Any) -> Any:
-    """The saver of a session: the Scaffold's, else the one in the graph's collection, else a new one put there.
+    """Return the saver of a session: the Scaffold's, or the one in the graph's collection, or a new one.
 
-    A new one is not built yet, because hooks may add variables when they begin.
+    A new one is added to the collection, but not built yet: hooks may add variables in `begin`.
     """
     if scaffold.saver is not None:
         return scaffold.saver
@@ -26,15 +26,15 @@ def saver_of(scaffold: v1.train.Scaffold, **retention: Any) -> Any:
 
 
 def build_saver(saver: Any) -> None:
-    """Builds the saver, before any session has run the graph; it then refuses values of another shape.
+    """Build the saver, and make it reject values of another shape. Call before a session runs the graph.
 
-    Unhelped, restoring gives a resource variable the shape of what the checkpoint holds.
+    TensorFlow's own restore gives a resource variable the shape of the value in the checkpoint.
     """
     if isinstance(saver, v1.train.Saver):
         saver.build()
     saver_def = getattr(saver, "saver_def", None)
     if saver_def is None:
-        # A saver of the user's own kind: nobody can say what it runs.
+        # The user's own class of saver: its operations are unknown.
         return
     restore_op = v1.get_default_graph().as_graph_element(saver_def.restore_op_name)
     for op in ancestors([restore_op]):
@@ -43,7 +43,7 @@ def build_saver(saver: Any) -> None:
 
 
 class BuildRestore(v1.train.SessionRunHook):
-    """Builds the saver of a session that only restores, when every hook before it has begun."""
+    """Builds the saver of a session that only restores, after the `begin` of every earlier hook."""
 
     def __init__(self, scaffold: v1.train.Scaffold) -> None:
         self._scaffold = scaffold

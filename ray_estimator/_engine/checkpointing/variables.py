@@ -1,4 +1,4 @@
-"""Reads the variables of a checkpoint."""
+"""Read the variables of a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ray_estimator.config import RunConfig
 
 
 def names(model_dir: str, config: RunConfig, checkpoint: Checkpoint) -> list[str]:
-    """The names of every variable of `checkpoint`."""
+    """Return the name of every variable in `checkpoint`."""
     with fetched(CheckpointStore(model_dir, Storage(config.storage_options)), checkpoint) as prefix:
         return [name for name, _ in tf.train.list_variables(prefix)]
 
 
 def value(model_dir: str, config: RunConfig, checkpoint: Checkpoint, name: str) -> Any:
-    """The value of one variable of `checkpoint`.
+    """Return the value of one variable in `checkpoint`.
 
     Raises:
-        ValueError: There is no such variable.
+        ValueError: The checkpoint has no such variable.
     """
     with fetched(CheckpointStore(model_dir, Storage(config.storage_options)), checkpoint) as prefix:
         reader = tf.train.load_checkpoint(prefix)
         if not reader.has_tensor(name):
             known = ", ".join(sorted(reader.get_variable_to_shape_map()))
-            raise ValueError(f"There is no variable {name!r} in {checkpoint.path}. It has: {known}.")
+            raise ValueError(f"{checkpoint.path} has no variable {name!r}. It has: {known}.")
         return reader.get_tensor(name)

@@ -1,4 +1,4 @@
-"""Makes the variables of a model without a checkpoint start from those of another."""
+"""Initialize variables from another model's checkpoint, if there is no checkpoint to restore."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ray_estimator._checkpoints.store import Checkpoint, CheckpointStore
 from ray_estimator._engine.checkpointing.local_copies import fetched
 from ray_estimator._engine.distribution.strategy import Distribution
 from ray_estimator._engine.graph.traversal import ancestors
-from ray_estimator._engine.tf_private import graphs
 from ray_estimator._jobs.jobs import ModelJob
 from ray_estimator._storage.storage import Storage
+from ray_estimator._tf_private import graphs
 from ray_estimator.warm_start import WarmStartSettings
 
 logger = logging.getLogger(__name__)
 
-_KEYS = (v1.GraphKeys.GLOBAL_VARIABLES, v1.GraphKeys.TRAINABLE_VARIABLES)
+_VARIABLE_COLLECTIONS = (v1.GraphKeys.GLOBAL_VARIABLES, v1.GraphKeys.TRAINABLE_VARIABLES)
 
 
 @contextlib.contextmanager
-def starting_point(job: Any) -> Iterator[str | None]:
-    """A local prefix to restore the job's checkpoint from; None if it has none, and then its warm start acts.
+def checkpoint_or_warm_start(job: Any) -> Iterator[str | None]:
+    """Provide a local prefix to restore the job's checkpoint from; None if there is none, and its warm start applies.
 
-    Enter it when the graph has all its variables, and leave it when the session has initialised them.
+    Enter the context when the graph has all its variables, and leave it when the session has initialized them.
     """
     store = CheckpointStore(job.model_dir, Storage(job.config.storage_options))
     with fetched(store, job.checkpoint) as prefix, warm_started(job):
@@ -39,13 +39,12 @@ def starting_point(job: Any) -> Iterator[str | None]:
 
 @contextlib.contextmanager
 def warm_started(job: ModelJob, distribution: Distribution | None = None, *, is_chief: bool = True) -> Iterator[None]:
-    """Within it, the variables of the default graph are initialised from the job's warm start, if it has one.
+    """Within the context, make the default graph initialize variables from the job's warm start, if it has one.
 
     Args:
-        job: The job; the driver has resolved which checkpoint its settings name.
-        distribution: Whose variables they are, in training.
-        is_chief: Whether this process is the chief. Initial values of a group are the chief's, who sends them to the
-            others: so are these.
+        job: The job; its settings name a checkpoint, which the driver has resolved.
+        distribution: The distribution of the variables, in training.
+        is_chief: Whether this process is the chief. The chief broadcasts the initial values of a group, and these too.
     """
     if job.warm_start is None or not is_chief:
         yield
@@ -68,30 +67,30 @@ def warm_started(job: ModelJob, distribution: Distribution | None = None, *, is_
 
 
 def _warm_start_group(settings: WarmStartSettings, distribution: Distribution) -> None:
-    """The same for a group, on its chief."""
+    """Warm-start a group, on its chief."""
     with _local_variables(distribution):
         variables = v1.global_variables()
-        own_initializers = [variable.initializer for variable in variables]
+        initializers = [variable.initializer for variable in variables]
         v1.train.warm_start(*settings)
-        for variable, initializer in zip(variables, own_initializers, strict=True):
-            _broadcast_instead(variable, initializer)
+        for variable, initializer in zip(variables, initializers, strict=True):
+            _broadcast_warm_value(variable, initializer)
 
 
 @contextlib.contextmanager
 def _local_variables(distribution: Distribution) -> Iterator[None]:
-    """Within it, the graph's collections hold this process's copies: TensorFlow remaps the rows of no others."""
-    kept = {key: list(v1.get_collection_ref(key)) for key in _KEYS}
-    for key in _KEYS:
-        v1.get_collection_ref(key)[:] = [distribution.localize(variable) for variable in kept[key]]
+    """Within the context, put this process's copies into the collections: TensorFlow remaps rows only of those."""
+    original = {key: list(v1.get_collection_ref(key)) for key in _VARIABLE_COLLECTIONS}
+    for key in _VARIABLE_COLLECTIONS:
+        v1.get_collection_ref(key)[:] = [distribution.localize(variable) for variable in original[key]]
     try:
         yield
     finally:
-        for key in _KEYS:
-            v1.get_collection_ref(key)[:] = kept[key]
+        for key in _VARIABLE_COLLECTIONS:
+            v1.get_collection_ref(key)[:] = original[key]
 
 
-def _broadcast_instead(variable: tf.Variable, initializer: tf.Operation) -> None:
-    """Puts the value that a warm start initialises with into the broadcast of the variable's own initializer."""
+def _broadcast_warm_value(variable: tf.Variable, initializer: tf.Operation) -> None:
+    """Make the variable's original initializer broadcast the value of its warm start."""
     warm = getattr(variable.initializer, "op", variable.initializer)
     if warm is initializer:
         return
@@ -105,7 +104,7 @@ def _broadcast_instead(variable: tf.Variable, initializer: tf.Operation) -> None
 
 
 def _with_local_files(vocabularies: Mapping[str, Any], storage: Storage, folder: str) -> dict[str, Any]:
-    """The vocabularies, with files of a remote store fetched: TensorFlow opens no URL."""
+    """Return the vocabularies with local files; those of a remote store are fetched to `folder`."""
 
     def local(url: str) -> str:
         path = storage.local_path(url)

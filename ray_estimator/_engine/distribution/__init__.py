@@ -1,1 +1,1 @@
-"""Training on several workers: the strategy, the order of collectives, gradients of embeddings."""
+"""Training on several workers: the strategy, the order of collectives, sparse gradients."""

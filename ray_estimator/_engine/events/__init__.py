@@ -1,1 +1,1 @@
-"""Event files: read, written, copied to the store."""
+"""Read event files, write them, and publish them to the store."""

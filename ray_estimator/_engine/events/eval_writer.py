@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
+from ray_estimator._checkpoints.event_files import eval_dir_name
 from ray_estimator._engine.events.sync import local_events
 from ray_estimator._jobs.jobs import EvaluateJob
 from ray_estimator._storage.storage import Storage
@@ -19,15 +20,15 @@ logger = logging.getLogger(__name__)
 
 
 def write_results(job: EvaluateJob, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Logs and writes the results as tf.estimator does: one event at the checkpoint's step in eval_<name>."""
+    """Log the results and write them as tf.estimator does: one event at the checkpoint's step, in eval_<name>."""
     step = int(results[v1.GraphKeys.GLOBAL_STEP])
     shown = ", ".join(f"{name} = {results[name]}" for name in sorted(results))
     logger.info("Saving dict for global step %d: %s", step, shown)
     storage = Storage(job.config.storage_options)
-    url = storage.join(job.model_dir, f"eval_{job.name}" if job.name else "eval")
-    # A FileWriter refuses to work where TensorFlow is eager.
+    url = storage.join(job.model_dir, eval_dir_name(job.name))
+    # FileWriter does not support eager execution.
     with local_events(storage, url) as folder, tf.Graph().as_default():
-        # TensorFlow names the file by the second: without a suffix the next evaluation might take its place.
+        # TensorFlow names the file by the second. The suffix keeps the next evaluation from overwriting it.
         writer = v1.summary.FileWriter(folder, filename_suffix=f".{time.time_ns()}")
         writer.add_summary(_summary(results, job), step)
         writer.close()
@@ -48,8 +49,8 @@ def _add_value(summary: v1.Summary, name: str, value: Any) -> None:
     if isinstance(value, bytes):
         try:
             parts = v1.Summary.FromString(value).value
-        except Exception:
-            logger.warning("Skipping summary for %s, cannot parse string to Summary.", name)
+        except Exception as error:  # a DecodeError of any protobuf implementation
+            logger.warning("Skipping summary for %s, cannot parse string to Summary: %s", name, error)
             return
         for number, part in enumerate(parts):
             part.tag = f"{name}/{number}"

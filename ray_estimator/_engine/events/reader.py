@@ -1,4 +1,4 @@
-"""Reads event files, on any store."""
+"""Read event files from any store."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from typing import Any
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._engine.tf_private import sessions
 from ray_estimator._storage.storage import Storage
+from ray_estimator._tf_private import sessions
 
 logger = logging.getLogger(__name__)
 
 
 def scalars(storage: Storage, url: str, pattern: str) -> dict[int, dict[str, float]]:
-    """The scalars in the event files below `url` whose names fit `pattern`: by global step, ascending, and tag.
+    """Return the scalars in the event files under `url` that match `pattern`, by ascending global step and tag.
 
-    Of several values of one step and tag the last one counts. What follows damage in a file is left out, with a
-    warning.
+    The last value of a step and tag counts. The rest of a damaged file is skipped with a warning.
     """
     found: dict[int, dict[str, float]] = {}
     for file in storage.glob(url, pattern):
@@ -40,7 +39,7 @@ def _events(storage: Storage, url: str) -> Iterator[Any]:
                 events = v1.train.summary_iterator(path)
             yield from events
         except tf.errors.DataLossError as error:
-            # The end of a file that is being written looks like damage too.
+            # A file that is still being written also ends like this.
             logger.warning("Skipping the rest of the event file %s, which is damaged or not complete: %s", url, error)
 
 

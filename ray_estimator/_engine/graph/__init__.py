@@ -1,1 +1,1 @@
-"""What a graph does: its operations, Keras state, the end of input, metrics that can be merged."""
+"""Analysis and ordering of a graph's operations: variables, Keras state, the end of input, mergeable metrics."""

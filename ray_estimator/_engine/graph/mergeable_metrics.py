@@ -1,4 +1,4 @@
-"""Whether metric states of row ranges may be added up: shown by the graph, never by trying."""
+"""Decide from the graph whether metric states of row ranges can be merged by adding them."""
 
 from __future__ import annotations
 
@@ -7,116 +7,86 @@ from typing import Any
 
 import tensorflow as tf
 
-from ray_estimator._engine.graph.input_barrier import INPUT_OPS, written_by
-from ray_estimator._engine.graph.traversal import ancestors
-from ray_estimator._engine.tf_private import graphs
-
-_OF_A_BATCH = (*INPUT_OPS, "Placeholder")
-_TABLES = ("MutableHashTable", "MutableDenseHashTable")
-_REMEMBERING = ("PyFunc", "EagerPyFunc", *_TABLES)
-_ADDING = {
-    *("AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatterAdd", "ResourceScatterSub", "ResourceScatterNdAdd"),
-    *("AssignAdd", "AssignSub", "ScatterAdd", "ScatterSub", "ScatterNdAdd", "ScatterNdSub", "ResourceScatterNdSub"),
-}
-_ASSIGNING = {"AssignVariableOp", "Assign"}
-_SAME_VALUE = {"Identity", "Snapshot", "EnsureShape"}
+from ray_estimator._engine.graph import operations
+from ray_estimator._engine.graph.traversal import ancestors, data_ancestors
+from ray_estimator._tf_private import graphs
 
 
-def reason_against_adding(
+def reason_not_mergeable(
     update_op: tf.Operation, values: Mapping[str, Any], state: Sequence[tf.Variable]
 ) -> str | None:
-    """Why the states that ranges leave behind do not add up to that of a single pass; None if they do.
+    """Return why the metric states of row ranges do not add up to the state of a single pass.
 
-    They do if an update writes to nothing but metric variables, only adds to these, what it adds depends on no metric
-    variable, and values are made of variables alone. TensorFlow's metrics and those of Keras are of this kind. Of
-    others, some add up as well; they are refused like those that do not, since a few batches would prove nothing: a
-    maximum of what is almost always 0 looks like a sum.
+    They do if updates write only metric variables and only add to them, the added amounts do not depend on metric
+    variables, and the values depend on variables alone. This holds for the metrics of TensorFlow and Keras. Other
+    metrics are refused even if they happen to add up, because a few batches prove nothing: a maximum of values that are
+    almost always 0 looks like a sum.
 
     Args:
-        update_op: Runs once for each batch.
-        values: What is fetched at the end, by metric name.
-        state: The metric variables.
+        update_op: Operation that runs once per batch.
+        values: Final metric values, by name.
+        state: Metric variables.
+
+    Returns:
+        The reason, or None if the states can be added.
     """
     for name, value in values.items():
         for op in ancestors(_operations(value)):
-            if op.type.startswith(_OF_A_BATCH):
+            if operations.differs_by_batch(op):
                 return f"the value of the metric {name!r} depends on tensors of a batch"
-            if op.type.startswith(_REMEMBERING) and op.type != "PyFuncStateless":
+            if operations.may_remember(op):
                 return f"the value of the metric {name!r} comes from {op.type}, which may remember batches"
-    return _Updates(state).reason(update_op)
+    return _Updates(state).reason_not_mergeable(update_op)
 
 
 class _Updates:
-    """What updates write to the metric variables."""
+    """The writes of an update to the metric variables."""
 
     def __init__(self, state: Sequence[tf.Variable]) -> None:
-        self._names = {_handle_name(variable): variable.op.name for variable in state}
+        self._names = {operations.variable_input_name(variable): variable.op.name for variable in state}
 
-    def reason(self, update_op: tf.Operation) -> str | None:
+    def reason_not_mergeable(self, update_op: tf.Operation) -> str | None:
         for op in ancestors([update_op]):
-            for written in written_by(op):
+            for written in operations.written_by(op):
                 name = self._names.get(written.name)
                 if name is None:
-                    return f"an update writes {written.op.name!r}, which is no metric variable"
-                added = self._added_by(op, written)
+                    return f"an update writes {written.op.name!r}, which is not a metric variable"
+                added = _added_by(op, written)
                 if added is None:
-                    return f"an update does not just add to the metric variable {name!r}"
-                if self._reads_state(added, op):
-                    return f"what an update adds to the metric variable {name!r} depends on what was added before"
+                    return f"an update does more than add to the metric variable {name!r}"
+                if self._depend_on_state(added, op):
+                    return f"the amount that an update adds to the metric variable {name!r} depends on earlier updates"
         return None
 
-    def _added_by(self, op: tf.Operation, written: tf.Tensor) -> list[tf.Tensor] | None:
-        """What `op` adds to the variable; None if it may do something else to it."""
-        if op.type in _ADDING:
-            return list(op.inputs[1:])
-        if op.type not in _ASSIGNING:
-            return None
-        total = _source(op.inputs[1])
-        first, *others = total.op.inputs if total.op.type in ("AddV2", "Add", "Sub") else [total]
-        if _reads(first, written):
-            return others
-        if total.op.type != "Sub" and others and _reads(others[0], written):
-            return [first]
-        return None
-
-    def _reads_state(self, tensors: Iterable[tf.Tensor], writer: tf.Operation) -> bool:
+    def _depend_on_state(self, tensors: Iterable[tf.Tensor], writer: tf.Operation) -> bool:
         if graphs.in_v1_control_flow(writer):
-            # Whether it runs at all is a matter of control edges there.
-            made_by = ancestors([*(tensor.op for tensor in tensors), *writer.control_inputs])
+            # Control edges decide whether it runs at all.
+            sources = ancestors([*(tensor.op for tensor in tensors), *writer.control_inputs])
         else:
-            made_by = _data_ancestors(tensors)
+            sources = data_ancestors(tensors)
         return any(
-            op.type.startswith(_TABLES) or any(tensor.name in self._names for tensor in op.inputs) for op in made_by
+            operations.uses_table(op) or any(tensor.name in self._names for tensor in op.inputs) for op in sources
         )
 
 
-def _handle_name(variable: tf.Variable) -> str:
-    return str(variable.handle.name if hasattr(variable, "handle") else variable.name)
-
-
-def _source(tensor: tf.Tensor) -> tf.Tensor:
-    while tensor.op.type in _SAME_VALUE:
-        tensor = tensor.op.inputs[0]
-    return tensor
+def _added_by(op: tf.Operation, written: tf.Tensor) -> list[tf.Tensor] | None:
+    """Return the tensors that `op` adds to the variable; None if it may change the variable in another way."""
+    if operations.adds(op):
+        return list(op.inputs[1:])
+    if not operations.assigns(op):
+        return None
+    total = operations.copied_from(op.inputs[1])
+    is_sum, is_difference = operations.is_sum(total.op), operations.is_difference(total.op)
+    first, *others = total.op.inputs if is_sum or is_difference else [total]
+    if _reads(first, written):
+        return others
+    if is_sum and _reads(others[0], written):
+        return [first]
+    return None
 
 
 def _reads(tensor: tf.Tensor, written: tf.Tensor) -> bool:
-    source = _source(tensor)
-    if source.op.type == "ReadVariableOp":
-        source = source.op.inputs[0]
-    return bool(source.name == written.name)
-
-
-def _data_ancestors(tensors: Iterable[tf.Tensor]) -> set[tf.Operation]:
-    """The operations whose results `tensors` are made of."""
-    seen: set[tf.Operation] = set()
-    waiting = [tensor.op for tensor in tensors]
-    while waiting:
-        op = waiting.pop()
-        if op not in seen:
-            seen.add(op)
-            waiting.extend(tensor.op for tensor in op.inputs)
-    return seen
+    return bool(operations.variable_read(tensor).name == written.name)
 
 
 def _operations(value: Any) -> Iterable[tf.Operation]:

@@ -1,7 +1,7 @@
-"""How the ranks of a group agree, in the step itself, to go on, to stop, or to save.
+"""How the ranks of a group agree within each step to continue, to stop, or to save.
 
-Each step all-reduces one small vector, `[loss, stop, save, next batch missing]`. A rank that left its loop alone
-would block the others until its process dies.
+Each step all-reduces one small vector, `[loss, stop, save, next batch missing]`. All ranks leave the loop at the same
+step: if one left alone, the others would block in their next collective.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ray_estimator._engine.distribution.collectives import chain
 from ray_estimator._engine.distribution.strategy import Distribution
 from ray_estimator._engine.input.feed import Feed
 from ray_estimator._engine.model import Model, writes_global_step
-from ray_estimator._engine.tf_private import graphs, sessions
+from ray_estimator._tf_private import graphs, sessions
 
 
 @dataclass(frozen=True)
 class StepDecision:
-    """What the ranks agreed on in a step; `loss` is None before the first."""
+    """The decision of all ranks in one step. `loss` is None before the first step."""
 
     loss: float | None
     stop: bool
@@ -32,7 +32,7 @@ class StepDecision:
 
     @property
     def loss_is_nan(self) -> bool:
-        """Whether any rank's loss is not a number."""
+        """Whether the loss of any rank is NaN."""
         return self.loss is not None and math.isnan(self.loss)
 
 
@@ -40,25 +40,25 @@ class Control:
     """The control vector of a training graph, and its global step.
 
     Attributes:
-        global_step: int64 scalar, this worker's copy, as it is before the step.
-        stop: Feed 1.0 on any rank to stop all.
-        save: Feed 1.0 on the chief to save on all.
-        collectives: The collectives of a step, in the one order in which every rank runs them.
+        global_step: int64 scalar, this worker's copy, read before the step.
+        stop: Feed 1.0 on any rank to stop all ranks.
+        save: Feed 1.0 on the chief to save on all ranks.
+        collectives: The collectives of a step, in the order in which every rank runs them.
         loss: The loss to report: float scalar, mean over the ranks (or sum, if the model sums).
-        fetches: What a step fetches for all who act on it: the control vector (float32 `[4]`, summed over the ranks;
-            of a rank alone, which has nobody to agree with, its loss), the global step once the training step has
-            ended, the same on every rank, and how long the step waited for its batch.
-        step: The global step after the last step; `ReadControl` keeps it.
-        decision: What the ranks agreed on in the last step; `ReadControl` keeps it.
-        num_runs: How many steps this session has made, each with a batch of its own.
+        fetches: The tensors that `update` takes: the control vector (float32 `[4]`, summed over the ranks; with one
+            rank, its loss), the global step after the training step (the same on every rank), and the seconds that
+            the step waited for its batch.
+        step: The global step after the last step.
+        decision: The decision of the last step.
+        num_runs: Number of steps that this session has run.
         input_ended: Whether the input has no batch for another step.
-        cut_short: On the chief, whether it is asked to stop before the target and the end of the input.
-        waited_secs: How long the steps of this session have waited for their batches, all together; NaN if unknown.
+        cut_short: On the chief, whether the driver asked to stop before the target and the end of the input.
+        waited_secs: Total seconds that the steps of this session waited for their batches; NaN if unknown.
     """
 
     def __init__(self, model: Model, feed: Feed, distribution: Distribution) -> None:
         self._feed = feed
-        self._alone = distribution.num_replicas == 1
+        self._is_single_rank = distribution.num_replicas == 1
         self._scale = 1.0 if model.loss_is_summed else 1.0 / distribution.num_replicas
         self.step = 0
         self.num_runs = 0
@@ -69,7 +69,7 @@ class Control:
         self.stop = v1.placeholder_with_default(np.float32(0), [], name="control/stop")
         self.save = v1.placeholder_with_default(np.float32(0), [], name="control/save")
         loss: Any = model.loss
-        if self._alone:
+        if self._is_single_rank:
             vector = self.loss = tf.identity(loss, name="control/loss")
         else:
             missing = feed.next_missing if feed.next_missing is not None else tf.constant(0.0)
@@ -78,23 +78,23 @@ class Control:
             self.loss = tf.multiply(vector[0], self._scale, name="control/loss")
         local_step = distribution.localize(v1.train.get_global_step())
         self.global_step = local_step.read_value()
-        _read_before_the_step([self.global_step.op, *sessions.global_step_reads()])
+        _order_before_step([self.global_step.op, *sessions.global_step_reads()])
         with tf.control_dependencies([model.train_op]):
             step_after = tf.identity(local_step.read_value(), name="control/step_after")
-        self.fetches = (vector, step_after, _secs_of(feed.take))
+        self.fetches = (vector, step_after, _secs_waited(feed.take))
         self.collectives = chain([model.train_op, vector.op])
 
     @property
     def position(self) -> Position | None:
-        """How much of the input is consumed; None if the input cannot say."""
+        """The position in the input after the last step; None if the input cannot tell."""
         return None if self._feed.position_after is None else self._feed.position_after(self.num_runs)
 
-    def hear(self, vector: np.ndarray, step_after: np.ndarray, waited_secs: np.ndarray) -> None:
-        """Takes what a step fetched."""
+    def update(self, vector: np.ndarray, step_after: np.ndarray, waited_secs: np.ndarray) -> None:
+        """Store the values of `fetches` from one step."""
         self.step = int(step_after)
         self.waited_secs += float(waited_secs)
         self.num_runs += 1
-        if self._alone:
+        if self._is_single_rank:
             self.decision = StepDecision(float(vector), stop=False, save=False)
             return
         loss, stop, save, missing = (float(value) for value in vector)
@@ -102,8 +102,8 @@ class Control:
         self.decision = StepDecision(loss * self._scale, stop > 0 or missing > 0, save > 0)
 
 
-def _secs_of(take: tf.Operation | None) -> tf.Tensor:
-    """How long a step waits for its batch: float64 scalar, NaN if nobody can say."""
+def _secs_waited(take: tf.Operation | None) -> tf.Tensor:
+    """Return the seconds that a step waits for its batch: float64 scalar, NaN if unknown."""
     if take is None or graphs.ops_are_deterministic():
         return tf.constant(math.nan, tf.float64)
     with tf.device("/cpu:0"):
@@ -113,15 +113,15 @@ def _secs_of(take: tf.Operation | None) -> tf.Tensor:
             return tf.timestamp() - began
 
 
-def _read_before_the_step(reads: list[tf.Operation]) -> None:
-    """Without an order, hooks find the global step as it was or as it will be, and each rank something else."""
+def _order_before_step(reads: list[tf.Operation]) -> None:
+    """Make the reads run before the global step changes. Unordered, they might see either value, and ranks differ."""
     for op in v1.get_default_graph().get_operations():
         if writes_global_step(op):
             graphs.run_after(op, [read for read in reads if not graphs.in_v1_control_flow(read)])
 
 
 class ReadControl(v1.train.SessionRunHook):
-    """Fetches what the ranks agreed on in a step, once for all who act on it. It must be the first hook."""
+    """Fetches the decision of each step, once for all hooks that use it. It must be the first hook."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
@@ -131,14 +131,14 @@ class ReadControl(v1.train.SessionRunHook):
         return self._args
 
     def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
-        self._control.hear(*run_values.results)
+        self._control.update(*run_values.results)
 
 
 class StopTogether(v1.train.SessionRunHook):
-    """Turns one rank's request to stop, or the end of its input, into a stop of all at the same step.
+    """Turns one rank's request to stop, or the end of its input, into a stop of all ranks at the same step.
 
-    It must be the last hook: it takes back what earlier hooks requested in this step, tells the others in the next
-    one, and all stop there. A target that every rank knows, such as max_steps, needs no such round.
+    It must be the last hook: it withdraws the request of an earlier hook, sends it to the other ranks in the next
+    step, and all ranks stop after that one. A target that every rank knows, such as max_steps, needs no extra step.
     """
 
     def __init__(self, control: Control, last_step: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Tells the driver of checkpoints, where training runs in its process."""
+"""Saving listeners for training in the driver's process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tensorflow.compat.v1 as v1
 
 
 class CallAfterSave(v1.train.CheckpointSaverListener):
-    """Calls a function after each checkpoint but the first, which training begins with."""
+    """Calls a function after each checkpoint except the first, which is saved before the first step."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self._function = function
@@ -23,5 +23,5 @@ class CallAfterSave(v1.train.CheckpointSaverListener):
 
 
 def idle_listener() -> v1.train.CheckpointSaverListener:
-    """A listener that does nothing; that there is one makes training refuse to run without a hook that saves."""
+    """Return a listener that does nothing. With a listener, training fails at start unless a hook saves checkpoints."""
     return v1.train.CheckpointSaverListener()

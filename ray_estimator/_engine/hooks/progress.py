@@ -1,4 +1,4 @@
-"""The hook that reports progress."""
+"""The hook that measures progress."""
 
 from __future__ import annotations
 
@@ -13,68 +13,69 @@ from ray_estimator._engine.hooks.control import Control
 from ray_estimator._engine.input.feed import batch_dimension
 from ray_estimator._jobs.worker import WorkerStatus
 
-_REPORT_SECS = 0.2
+_REPORT_INTERVAL_SECS = 0.2
 
 
 class ReportProgress(v1.train.SessionRunHook):
-    """Says where this rank is, for the progress display and for the watch on steps that do not end."""
+    """Writes phase, step, loss and rates to the `WorkerStatus`. Runs on every rank.
+
+    The progress display and the step watchdog read them.
+    """
 
     def __init__(self, status: WorkerStatus, control: Control, features: Any, num_replicas: int) -> None:
         self._status = status
         self._control = control
         # An int, a scalar tensor, or None where the features have no batch dimension.
-        self._rows = batch_dimension(features)
+        self._num_rows = batch_dimension(features)
         self._num_replicas = num_replicas
-        self._rows_of_a_step: float | None = None
-        self._began: _Mark | None = None
-        self._measured: _Mark | None = None
+        self._rows_per_step: float | None = None
+        self._first: _Sample | None = None
+        self._last: _Sample | None = None
 
     def after_create_session(self, session: v1.Session, coord: Any) -> None:
         self._status.step = int(session.run(v1.train.get_global_step()))
-        self._measured = None
+        self._last = None
 
     def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs | None:
         self._status.enter("in a step")
-        self._due = self._measured is None or time.monotonic() - self._measured.at >= _REPORT_SECS
-        return v1.train.SessionRunArgs(self._rows) if self._due and isinstance(self._rows, tf.Tensor) else None
+        self._is_due = self._last is None or time.monotonic() - self._last.time >= _REPORT_INTERVAL_SECS
+        fetches_num_rows = self._is_due and isinstance(self._num_rows, tf.Tensor)
+        return v1.train.SessionRunArgs(self._num_rows) if fetches_num_rows else None
 
     def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
         self._status.enter("between steps (hooks, input)")
         self._status.step = self._control.step
-        if not self._due:
+        if not self._is_due:
             return
-        rows = run_values.results if isinstance(self._rows, tf.Tensor) else self._rows
-        if rows is not None:
-            self._rows_of_a_step = float(rows) * self._num_replicas
+        num_rows = run_values.results if isinstance(self._num_rows, tf.Tensor) else self._num_rows
+        if num_rows is not None:
+            self._rows_per_step = float(num_rows) * self._num_replicas
         self._status.loss = self._control.decision.loss
-        self._measure()
+        sample = self._sample()
+        if self._last is None:
+            # The first step includes TensorFlow's warm-up, so rates are measured from its end.
+            self._first = sample
+        self._update_rates(self._last, sample)
+        self._last = sample
 
     def end(self, session: v1.Session) -> None:
-        """Leaves the rates of the whole run."""
-        self._take_rates(self._began, self._mark())
+        """Set the rates to those of the whole run."""
+        self._update_rates(self._first, self._sample())
 
-    def _measure(self) -> None:
-        """Takes the rates since the last report. The first step, which warms TensorFlow up, does not count."""
-        mark = self._mark()
-        if self._measured is None:
-            self._began = mark
-        self._take_rates(self._measured, mark)
-        self._measured = mark
+    def _sample(self) -> _Sample:
+        return _Sample(time.monotonic(), self._status.step, self._control.waited_secs)
 
-    def _mark(self) -> _Mark:
-        return _Mark(time.monotonic(), self._status.step, self._control.waited_secs)
-
-    def _take_rates(self, since: _Mark | None, now: _Mark) -> None:
+    def _update_rates(self, since: _Sample | None, now: _Sample) -> None:
         if since is None or now.step <= since.step:
             return
-        self._status.step_secs = (now.at - since.at) / (now.step - since.step)
+        self._status.step_secs = (now.time - since.time) / (now.step - since.step)
         waited_secs = now.waited_secs - since.waited_secs
-        self._status.input_wait = None if math.isnan(waited_secs) else waited_secs / (now.at - since.at)
-        if self._rows_of_a_step is not None:
-            self._status.examples_per_sec = self._rows_of_a_step / self._status.step_secs
+        self._status.input_wait = None if math.isnan(waited_secs) else waited_secs / (now.time - since.time)
+        if self._rows_per_step is not None:
+            self._status.examples_per_sec = self._rows_per_step / self._status.step_secs
 
 
-class _Mark(NamedTuple):
-    at: float
+class _Sample(NamedTuple):
+    time: float
     step: int
     waited_secs: float

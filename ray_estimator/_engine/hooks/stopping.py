@@ -1,4 +1,4 @@
-"""The hooks that end training when a function of the user's says so, or whoever runs it."""
+"""The hooks that end training when the user's function or the driver asks for it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._engine.hooks.control import Control
-from ray_estimator._engine.tf_private import sessions
 from ray_estimator._jobs.worker import Worker
+from ray_estimator._tf_private import sessions
 
 logger = logging.getLogger(__name__)
 
 
 class StopOnPredicate(v1.train.SessionRunHook):
-    """Asks `should_stop_fn` after the first step and at intervals, and requests the stop that it decides.
+    """Calls `should_stop_fn` after the first step and at intervals, and requests a stop if it returns True.
 
-    Runs on the chief alone; a stop that one rank requests is a stop of all.
+    Runs on the chief only. A stop that one rank requests stops all ranks.
     """
 
     def __init__(self, should_stop_fn: Callable[[], bool], every_secs: float | None, every_steps: int | None) -> None:
@@ -43,7 +43,10 @@ class StopOnPredicate(v1.train.SessionRunHook):
 
 
 class StopWhenAsked(v1.train.SessionRunHook):
-    """Requests a stop once the worker is asked to. Runs on the chief alone, so that one rank knows why all stop."""
+    """Requests a stop when the driver has asked the worker to stop. Runs on the chief only.
+
+    It records whether the run ends before its target and the end of its input.
+    """
 
     def __init__(self, worker: Worker, control: Control, last_step: int | None) -> None:
         self._worker = worker

@@ -1,4 +1,4 @@
-"""The hook that writes summaries."""
+"""The hook that lets every rank take part in summaries that hold collectives."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from ray_estimator._engine.distribution.collectives import chain_after
 from ray_estimator._engine.hooks.control import Control
 
 
-class SummarizeTogether(v1.train.SessionRunHook):
-    """Lets every rank run the summaries that are collectives, at the steps at which the chief's hook writes them.
+class RunCollectiveSummaries(v1.train.SessionRunHook):
+    """Runs the summaries on the other ranks whenever the chief writes them, if they hold collectives.
 
-    A summary of a variable that is reduced when read is one. It must begin after every hook that may add a summary.
+    They do where a summary reads a variable whose copies are reduced on read. The hook must begin after every hook
+    that may add a summary.
     """
 
     def __init__(self, every_steps: int, scaffold: v1.train.Scaffold, control: Control, is_chief: bool) -> None:
@@ -27,25 +28,25 @@ class SummarizeTogether(v1.train.SessionRunHook):
     def begin(self) -> None:
         self._summary_op = self._scaffold.summary_op
         if self._summary_op is None:
-            # What the Scaffold will find when the session is made.
+            # As Scaffold.finalize() does when the session is created.
             self._summary_op = v1.train.Scaffold.get_or_default(
                 "summary_op", v1.GraphKeys.SUMMARY_OP, v1.summary.merge_all
             )
         if self._summary_op is not None:
-            added = chain_after(self._control.collectives, [self._summary_op.op])
-            self._takes_part = bool(added) and not self._is_chief
+            collectives = chain_after(self._control.collectives, [self._summary_op.op])
+            self._takes_part = bool(collectives) and not self._is_chief
 
     def before_run(self, run_context: v1.train.SessionRunContext) -> v1.train.SessionRunArgs | None:
         if not self._takes_part:
             return None
-        self._due = self._next_step is None or self._timer.should_trigger_for_step(self._next_step)
+        self._is_due = self._next_step is None or self._timer.should_trigger_for_step(self._next_step)
         fetches = {"global_step": self._control.global_step}
-        return v1.train.SessionRunArgs({**fetches, "summary": self._summary_op} if self._due else fetches)
+        return v1.train.SessionRunArgs({**fetches, "summary": self._summary_op} if self._is_due else fetches)
 
     def after_run(self, run_context: v1.train.SessionRunContext, run_values: Any) -> None:
         if not self._takes_part:
             return
         step = int(run_values.results["global_step"])
-        if self._next_step is None or self._due:
+        if self._next_step is None or self._is_due:
             self._timer.update_last_triggered_step(step)
         self._next_step = step + 1

@@ -1,4 +1,4 @@
-"""User hooks and listeners: made from factories, checked."""
+"""The user's hooks and saving listeners: created from factories, and checked."""
 
 from __future__ import annotations
 
@@ -8,49 +8,55 @@ from typing import Any
 
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._engine.tf_private import sessions
+from ray_estimator._tf_private import sessions
 
 logger = logging.getLogger(__name__)
 
 
-def made(hooks: Iterable[Any]) -> list[v1.train.SessionRunHook]:
-    """User hooks, factories called: here, in the graph, after model_fn."""
-    return [checked(hook if isinstance(hook, v1.train.SessionRunHook) else hook()) for hook in hooks]
-
-
-def checked(hook: Any) -> v1.train.SessionRunHook:
-    """The hook, or a TypeError that says what is expected."""
-    if not isinstance(hook, v1.train.SessionRunHook):
-        raise TypeError(f"Hooks must be a SessionRunHook, given: {hook!r}")
-    return hook
-
-
-def without_waiters(
-    hooks: Iterable[v1.train.SessionRunHook], step: int, *, together: bool = False
-) -> list[v1.train.SessionRunHook]:
-    """The hooks but for each `GlobalStepWaiterHook` that waits for a later step than `step`: nobody else makes it.
-
-    In a group, where such hooks once spread the starts of workers, all start and step together: it is left out.
+def create_hooks(hooks: Iterable[Any]) -> list[v1.train.SessionRunHook]:
+    """Return the user's hooks, with factories called. Call it in the graph, after model_fn.
 
     Raises:
-        ValueError: It waits in a process that is alone.
+        TypeError: A factory returned something other than a hook.
+    """
+    created = [hook if isinstance(hook, v1.train.SessionRunHook) else hook() for hook in hooks]
+    for hook in created:
+        if not isinstance(hook, v1.train.SessionRunHook):
+            raise TypeError(f"Hooks must be a SessionRunHook, got {hook!r}.")
+    return created
+
+
+def create_listeners(listeners: Iterable[Any]) -> list[v1.train.CheckpointSaverListener]:
+    """Return the user's saving listeners without duplicates, with factories called.
+
+    Raises:
+        TypeError: A factory returned something other than a listener.
+    """
+    kind = v1.train.CheckpointSaverListener
+    created = [listener if isinstance(listener, kind) else listener() for listener in dict.fromkeys(listeners)]
+    for listener in created:
+        if not isinstance(listener, kind):
+            raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, got {listener!r}.")
+    return created
+
+
+def without_step_waiters(
+    hooks: Iterable[v1.train.SessionRunHook], step: int, *, in_group: bool = False
+) -> list[v1.train.SessionRunHook]:
+    """Return the hooks without each `GlobalStepWaiterHook` that waits for a step after `step`.
+
+    tf.estimator used these hooks to stagger the start of asynchronous workers. The workers of a group run every step
+    together, so none of them could reach that step while another one waits.
+
+    Raises:
+        ValueError: A single process would wait for a step that no other process makes.
     """
     waiters = {hook: awaited for hook in hooks if (awaited := sessions.awaited_step(hook)) > step}
     for awaited in waiters.values():
-        if not together:
+        if not in_group:
             raise ValueError(
-                f"GlobalStepWaiterHook waits for step {awaited}, but this run begins at step {step} and nobody else "
-                "makes steps: it would wait for ever. Leave it out."
+                f"GlobalStepWaiterHook waits for step {awaited}, but this run starts at step {step} and no other "
+                "process advances the global step, so it would never return. Remove the hook."
             )
-        logger.warning("GlobalStepWaiterHook(%d) is left out: the workers of a group make all steps together.", awaited)
+        logger.warning("Ignoring GlobalStepWaiterHook(%d): all workers of a group run every step together.", awaited)
     return [hook for hook in hooks if hook not in waiters]
-
-
-def made_listeners(listeners: Iterable[Any]) -> list[v1.train.CheckpointSaverListener]:
-    """Saving listeners, factories called."""
-    kind = v1.train.CheckpointSaverListener
-    result = [listener if isinstance(listener, kind) else listener() for listener in dict.fromkeys(listeners)]
-    for listener in result:
-        if not isinstance(listener, kind):
-            raise TypeError(f"saving_listeners must be a list of CheckpointSaverListener, given: {listener!r}")
-    return result

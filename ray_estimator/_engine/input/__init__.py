@@ -1,1 +1,1 @@
-"""From input_fn or the rows of a Ray Dataset to tensors in the graph."""
+"""Turns an input_fn or the rows of a Ray Dataset into tensors of the graph."""

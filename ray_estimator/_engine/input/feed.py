@@ -1,18 +1,19 @@
-"""From an input_fn or a Ray Dataset's rows to the features and labels of a graph."""
+"""The features and labels of a graph, from an input_fn or the rows of a Ray Dataset."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
 from ray_estimator._data.position import Position
-from ray_estimator._engine.input.rows import PREFETCH_BATCHES, dataset_of_rows
+from ray_estimator._engine.graph.operations import takes_from_iterator
+from ray_estimator._engine.input.rows import PREFETCH_BATCHES, RowReader, dataset_of_rows
 from ray_estimator._jobs.jobs import ModelJob, UserCode
 from ray_estimator._jobs.worker import Tables
 from ray_estimator._validation.user_functions import call_with_accepted
@@ -24,21 +25,20 @@ class Feed:
     """The input of one graph.
 
     Attributes:
-        features: What model_fn gets as features.
-        labels: What model_fn gets as labels, or None.
-        hooks: Hooks that start the input; they come before the user's.
-        next_missing: float32 scalar, 1.0 when no batch follows this one; None if the input cannot say.
-        first_ready: Called in the session once before the first step; False when the input is empty.
-        ends: Whether the input can come to an end by itself.
-        take: What waits for the batch of a step; None for tensors.
-        advance: Takes the batch even if the model does not look at it, so that its input ends all the same; None for
+        features: The features passed to model_fn.
+        labels: The labels passed to model_fn, or None.
+        hooks: Hooks that start the input. They run before the user's hooks.
+        next_missing: float32 scalar, 1.0 if no batch follows this one. None: the input cannot tell.
+        first_ready: Returns whether the input has a first batch. Called in the session once, before the first step.
+        ends: Whether the input can end by itself.
+        take: The operation that waits for the batch of a step. None for plain tensors.
+        advance: Takes the batch even if the model does not use it, so that its input ends all the same. None for plain
             tensors.
-        pipeline: The initializable iterator and the dataset that input_fn made; None for tensors.
-        position_after: Where in its input the run is after so many steps; None if the input cannot say.
-        save_places: Gives what a checkpoint keeps for each rank; None if it keeps nothing. Every rank calls it with
-            its session, the step, and whether the input has ended.
-        passes: The newest pass over the rows of a Ray Dataset.
-        errors: What was raised in Python while rows were fetched; TensorFlow tells only its text.
+        pipeline: The initializable iterator and the dataset that input_fn returned. None for plain tensors.
+        position_after: Returns the position in the input after a number of steps. None: unknown.
+        save_iterators: Returns the iterator states to save with a checkpoint, one per rank. Every rank calls it with
+            its session, the step, and whether the input has ended. None: nothing to save.
+        reader: Reads the rows of a Ray Dataset. None for an input_fn.
     """
 
     features: Any
@@ -51,50 +51,46 @@ class Feed:
     advance: tf.Operation | None = None
     pipeline: tuple[Any, tf.data.Dataset] | None = None
     position_after: Callable[[int], Position | None] | None = None
-    save_places: Callable[[v1.Session, int, bool], list[bytes]] | None = None
-    passes: list[Generator[Any]] = field(default_factory=list)
-    errors: list[Exception] = field(default_factory=list)
+    save_iterators: Callable[[v1.Session, int, bool], list[bytes]] | None = None
+    reader: RowReader | None = None
 
     def close(self) -> None:
-        """Lets go of the rows, when the session is closed: the graph, which holds on to them, is cyclic garbage."""
-        for each in self.passes:
-            # If TensorFlow's thread is in it still, it ends there.
-            with contextlib.suppress(ValueError):
-                each.close()
+        """Release the rows. Call it when the session is closed; the graph refers to them, and is cyclic garbage."""
+        if self.reader is not None:
+            self.reader.close()
 
     @contextlib.contextmanager
     def explaining_errors(self) -> Iterator[None]:
-        """Within it, TensorFlow's report of an error in fetching rows becomes the error itself."""
+        """Replace TensorFlow's report of an error in reading rows by the error itself."""
         try:
             yield
         except tf.errors.OpError as report:
-            if self.errors:
-                raise self.errors[0] from report
+            if self.reader is not None and self.reader.error is not None:
+                raise self.reader.error from report
             raise
 
 
 def open_feed(
     job: ModelJob, code: UserCode, mode: str, tables: Tables | None, *, rank: int = 0, num_replicas: int = 1
 ) -> Feed:
-    """Builds the input of `mode` in the default graph.
+    """Build the input of `mode` in the default graph.
 
     Args:
         job: The job; its `rows` describe a Ray Dataset.
-        code: The opened user code; its `input_fn` is called when the job has no rows.
+        code: The opened user code. Its `input_fn` is called if the job has no rows.
         mode: A `ModeKeys` value.
-        tables: This rank's rows, when the job has rows.
-        rank: This worker's position.
-        num_replicas: How many replicas train together; with several, batches look one ahead.
+        tables: This rank's rows. None if the job has no rows.
+        rank: This worker's rank.
+        num_replicas: Number of replicas that train together. With several, the input reads one batch ahead.
     """
     with tf.device("/cpu:0"):
         if job.rows is not None:
             if tables is None:
                 raise AssertionError("A job with rows needs tables.")
-            passes: list[Generator[Any]] = []
-            errors: list[Exception] = []
-            dataset = dataset_of_rows(tables, job.rows, code.map_fn, mode, passes, errors)
+            dataset, reader = dataset_of_rows(tables, job.rows, code.map_fn, mode)
             feed = _feed_of_dataset(dataset, mode, look_ahead=num_replicas > 1)
-            return replace(feed, passes=passes, errors=errors)
+            feed.reader = reader
+            return feed
         returned = _call_input_fn(job, code, mode, rank, num_replicas)
         if isinstance(returned, tf.data.Dataset):
             return _feed_of_dataset(returned, mode, look_ahead=num_replicas > 1)
@@ -113,13 +109,13 @@ def _call_input_fn(job: ModelJob, code: UserCode, mode: str, rank: int, num_repl
         code.input_fn,
         mode=mode,
         params=copy.deepcopy(code.params or {}),
-        config=job.users_config,
+        config=job.user_config,
         input_context=context,
     )
     if type(returned).__module__.startswith("ray.data"):
         raise TypeError(
-            "input_fn returned a ray.data.Dataset. Wrap it instead: "
-            "train(dataset_input_fn(dataset, batch_size=..., label_columns=...))."
+            "input_fn returned a ray.data.Dataset. Pass dataset_input_fn(dataset, batch_size=..., label_columns=...) "
+            "instead of the function."
         )
     return returned
 
@@ -134,7 +130,9 @@ def _features_and_labels(returned: Any, mode: str) -> tuple[Any, Any]:
 
 
 def _feed_of_dataset(dataset: tf.data.Dataset, mode: str, *, look_ahead: bool) -> Feed:
-    source = _looking_ahead(dataset).prefetch(PREFETCH_BATCHES) if look_ahead else dataset
+    # The scope keeps names like `buffer_size` free for variables, whatever the number of workers.
+    with tf.name_scope("ray_estimator_look_ahead"):
+        source = _looking_ahead(dataset).prefetch(PREFETCH_BATCHES) if look_ahead else dataset
     iterator = v1.data.make_initializable_iterator(source)
     taken = iterator.get_next()
     element = taken[0].get_value() if look_ahead else taken
@@ -153,9 +151,9 @@ def _op_of(taken: Any) -> tf.Operation:
 
 
 def _looking_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Gives (batch as an Optional, whether another follows); the first is the empty one before the first batch.
+    """Return a dataset of (batch as an Optional, whether another batch follows). The first Optional is empty.
 
-    With one look ahead every worker knows, in the step itself, that some worker cannot fill the next one.
+    Reading one batch ahead tells every worker, within a step, whether some worker has no batch for the next step.
     """
     spec = tf.OptionalSpec(dataset.element_spec)
     optional = tf.experimental.Optional
@@ -176,7 +174,7 @@ def _looking_ahead(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def _reads_an_iterator() -> bool:
-    return any(op.type.startswith("IteratorGetNext") for op in v1.get_default_graph().get_operations())
+    return any(takes_from_iterator(op) for op in v1.get_default_graph().get_operations())
 
 
 class _IteratorStarter(v1.train.SessionRunHook):
@@ -189,11 +187,8 @@ class _IteratorStarter(v1.train.SessionRunHook):
         session.run(self._initializer)
 
 
-# Rows of a Ray Dataset
-
-
 def batch_dimension(features: Any) -> int | tf.Tensor | None:
-    """Rows in a batch of `features`: known now, or a scalar tensor, or None when no tensor tells."""
+    """Return the rows of a batch of `features`: an int if static, else a scalar tensor. None: no feature is a batch."""
     for value in tf.nest.flatten(features):
         shape = getattr(value, "shape", None)
         if shape is None or shape.rank == 0:
@@ -208,6 +203,3 @@ def batch_dimension(features: Any) -> int | tf.Tensor | None:
         if isinstance(value, tf.RaggedTensor):
             return value.nrows()
     return None
-
-
-__all__: Sequence[str] = ["Feed", "batch_dimension", "dataset_of_rows", "open_feed"]

@@ -1,4 +1,4 @@
-"""Where the tf.data iterator of an input_fn is: kept with each checkpoint, on every rank, where TensorFlow can."""
+"""Saves the tf.data iterator of an input_fn with each checkpoint, on every rank, if TensorFlow supports it."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ import tensorflow.compat.v1 as v1
 from ray_estimator._data.position import IteratorPosition
 from ray_estimator._engine.graph.traversal import ancestors
 from ray_estimator._engine.input.feed import Feed
-from ray_estimator._engine.tf_private import iterators
 from ray_estimator._jobs.worker import Worker
+from ray_estimator._tf_private import iterators
 
 _HEADER = struct.Struct("<Q?Q")
 _NAME = "iterator"
-_MOST_BYTES = 2**26
-"""What the places of all ranks together may take: the ranks meet in one process. As much may be constants."""
-_MOST_GROWTH_BYTES = 2**32
+_MAX_BYTES = 2**26
+"""Limit for the states of all ranks together, since one process collects them; also for constants of the pipeline."""
+_MAX_GROWTH_BYTES = 2**32
+"""Limit for the growth of this process's memory since the iterator started, which bounds its state."""
 
 logger = logging.getLogger(__name__)
 
 
-class Place(NamedTuple):
-    """Where one rank's iterator is.
+class IteratorState(NamedTuple):
+    """The saved state of one rank's iterator.
 
     Attributes:
-        pipeline: Tells the tf.data pipeline from another one.
+        pipeline: Fingerprint of the tf.data pipeline.
         ended: Whether some rank has no batch for another step.
-        state: The contents of the two files that TensorFlow needs to go on; empty at the beginning.
+        state: The contents of the index file and the data file that TensorFlow restores from. Empty for a new iterator.
     """
 
     pipeline: int
@@ -44,52 +45,52 @@ class Place(NamedTuple):
     state: tuple[bytes, bytes] = (b"", b"")
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Place:
-        """What `to_bytes` made."""
+    def from_bytes(cls, content: bytes) -> IteratorState:
+        """Decode the result of `to_bytes`."""
         pipeline, ended, split = _HEADER.unpack_from(content)
         content = content[_HEADER.size :]
         return cls(pipeline, ended, (content[:split], content[split:]))
 
     def to_bytes(self) -> bytes:
-        """For a file."""
+        """Encode the state for a file."""
         return _HEADER.pack(self.pipeline, self.ended, len(self.state[0])) + b"".join(self.state)
 
 
 class CannotSaveError(Exception):
-    """Why there is no place."""
+    """The iterator cannot be saved; the message says why."""
 
 
-def place_in(prefix: str | None, position: IteratorPosition, rank: int) -> Place | None:
-    """The place of a rank that lies beside a checkpoint; None for the beginning."""
+def saved_iterator(prefix: str | None, position: IteratorPosition, rank: int) -> IteratorState | None:
+    """Return the iterator state that was saved with a checkpoint for a rank; None for a new iterator."""
     if prefix is None:
         return None
-    place = Place.from_bytes(Path(prefix + position.suffix(rank)).read_bytes())
-    return place if any(place.state) else None
+    saved = IteratorState.from_bytes(Path(prefix + position.suffix(rank)).read_bytes())
+    return saved if any(saved.state) else None
 
 
-def keep_place(feed: Feed, worker: Worker, position: IteratorPosition, found: Place | None) -> None:
-    """Makes the iterator of `feed` go on where a checkpoint has left it, and be saved with each of this run."""
+def keep_iterator(feed: Feed, worker: Worker, position: IteratorPosition, found: IteratorState | None) -> None:
+    """Make `feed` resume its iterator from a checkpoint, and save it with each checkpoint of this run."""
     if feed.pipeline is None:
-        raise AssertionError("Only a feed with an iterator has a place.")
-    place = KeepPlace(*feed.pipeline, feed.first_ready, worker, position, found)
-    feed.hooks = [place]
-    feed.position_after = lambda steps: place.position
-    feed.first_ready = place.first_ready
-    feed.save_places = place.save
+        raise AssertionError("The feed has no iterator to save.")
+    hook = IteratorHook(*feed.pipeline, feed.first_ready, worker, position, found)
+    feed.hooks = [hook]
+    feed.position_after = lambda steps: hook.position
+    feed.first_ready = hook.first_ready
+    feed.save_iterators = hook.save
 
 
-class KeepPlace(v1.train.SessionRunHook):
-    """Starts an iterator in each new session, where a checkpoint has left it, and saves its place.
+class IteratorHook(v1.train.SessionRunHook):
+    """Starts or resumes an iterator in each new session, and saves its state.
 
-    Runs on every rank. All ranks go on, or all begin anew.
+    Runs on every rank. Either all ranks resume, or all start with the first batch.
 
     Args:
         iterator: The iterator.
-        dataset: What it iterates over, as input_fn made it.
-        first_ready: Asks an iterator that begins whether it has a first batch.
+        dataset: The dataset that input_fn returned.
+        first_ready: Returns whether a new iterator has a first batch.
         worker: This rank.
-        position: For the checkpoints of this run.
-        found: Where to go on; None, on all ranks, to begin anew.
+        position: The position to save in the checkpoints of this run.
+        found: The state to resume from. None, on all ranks: start with the first batch.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class KeepPlace(v1.train.SessionRunHook):
         first_ready: Callable[[v1.Session], bool],
         worker: Worker,
         position: IteratorPosition,
-        found: Place | None,
+        found: IteratorState | None,
     ) -> None:
         self._iterator = iterator
         self._dataset = dataset
@@ -111,15 +112,15 @@ class KeepPlace(v1.train.SessionRunHook):
 
     @property
     def position(self) -> IteratorPosition | None:
-        """For the next checkpoint; None if the place cannot be saved."""
+        """The position for the next checkpoint; None if the iterator cannot be saved."""
         return self._position
 
     def first_ready(self, session: v1.Session) -> bool:
-        """Whether there is a batch for the first step. An iterator that goes on cannot be asked: it would give it."""
+        """Return whether there is a batch for the first step, without taking a batch from a resumed iterator."""
         return self._first_ready(session) if self._found is None else not self._found.ended
 
     def begin(self) -> None:
-        # Here, behind model_fn: operations before those of the model would change what it draws at random.
+        # After model_fn, since operations before those of the model would change its random numbers.
         iterator = iterators.resource_of(self._iterator)
         with v1.get_default_graph().colocate_with(iterator.op):
             self._fingerprint = iterators.fingerprint_of(self._dataset)
@@ -136,33 +137,38 @@ class KeepPlace(v1.train.SessionRunHook):
         self._resident_bytes = _resident_bytes()
         session.run(self._iterator.initializer)
         found, self._is_started = self._found, True
-        if found is None or all(self._worker.exchange("goes on in its input", self._goes_on(session, found))):
+        if found is None or all(self._worker.exchange("resumes its input", self._restore(session, found))):
             return
         self._found = None
         session.run(self._iterator.initializer)
         if self._worker.rank == 0:
-            logger.warning("What input_fn gives begins anew: it is another pipeline than in the run that was cut off.")
+            logger.warning(
+                "The input of input_fn starts at its first batch: its pipeline has changed since the last run."
+            )
 
     def save(self, session: v1.Session, step: int, input_ended: bool) -> list[bytes]:
-        """The places of all ranks; none if one of them cannot be saved. Call on every rank at the same step."""
+        """Return the states of all ranks; none if one cannot be saved. Every rank calls it at the same step."""
         if self._position is None:
             return []
-        place, why_not = None, None
+        state, reason = None, None
         try:
-            place = self._place(session, input_ended).to_bytes()
+            state = self._state(session, input_ended).to_bytes()
         except (CannotSaveError, tf.errors.OpError) as error:
-            why_not = iterators.text_of(error) if isinstance(error, tf.errors.OpError) else str(error)
-        saved = self._worker.exchange(f"place in the input at step {step}", (place, why_not))
-        places = [place for place, _ in saved if place is not None]
-        if len(places) == len(saved):
-            return places
+            reason = iterators.kernel_message(error) if isinstance(error, tf.errors.OpError) else str(error)
+        saved = self._worker.exchange(f"iterator state at step {step}", (state, reason))
+        states = [state for state, _ in saved if state is not None]
+        if len(states) == len(saved):
+            return states
         self._position = None
         if self._worker.rank == 0:
             reasons = (reason for _, reason in saved if reason is not None)
-            logger.info("Where input_fn is cannot be saved, so after a restart it begins anew: %s", next(reasons))
+            logger.info(
+                "The iterator of input_fn cannot be saved, so a restart starts at its first batch: %s", next(reasons)
+            )
         return []
 
-    def _goes_on(self, session: v1.Session, found: Place) -> bool:
+    def _restore(self, session: v1.Session, found: IteratorState) -> bool:
+        """Restore the iterator; False if that is impossible."""
         try:
             if session.run(self._fingerprint) != found.pipeline:
                 return False
@@ -171,37 +177,37 @@ class KeepPlace(v1.train.SessionRunHook):
                     path.write_bytes(content)
                 session.run(self._restore_state, {self._prefix: os.path.join(folder, _NAME)})
         except tf.errors.OpError as error:
-            logger.warning("The iterator of input_fn could not be restored: %s", iterators.text_of(error))
+            logger.warning("The iterator of input_fn could not be restored: %s", iterators.kernel_message(error))
             return False
         return True
 
-    def _place(self, session: v1.Session, input_ended: bool) -> Place:
-        """Where the iterator is.
+    def _state(self, session: v1.Session, input_ended: bool) -> IteratorState:
+        """Return the state of the iterator.
 
         Raises:
-            CannotSaveError: It is too much.
-            OpError: TensorFlow cannot tell.
+            CannotSaveError: The state is too large.
+            OpError: TensorFlow cannot save the pipeline.
         """
         if self._found is not None and not self._is_started:
             return self._found
-        if self._constant_bytes > _MOST_BYTES:
-            raise CannotSaveError(f"the pipeline holds {_in_mib(self._constant_bytes)} of constants.")
+        if self._constant_bytes > _MAX_BYTES:
+            raise CannotSaveError(f"the pipeline has {_in_mib(self._constant_bytes)} of constants.")
         pipeline = int(session.run(self._fingerprint))
         if not self._is_started:
-            return Place(pipeline, input_ended)
-        grown = _resident_bytes() - self._resident_bytes
-        if grown > _MOST_GROWTH_BYTES:
-            raise CannotSaveError(f"shuffle() and cache() may hold most of {_in_mib(grown)}.")
+            return IteratorState(pipeline, input_ended)
+        growth = _resident_bytes() - self._resident_bytes
+        if growth > _MAX_GROWTH_BYTES:
+            raise CannotSaveError(f"shuffle() and cache() may use most of {_in_mib(growth)}.")
         with tempfile.TemporaryDirectory(prefix="ray-estimator-") as folder:
             session.run(self._save_state, {self._prefix: os.path.join(folder, _NAME)})
             index, data = _files_in(folder)
-            if data.stat().st_size > _MOST_BYTES / max(len(self._worker.addresses), 1):
-                raise CannotSaveError(f"shuffle() and cache() hold {_in_mib(data.stat().st_size)}.")
-            return Place(pipeline, input_ended, (index.read_bytes(), data.read_bytes()))
+            if data.stat().st_size > _MAX_BYTES / max(len(self._worker.addresses), 1):
+                raise CannotSaveError(f"shuffle() and cache() use {_in_mib(data.stat().st_size)}.")
+            return IteratorState(pipeline, input_ended, (index.read_bytes(), data.read_bytes()))
 
 
 def _files_in(folder: str) -> tuple[Path, Path]:
-    """The files of TensorFlow's checkpoint of an iterator."""
+    """Return the files of TensorFlow's checkpoint of an iterator."""
     return Path(folder, f"{_NAME}.index"), Path(folder, f"{_NAME}.data-00000-of-00001")
 
 
@@ -210,7 +216,7 @@ def _in_mib(num_bytes: int) -> str:
 
 
 def _resident_bytes() -> int:
-    """How much memory this process has; where nobody can say, none."""
+    """Return the resident memory of this process; 0 if the system does not tell."""
     with contextlib.suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     return 0

@@ -1,4 +1,4 @@
-"""What tells one Ray Dataset from another, without reading it: its files, its plan, its size. On the driver."""
+"""Fingerprints of Ray Datasets by files, plan and size, without reading them. Runs on the driver."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ import pyarrow.fs
 from ray.data import Dataset
 from ray.data.dataset import MaterializedDataset
 
-from ray_estimator._storage.content_marks import content_marks
+from ray_estimator._runtime import ray_private
+from ray_estimator._storage.content_version import version_attributes
 
 logger = logging.getLogger(__name__)
 
 
 def fingerprint(dataset: Dataset, schema: pa.Schema, columns: tuple[str, ...]) -> dict[str, str]:
-    """What tells `dataset` from another one, by names that a person knows.
+    """Return the properties that identify `dataset`, by readable names.
 
     Args:
-        dataset: The dataset, as the user gave it.
+        dataset: The user's dataset.
         schema: Its schema.
-        columns: The columns that are used.
+        columns: The columns in use.
 
     Returns:
-        The types of the columns; the names of the operators; files, by their names, sizes, and times or etags; of a
-        dataset that is in memory how many rows it has, since another materialize() cuts other blocks.
+        The types of the columns, the names of the operators, and a digest of the files (names, sizes, and times or
+        etags). For a dataset in memory, the number of rows instead, since each materialize() may create other blocks.
     """
     parts = {"columns": ", ".join(f"{name}: {schema.field(name).type}" for name in sorted(columns))}
     if isinstance(dataset, MaterializedDataset):
         return {**parts, "size": f"{dataset.count()} rows"}
-    operators = list(_operators(dataset._logical_plan.dag))
+    operators = ray_private.operators(dataset)
     parts["operators"] = " -> ".join(operator.name for operator in operators)
     files = sorted(line for operator in operators for line in _files_of(operator))
     if files:
@@ -41,36 +42,28 @@ def fingerprint(dataset: Dataset, schema: pa.Schema, columns: tuple[str, ...]) -
     return parts
 
 
-def _operators(operator: Any) -> Iterator[Any]:
-    """The operators of a plan, sources first."""
-    for source in operator.input_dependencies:
-        yield from _operators(source)
-    yield operator
-
-
 def _files_of(operator: Any) -> Iterator[str]:
-    """A line for each file that an operator reads; none where Ray does not say which."""
-    source = getattr(operator, "datasource", operator)
-    paths = getattr(source, "paths", None) or getattr(source, "_source_paths", None)
-    files = getattr(source, "filesystem", None) or getattr(source, "_filesystem", None)
-    if not paths or not isinstance(files, pyarrow.fs.FileSystem):
+    """Yield a line for each file that an operator reads; none if the operator does not expose its files."""
+    paths, files = ray_private.files_read(operator)
+    if not isinstance(files, pyarrow.fs.FileSystem):
         return
-    for path in [paths] if isinstance(paths, str) else paths:
+    for path in paths:
         try:
-            yield from _lines_below(files, str(path))
-        except Exception as error:  # Stores raise what they like.
-            # Perhaps only workers can look: then what is read there is not compared.
-            logger.info("The files of the dataset could not be listed: %s", error)
+            yield from _lines_below(files, path)
+        except Exception as error:  # Filesystems have their own error classes.
+            # The driver may lack access that workers have. Changes of the files then go undetected.
+            logger.info("Cannot list the files of the dataset at %s, so changes there go undetected: %s", path, error)
 
 
 def _lines_below(files: pyarrow.fs.FileSystem, path: str) -> Iterator[str]:
+    """Yield a line for each file at or below `path`."""
     wrapped = files.unwrap() if hasattr(files, "unwrap") else files  # Ray Data's retries
     handler = getattr(wrapped, "handler", None)
     if isinstance(handler, pyarrow.fs.FSSpecHandler):
-        # Arrow would pass on neither times nor etags.
+        # Arrow provides neither times nor etags of these.
         handler.fs.invalidate_cache(path)
         for name, info in handler.fs.find(path, detail=True).items():
-            yield f"{name} {content_marks(info)}"
+            yield f"{name} {version_attributes(info)}"
         return
     (found,) = files.get_file_info([path])
     is_dir = found.type == pyarrow.fs.FileType.Directory

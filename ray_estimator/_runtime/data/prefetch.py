@@ -1,4 +1,4 @@
-"""What an iterator gives, made ahead of who takes it by a thread of its own."""
+"""A thread that prefetches the items of an iterator."""
 
 from __future__ import annotations
 
@@ -12,132 +12,133 @@ from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
 
-_LEAVE_SECS = 5.0
+_JOIN_SECS = 5.0
 _END: Any = object()
 
 
 class Prefetcher(threading.Thread, Generic[T]):
-    """Walks through an iterator, so far that there are `size` items at a time, with the one that was given last.
+    """Iterates over `items` in a thread, and holds up to `size` items, including the one returned last.
 
-    Leaving the context ends the thread, also while it waits for another `Prefetcher` or for what `waits_for` was told.
+    Leaving the context stops the thread, even while it waits for another `Prefetcher`, or for something that
+    `interrupt_with` can interrupt.
 
     Args:
-        items: Gives the iterator. Called in the thread.
-        size: How many items there are at a time.
-        timeout_secs: How long to wait for the next item; None: no limit. While another `Prefetcher` waits for it, only
-            the time in which that one is itself waited for counts.
+        items: Returns the iterator. Called in the thread.
+        size: Maximum number of items at a time.
+        timeout_secs: How long to wait for the next item. None: no limit. If the consumer is another `Prefetcher`, only
+            the time during which that one has a waiting consumer counts.
     """
 
     def __init__(self, items: Callable[[], Iterator[T]], size: int, timeout_secs: float | None = None) -> None:
-        super().__init__(name=f"ahead of {items.__qualname__}", daemon=True)
+        super().__init__(name=f"prefetch {items.__qualname__}", daemon=True)
         self._items = items
         self._timeout_secs = timeout_secs
-        self._room = threading.Semaphore(size - 1)
-        self._made: queue.SimpleQueue[tuple[T, BaseException | None]] = queue.SimpleQueue()
-        self._is_left = False
-        self._end_wait: Callable[[], None] | None = None
-        self._wanted_since: float | None = None
+        self._slots = threading.Semaphore(size - 1)
+        self._queue: queue.SimpleQueue[tuple[T, BaseException | None]] = queue.SimpleQueue()
+        self._is_cancelled = False
+        self._interrupt: Callable[[], None] | None = None
+        self._waiting_since: float | None = None
 
     def __enter__(self) -> Self:
-        taker = threading.current_thread()
-        if isinstance(taker, Prefetcher):
-            taker.waits_for(self.leave)
+        consumer = threading.current_thread()
+        if isinstance(consumer, Prefetcher):
+            consumer.interrupt_with(self.cancel)
         self.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.leave()
+        self.cancel()
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
-        """The next item.
+        """Return the next item.
 
         Raises:
-            CancelledError: Another thread has left this.
-            Exception: What the iterator raised, as itself, behind the items that it gave; or what `too_late` gives.
+            CancelledError: Another thread has called `cancel`.
+            Exception: The iterator's exception, after the items before it; or the exception of `timeout_error`.
         """
-        self._room.release()
-        self._wanted_since = time.monotonic()
+        self._slots.release()
+        self._waiting_since = time.monotonic()
         try:
             item, error = self._get()
         finally:
-            self._wanted_since = None
+            self._waiting_since = None
         try:
-            self._require_taker()
+            self._raise_if_cancelled()
             if error is not None:
                 raise error
         finally:
-            del error  # It would hold its traceback, and that this frame, and all that they hold.
+            del error  # Its traceback refers to this frame, which would keep the items of both alive.
         if item is _END:
             raise StopIteration
         return item
 
-    def too_late(self) -> Exception:
-        """What is raised if no item came in time."""
-        return TimeoutError(f"Nothing came within {self._timeout_secs} s.")
+    def timeout_error(self) -> Exception:
+        """Return the exception to raise if no item arrives in time."""
+        return TimeoutError(f"No item arrived within {self._timeout_secs} s.")
 
-    def waits_for(self, end: Callable[[], None] | None) -> None:
-        """Tells what ends the wait that comes now. Called in the thread.
+    def interrupt_with(self, end: Callable[[], None] | None) -> None:
+        """Set the function that interrupts the wait that follows. Called in the thread.
 
         Raises:
-            CancelledError: It need not begin to wait.
+            CancelledError: `cancel` was called, so the wait must not start.
         """
-        self._end_wait = end
-        self._require_taker()
+        self._interrupt = end
+        self._raise_if_cancelled()
 
-    def leave(self) -> None:
-        """Ends the thread, and wakes who waits for it."""
-        self._is_left = True
-        self._room.release()
-        self._made.put((_END, None))
-        if self._end_wait is not None:
-            self._end_wait()
-        # A generator that nobody holds any more may be closed by any thread.
+    def cancel(self) -> None:
+        """Stop the thread, and wake a consumer that waits for an item."""
+        self._is_cancelled = True
+        self._slots.release()
+        self._queue.put((_END, None))
+        if self._interrupt is not None:
+            self._interrupt()
+        # Wait until the thread has closed its generator; otherwise the garbage collector may close it in any thread.
         if self.is_alive() and self is not threading.current_thread():
-            self.join(_LEAVE_SECS)
-        self._end_wait = None
-        self._let_go()
+            self.join(_JOIN_SECS)
+        self._interrupt = None
+        self._drop_items()
 
     def run(self) -> None:
-        """Makes the items."""
+        """Produce the items."""
         try:
-            self._require_taker()
+            self._raise_if_cancelled()
             items = self._items()
-            while self._has_room():
-                self._made.put((next(items), None))
+            while self._acquire_slot():
+                self._queue.put((next(items), None))
         except StopIteration:
-            self._made.put((_END, None))
-        except BaseException as error:
-            self._made.put((_END, error))
+            self._queue.put((_END, None))
+        except BaseException as error:  # raised again by __next__
+            self._queue.put((_END, error))
 
     def _get(self) -> tuple[T, BaseException | None]:
         while True:
             try:
-                return self._made.get(timeout=self._timeout_secs)
+                return self._queue.get(timeout=self._timeout_secs)
             except queue.Empty:
-                if self._is_late():
-                    raise self.too_late() from None
+                if self._has_timed_out():
+                    raise self.timeout_error() from None
 
-    def _is_late(self) -> bool:
-        taker = threading.current_thread()
-        if not isinstance(taker, Prefetcher):
+    def _has_timed_out(self) -> bool:
+        consumer = threading.current_thread()
+        if not isinstance(consumer, Prefetcher):
             return True
-        since = taker._wanted_since
+        since = consumer._waiting_since
         return since is not None and time.monotonic() - since >= (self._timeout_secs or 0.0)
 
-    def _let_go(self) -> None:
-        """Of what nobody took: an error, too, holds its traceback, and that all that the iterator held."""
+    def _drop_items(self) -> None:
+        """Drop the remaining items, and an error, whose traceback refers to the iterator's objects."""
         with contextlib.suppress(queue.Empty):
             while True:
-                self._made.get_nowait()
-        self._made.put((_END, None))
+                self._queue.get_nowait()
+        self._queue.put((_END, None))
 
-    def _has_room(self) -> bool:
-        self._room.acquire()
-        return not self._is_left
+    def _acquire_slot(self) -> bool:
+        self._slots.acquire()
+        return not self._is_cancelled
 
-    def _require_taker(self) -> None:
-        if self._is_left:
+    def _raise_if_cancelled(self) -> None:
+        if self._is_cancelled:
             raise CancelledError

@@ -1,4 +1,4 @@
-"""A Ray Dataset cut into ranges of whole batches, one for each task."""
+"""Splits a Ray Dataset into ranges of whole batches, one per task."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ _STORE_SHARE = 1 / 4
 
 
 def least_rows(batch_size: int) -> int:
-    """So many rows that what a task costs by itself is small beside them."""
+    """Return how many rows a task needs to make its own cost small in comparison."""
     return max(_ROWS, _BATCHES * batch_size)
 
 
+def most_rows(batch_size: int) -> int:
+    """Return how many rows a task gets at most, so that tasks spread evenly over the CPUs."""
+    return _GROWTH * least_rows(batch_size)
+
+
 def ranges(rows: RowSource, in_flight: int, steps: int | None) -> Iterator[RangeOfRows]:
-    """Consecutive ranges, as Ray Data makes their blocks. Drives Ray Data in this process.
+    """Yield consecutive ranges as Ray Data produces their blocks. Executes Ray Data in this process.
 
     Args:
-        rows: What to read.
-        in_flight: How many ranges there are at a time: together they take no more than a part of the object store.
-        steps: Of how many batches; None for all.
+        rows: The rows to read.
+        in_flight: Maximum number of ranges at a time. Together they use at most a part of the object store.
+        steps: Number of batches. None: all.
     """
     seen: dict[int, BlockRef] = {}
 
@@ -37,11 +42,11 @@ def ranges(rows: RowSource, in_flight: int, steps: int | None) -> Iterator[Range
             yield block.num_rows
 
     def target_rows() -> Iterator[int]:
-        # They grow with what lies before them: it costs less, and no task ends later than the others by more than
-        # a small part of the whole.
-        least, before = least_rows(rows.batch_size), 0
+        # Ranges grow with the number of rows before them. Large ranges cost less, and small ones at the start keep
+        # all tasks busy.
+        least, most, before = least_rows(rows.batch_size), most_rows(rows.batch_size), 0
         while True:
-            wanted = min(max(least, before // (2 * in_flight)), _GROWTH * least)
+            wanted = min(max(least, before // (2 * in_flight)), most)
             row_bytes = max(block.row_bytes for block in seen.values())
             target = int(min(wanted, max(1, range_bytes / row_bytes))) if row_bytes else wanted
             yield target
@@ -56,6 +61,6 @@ def ranges(rows: RowSource, in_flight: int, steps: int | None) -> Iterator[Range
     for pieces in aligned_ranges(lengths(), rows.batch_size, target_rows(), limit):
         blocks = tuple(piece(*each) for each in pieces)
         yield RangeOfRows(blocks, rows.columns, rows.batch_size, rows.timeout_secs)
-        # Blocks behind the range are free to go.
+        # Release the blocks before the end of this range.
         for passed in [index for index in seen if index < pieces[-1].source]:
             del seen[passed]

@@ -1,7 +1,7 @@
 """The rows of a Ray Dataset, in order, as blocks that are fetched where they are used.
 
-Ray Data reads, transforms, streams and spills. Only references and row counts pass through the process that drives
-it; the rows go from the object store to the rank or the task that needs them.
+Ray Data reads, transforms, streams and spills. Only references and row counts pass through the process that executes
+it; ranks and tasks fetch the rows from the object store.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 _ANSWER_SECS = 30.0
-"""How much longer than for a block a rank waits for the process that waits for the block."""
+"""How much longer than for a block a rank waits for the actor that waits for the block."""
 
 
 class BlockRef(NamedTuple):
-    """Rows [start, stop) of a block in Ray's object store, in an epoch; `row_bytes` is 0 if nobody knows."""
+    """Rows [start, stop) of a block in Ray's object store, in an epoch. `row_bytes` is 0 if unknown."""
 
     epoch: int
     ref: Any
@@ -43,28 +43,28 @@ class BlockRef(NamedTuple):
 
     @property
     def num_rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return self.stop - self.start
 
     def load(self, columns: Sequence[str], timeout_secs: float | None) -> pa.Table:
-        """Fetches the rows: zero-copy from the object store of this node, where a block is Arrow."""
-        table = BlockAccessor.for_block(_got(self.ref, timeout_secs, "A block of the Dataset")).to_arrow()
+        """Fetch the rows; without a copy if this node's object store has the block as Arrow."""
+        table = BlockAccessor.for_block(_get(self.ref, timeout_secs, "A block of the dataset")).to_arrow()
         return table.select(list(columns)).slice(self.start, self.num_rows)
 
 
 @dataclass(frozen=True)
 class RowSource:
-    """What to read, how often, and in which order. Travels to the process that drives Ray Data.
+    """What to read, how often, and in which order. Serialized for the process that executes Ray Data.
 
     Attributes:
         dataset: The Ray Dataset.
-        columns: The columns that are used.
-        batch_size: Rows of a batch; in training, for each replica.
-        num_epochs: Passes over the dataset; None for ever.
-        shuffle: How rows are permuted; None keeps the dataset's order.
-        drop_remainder: Whether a last global batch that is not full is dropped.
-        timeout_secs: How long to wait for the next block; None for ever.
-        source: What tells the input of a training run from another, with the seed if the user gave one.
+        columns: The columns to read.
+        batch_size: Rows in a batch; in training, per replica.
+        num_epochs: Passes over the dataset. None: endless.
+        shuffle: How rows are permuted. None: keep the dataset's order.
+        drop_remainder: Whether to drop a last global batch that is not full.
+        timeout_secs: How long to wait for the next block. None: no limit.
+        source: Identifies the input of a training run, with the seed if the user set one.
     """
 
     dataset: Dataset
@@ -77,21 +77,21 @@ class RowSource:
     source: InputSource | None = None
 
     def with_seed(self, seed: int | None) -> RowSource:
-        """The same rows, shuffled with `seed`; None leaves the seed as it is. From here on it is a given one."""
+        """Return the same rows, shuffled with `seed`, which becomes a fixed seed. None: fix the current seed."""
         if self.shuffle is None or self.source is None:
             return self
         seed = self.shuffle.seed if seed is None else seed
         return replace(self, shuffle=replace(self.shuffle, seed=seed), source=replace(self.source, seed=seed))
 
     def block_refs(self, first_epoch: int = 0) -> Iterator[BlockRef]:
-        """Every block of every epoch, in the order in which rows are used. Drives Ray Data in this process."""
+        """Yield every block of every epoch, in the order of use. Executes Ray Data in this process."""
         epochs = itertools.count(first_epoch) if self.num_epochs is None else range(first_epoch, self.num_epochs)
         for epoch in epochs:
-            some = False
+            is_empty = True
             for block in self._one_pass(epoch):
-                some = True
+                is_empty = False
                 yield block
-            if not some:
+            if is_empty:
                 return
 
     def _one_pass(self, epoch: int) -> Iterator[BlockRef]:
@@ -99,7 +99,7 @@ class RowSource:
         if self.shuffle is None:
             yield from self._in_order(dataset, epoch)
             return
-        # One seed sequence for blocks, another for the rows of a window, which Shuffle derives itself.
+        # The order of blocks; Shuffle derives another sequence for the rows of a window.
         seed = np.random.SeedSequence([self.shuffle.seed & (2**64 - 1), epoch, 2**32 - 1])
         if isinstance(dataset, MaterializedDataset):
             blocks = list(self._in_order(dataset, epoch))
@@ -117,13 +117,13 @@ class RowSource:
                     yield BlockRef(epoch, entry.ref, start, stop, row_bytes)
 
     def tables(self) -> Iterator[pa.Table]:
-        """The rows of a single rank, in tables of whole batches. Drives Ray Data in this process."""
+        """Yield the rows of a single rank, in tables of whole batches. Executes Ray Data in this process."""
         return self.tables_of(0, 1, self.block_refs())
 
     def tables_of(
         self, rank: int, num_ranks: int, refs: Iterator[BlockRef], *, skip_rows: int = 0
     ) -> Iterator[pa.Table]:
-        """The rows of one rank out of several, given the blocks that all of them see, behind the first `skip_rows`."""
+        """Yield the rows of one of several ranks, from the blocks of all ranks, after the first `skip_rows` rows."""
         load = functools.partial(BlockRef.load, columns=self.columns, timeout_secs=self.timeout_secs)
         blocks = (Block(ref.epoch, ref.num_rows, functools.partial(load, ref)) for ref in refs)
         sharding = Sharding(rank, num_ranks, self.batch_size, self.drop_remainder)
@@ -131,16 +131,16 @@ class RowSource:
 
 
 class RankRows:
-    """The rows of one rank of a training run, from any position on.
+    """The rows of one rank of a training run, starting at any position.
 
     Attributes:
-        rows_per_epoch: How many rows an epoch has, of all ranks together; None until one has been seen to its end.
+        rows_per_epoch: Rows in an epoch, of all ranks together. None: no epoch has ended yet.
 
     Args:
-        source: What to read.
-        rank: Whose rows.
-        num_ranks: How many ranks share a batch.
-        block_refs: Gives the blocks that all ranks see, from an epoch on.
+        source: The rows to read.
+        rank: This rank.
+        num_ranks: Number of ranks that share a global batch.
+        block_refs: Returns the blocks of all ranks, starting at an epoch.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class RankRows:
         self._block_refs = block_refs
 
     def tables_from(self, position: InputPosition) -> Callable[[], Iterator[pa.Table]]:
-        """What starts to read behind the rows that are consumed. Epochs that are over are not read again."""
+        """Return a function that reads the rows after `position`. Completed epochs are not read again."""
         self.rows_per_epoch = position.rows_per_epoch
         epoch, rows = divmod(position.rows, position.rows_per_epoch) if position.rows_per_epoch else (0, position.rows)
 
@@ -174,7 +174,7 @@ class RankRows:
 
 
 def projected(dataset: Dataset, columns: tuple[str, ...]) -> Dataset:
-    """Reads only what is used, where something is still to be read."""
+    """Return the dataset with only `columns`, unless it is in memory or has no others."""
     if isinstance(dataset, MaterializedDataset) or set(columns) == set(dataset.columns() or ()):
         return dataset
     return dataset.select_columns(list(columns))
@@ -182,13 +182,13 @@ def projected(dataset: Dataset, columns: tuple[str, ...]) -> Dataset:
 
 @dataclass(frozen=True)
 class RangeOfRows:
-    """Consecutive rows, a whole number of batches but at the end. Travels to the task that reads them.
+    """Consecutive rows in whole batches, except at the end. Serialized for the task that reads them.
 
     Attributes:
-        pieces: Where the rows lie.
-        columns: The columns that are used.
-        batch_size: Rows of a batch.
-        timeout_secs: How long to wait for a block; None for ever.
+        pieces: The pieces of blocks that have the rows.
+        columns: The columns to read.
+        batch_size: Rows in a batch.
+        timeout_secs: How long to wait for a block. None: no limit.
     """
 
     pieces: tuple[BlockRef, ...]
@@ -198,20 +198,20 @@ class RangeOfRows:
 
     @property
     def num_rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return sum(piece.num_rows for piece in self.pieces)
 
     def tables(self) -> Iterator[pa.Table]:
-        """The rows in tables of whole batches."""
+        """Yield the rows in tables of whole batches."""
         load = functools.partial(BlockRef.load, columns=self.columns, timeout_secs=self.timeout_secs)
         blocks = (Block(0, piece.num_rows, functools.partial(load, piece)) for piece in self.pieces)
         return rank_tables(blocks, Sharding(0, 1, self.batch_size))
 
 
 class BlockFeed:
-    """Hands every rank of a group the same sequence of blocks. An actor; it touches no rows.
+    """Serves every rank of a group the same sequence of blocks. Runs as an actor, and fetches no rows.
 
-    A restarted group brings a new `attempt` name, and the sequence begins anew.
+    A restarted group passes a new `attempt` name, which restarts the sequence.
     """
 
     def __init__(self, source: RowSource, num_ranks: int) -> None:
@@ -222,12 +222,12 @@ class BlockFeed:
         self._error: Exception | None = None
 
     def next(self, attempt: str, first_epoch: int, rank: int, index: int) -> BlockRef | None:
-        """The block at `index` of the sequence from `first_epoch` on, or None behind its end.
+        """Return block `index` of the sequence that starts at `first_epoch`, or None after its end.
 
-        Each rank asks for 0, 1, 2, ..., and all for the same epoch.
+        Each rank requests 0, 1, 2, ..., and all ranks the same epoch.
         """
         if attempt != self._attempt:
-            self._begin(attempt, first_epoch)
+            self._restart(attempt, first_epoch)
         while index >= self._first + len(self._kept):
             self._kept.append(self._pull())
         self._positions[rank] = index
@@ -241,12 +241,11 @@ class BlockFeed:
         if self._error is None:
             try:
                 return next(self._blocks, None)
-            except Exception as error:
+            except Exception as error:  # Raise it for every rank: after an error, the iterator seems to be exhausted.
                 self._error = error
-        # An iterator that has raised looks as if it had come to its end.
         raise self._error
 
-    def _begin(self, attempt: str, first_epoch: int) -> None:
+    def _restart(self, attempt: str, first_epoch: int) -> None:
         self._attempt = attempt
         self._error = None
         self._blocks = self._source.block_refs(first_epoch)
@@ -256,23 +255,23 @@ class BlockFeed:
 
 
 def blocks_from(feed: Any, attempt: str, rank: int, timeout_secs: float | None, first_epoch: int) -> Iterator[BlockRef]:
-    """This rank's view of a `BlockFeed`, from an epoch on, one request ahead. Runs on a worker.
+    """Yield the blocks of a `BlockFeed` from an epoch, and request one block ahead. Runs on a worker.
 
     Raises:
-        InputTimeoutError: No block came within `timeout_secs`.
+        InputTimeoutError: No block arrived within `timeout_secs`.
     """
     request = functools.partial(feed.next.remote, attempt, first_epoch, rank)
     answer_secs = None if timeout_secs is None else timeout_secs + _ANSWER_SECS
     pending = request(0)
     for index in itertools.count(1):
-        block = _got(pending, answer_secs, "The actor that hands out the blocks")
+        block = _get(pending, answer_secs, "The actor that serves the blocks")
         if block is None:
             return
         pending = request(index)
         yield block
 
 
-def _got(ref: Any, timeout_secs: float | None, what: str) -> Any:
+def _get(ref: Any, timeout_secs: float | None, what: str) -> Any:
     try:
         return ray.get(ref, timeout=timeout_secs)
     except ray.exceptions.GetTimeoutError:

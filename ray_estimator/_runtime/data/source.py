@@ -1,4 +1,4 @@
-"""From what `dataset_input_fn` was given to what is read."""
+"""Row sources for the arguments of `dataset_input_fn`."""
 
 from __future__ import annotations
 
@@ -18,34 +18,40 @@ from ray_estimator.inputs import DatasetInput
 
 
 def training_rows(
-    dataset: Any, schema: pa.Schema, columns: Iterable[str], given: DatasetInput, config: RunConfig
+    dataset: Any, schema: pa.Schema, columns: Iterable[str], dataset_input: DatasetInput, config: RunConfig
 ) -> RowSource:
-    """What to read in TRAIN: for ever, and shuffled if asked for."""
-    rows = _rows(dataset, columns, given, given.batch_size, config)
+    """Return the rows to read in TRAIN: `num_epochs` passes, or endlessly, and possibly shuffled."""
+    rows = _rows(dataset, columns, dataset_input, dataset_input.batch_size, config)
     seed, shuffle = None, None
-    if given.shuffle:
-        seed = next((seed for seed in (given.seed, config.tf_random_seed) if seed is not None), None)
-        assert given.shuffle_buffer_rows is not None, "dataset_input_fn fills it in."
-        shuffle = Shuffle(secrets.randbits(63) if seed is None else seed, given.shuffle_buffer_rows)
+    if dataset_input.shuffle:
+        seed = next((seed for seed in (dataset_input.seed, config.tf_random_seed) if seed is not None), None)
+        assert dataset_input.shuffle_buffer_rows is not None, "dataset_input_fn sets it."
+        shuffle = Shuffle(secrets.randbits(63) if seed is None else seed, dataset_input.shuffle_buffer_rows)
     parts = fingerprint(dataset, schema, rows.columns)
     parts["shuffle"] = "none" if shuffle is None else f"among {shuffle.buffer_rows} rows"
     return replace(
         rows,
-        num_epochs=given.num_epochs,
+        num_epochs=dataset_input.num_epochs,
         shuffle=shuffle,
-        drop_remainder=given.drop_remainder,
-        source=InputSource(parts, seed, endless=given.num_epochs is None, resume=given.resume),
+        drop_remainder=dataset_input.drop_remainder,
+        source=InputSource(parts, seed, endless=dataset_input.num_epochs is None, resume=dataset_input.resume),
     )
 
 
 def rows_in_order(
-    dataset: Any, columns: Iterable[str], given: DatasetInput, batch_size: int, config: RunConfig
+    dataset: Any, columns: Iterable[str], dataset_input: DatasetInput, batch_size: int, config: RunConfig
 ) -> RowSource:
-    """What to read in EVAL and PREDICT: once, in order, to the last row."""
-    return _rows(dataset, columns, given, batch_size, config)
+    """Return the rows to read in EVAL and PREDICT: in order, to the last row."""
+    return _rows(dataset, columns, dataset_input, batch_size, config)
 
 
-def _rows(dataset: Any, columns: Iterable[str], given: DatasetInput, batch_size: int, config: RunConfig) -> RowSource:
+def _rows(
+    dataset: Any, columns: Iterable[str], dataset_input: DatasetInput, batch_size: int, config: RunConfig
+) -> RowSource:
     return RowSource(
-        dataset, tuple(columns), batch_size, num_epochs=given.num_epochs or 1, timeout_secs=config.input_timeout_secs
+        dataset,
+        tuple(columns),
+        batch_size,
+        num_epochs=dataset_input.num_epochs or 1,
+        timeout_secs=config.input_timeout_secs,
     )

@@ -1,4 +1,4 @@
-"""Ray tasks: they find a place in time or fail, begin anew when their worker dies, raise what their function did."""
+"""Ray tasks with a start deadline: retried when their worker dies, and raising the errors of their function."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from ray.exceptions import (
 
 from ray_estimator._engine import entrypoints
 from ray_estimator._jobs.remote_errors import RemoteFailure
+from ray_estimator._process import legacy_keras
 from ray_estimator._process.signals import uninterrupted
-from ray_estimator._runtime.logs import levels, speak_as
-from ray_estimator._runtime.resources import amounts
+from ray_estimator._runtime import ray_private
+from ray_estimator._runtime.logs import log_levels, set_log_levels
+from ray_estimator._runtime.resources import readable
 from ray_estimator._runtime.tasks import gpu_reclaim
-from ray_estimator._runtime.tasks.watchdog import Patience, watched
+from ray_estimator._runtime.tasks.watchdog import StallTimeout, with_watchdog
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import ResourcesTimeoutError, TaskLostError, TaskTimeoutError
 
@@ -34,13 +36,12 @@ logger = logging.getLogger(__name__)
 
 _TRIES = 8
 _STALLS = 2
-_SAY_SECS = 10.0
-_AHEAD = 8
+_NOTICE_SECS = 10.0
+_MAX_PENDING_RESULTS = 8
 _LOST = (WorkerCrashedError, NodeDiedError, OutOfMemoryError, ObjectLostError, LocalRayletDiedError)
-LEGACY_KERAS = {"TF_USE_LEGACY_KERAS": "1"}
 
 
-class Home(NamedTuple):
+class TaskProcess(NamedTuple):
     """The process in which a task runs."""
 
     node_id: str
@@ -56,184 +57,191 @@ class Tasks:
 
     def start(
         self,
-        what: str,
+        name: str,
         fn: Callable[..., Any],
         *args: Any,
         drives_data: bool = False,
         stall_secs: float | None = None,
     ) -> Task:
-        """Starts `fn`: its results if it is a generator function, else its only result, come from the `Task`.
+        """Start `fn` as a task, which yields the results of a generator function, or the result of any other.
 
         Args:
-            what: The task in words, for logs and errors.
+            name: Name of the task for logs and errors.
             fn: A module-level function.
-            args: What it gets; references to objects arrive as the objects.
-            drives_data: Whether it drives Ray Data itself; then it holds no CPU, since Ray Data may need it.
-            stall_secs: How long it may go on without a batch or a result; None for ever.
+            args: Its arguments; object references are passed as the objects.
+            drives_data: Whether it drives Ray Data; then it takes no CPU, which Ray Data may need.
+            stall_secs: Limit of the time without a batch or a result. None: no limit.
         """
-        asked = self._asked(drives_data=drives_data)
-        streaming = {"num_returns": "streaming", "_generator_backpressure_num_objects": _AHEAD}
-        # Ray would try again without a deadline, and would not say of whom it speaks.
+        requested = self._requested(drives_data=drives_data)
+        # Ray's own retries have no deadline, and its log lines do not name the task.
+        streaming = ray_private.streaming_options(_MAX_PENDING_RESULTS)
         options = {**self.options(drives_data=drives_data), **streaming, "max_retries": 0}
-        patience = Patience.of(stall_secs)
+        stall_timeout = StallTimeout.of(stall_secs)
         run = _remote_run().options(**options).remote
-        submit = functools.partial(run, levels(), self.num_cpus, patience, fn, *args)
-        return Task(what, submit, asked, self._config.start_timeout_secs, patience)
+        submit = functools.partial(run, log_levels(), self.num_cpus, stall_timeout, fn, *args)
+        return Task(name, submit, requested, self._config.start_timeout_secs, stall_timeout)
 
     def options(self, *, drives_data: bool = False) -> dict[str, Any]:
-        """What a task asks for, as Ray's options."""
-        asked = self._asked(drives_data=drives_data)
+        """Return Ray's options for a task."""
+        requested = self._requested(drives_data=drives_data)
         return {
-            "num_cpus": asked.pop("CPU"),
-            # num_gpus in the decorator would end the process after each call; in the options it stays warm.
-            "num_gpus": asked.pop("GPU", 0),
-            "memory": asked.pop("memory", None),
-            "resources": asked,
+            "num_cpus": requested.pop("CPU"),
+            # num_gpus in the decorator would end the process after each call; as an option it keeps the process warm.
+            "num_gpus": requested.pop("GPU", 0),
+            "memory": requested.pop("memory", None),
+            "resources": requested,
             "runtime_env": self.runtime_env,
         }
 
     @property
     def num_cpus(self) -> float:
         """CPUs of a task."""
-        return self._asked()["CPU"]
+        return self._requested()["CPU"]
 
     def has_room(self) -> bool:
-        """Whether what one task takes is free in the cluster now."""
+        """Return whether the cluster has the resources of one task free."""
         free = ray.available_resources()
-        return all(free.get(name, 0.0) >= amount for name, amount in self._asked().items())
+        return all(free.get(name, 0.0) >= amount for name, amount in self._requested().items())
 
-    def in_flight(self) -> int:
-        """How many tasks to start before the first one ended: twice as many as fit, so that none has to wait."""
+    def max_in_flight(self) -> int:
+        """Return how many tasks to submit at a time: twice as many as fit, so that a free slot is filled at once."""
         if self._config.max_tasks_in_flight is not None:
             return self._config.max_tasks_in_flight
         cluster = ray.cluster_resources()
-        fit = [cluster.get(name, 0.0) // amount for name, amount in self._asked().items() if amount > 0]
+        fit = [cluster.get(name, 0.0) // amount for name, amount in self._requested().items() if amount > 0]
         return max(2, 2 * int(min(fit, default=1)))
 
-    def _asked(self, *, drives_data: bool = False) -> dict[str, float]:
+    def _requested(self, *, drives_data: bool = False) -> dict[str, float]:
         return {"CPU": 1.0, **(self._config.task_resources or {}), **({"CPU": 0.0} if drives_data else {})}
 
 
 class Task:
-    """The results of one task, in order. A worker that dies is replaced, and what was given already is passed over."""
+    """An iterator over the results of one task, in order.
+
+    If the worker dies, the task runs again, and the results that were returned already are skipped.
+    """
 
     def __init__(
         self,
-        what: str,
+        name: str,
         submit: Callable[[], Any],
-        asked: Mapping[str, float],
+        requested: Mapping[str, float],
         timeout_secs: float | None,
-        patience: Patience | None,
+        stall_timeout: StallTimeout | None,
     ) -> None:
-        self._what = what
+        self._name = name
         self._submit = submit
-        self._asked = asked
+        self._requested = requested
         self._timeout_secs = math.inf if timeout_secs is None else timeout_secs
-        self._patience = patience
+        self._stall_timeout = stall_timeout
         self._refs = submit()
-        self._home: Home | None = None
-        self._given = 0
-        self._to_pass_over = 0
+        self._process: TaskProcess | None = None
+        self._num_returned = 0
+        self._num_to_skip = 0
         self._losses = 0
         self._stalls = 0
-        self._is_over = False
+        self._has_ended = False
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        """The next result.
+        """Return the next result.
 
         Raises:
-            ResourcesTimeoutError: The task found no place in time.
-            TaskLostError: Its worker died each time.
-            TaskTimeoutError: It stood still each time.
-            Exception: What the function raised, as itself.
+            ResourcesTimeoutError: The task could not be scheduled in time.
+            TaskLostError: Its worker died at every attempt.
+            TaskTimeoutError: It hung at every attempt.
+            Exception: The function raised; the error keeps its type.
         """
         while True:
             try:
                 value, failure = self._next()
             except _LOST as lost:
-                self._begin_again(lost)
+                self._retry(lost)
                 continue
             except StopIteration:
-                self._is_over = True
+                self._has_ended = True
                 raise
             if failure is not None:
-                self._is_over = True
+                self._has_ended = True
                 raise failure.error()
-            self._given += 1
+            self._num_returned += 1
             return value
 
     def cancel(self) -> None:
-        """Ends it, unless it has told its end; one that has begun ends between two calls of TensorFlow.
+        """Cancel the task unless it has ended; a running one ends between two calls of TensorFlow.
 
-        Ray 2.60 ends the driver's process now and then if a streaming task is cancelled just when it comes to its end.
+        Ray 2.60 sometimes crashes the driver when a streaming task is cancelled just as it ends.
         """
-        if not self._is_over:
+        if not self._has_ended:
             ray.cancel(self._refs, force=False)
 
-    def leave(self) -> None:
-        """Ends it if it has not begun; else it goes to its end, and nobody keeps what it gives."""
-        if self._home is None:
+    def abandon(self) -> None:
+        """Cancel the task if it has not started; otherwise let it finish, and drop its results."""
+        if self._process is None:
             self.cancel()
         self._refs = None
 
     def _next(self) -> Any:
-        if self._home is None:
-            self._home = self._wait_for_place()
-            if self._asked.get("GPU"):
-                gpu_reclaim.remember(*self._home)
-        while self._to_pass_over:
+        if self._process is None:
+            self._process = self._wait_for_start()
+            if self._requested.get("GPU"):
+                gpu_reclaim.remember(*self._process)
+        while self._num_to_skip:
             ray.get(next(self._refs))
-            self._to_pass_over -= 1
+            self._num_to_skip -= 1
         return ray.get(next(self._refs))
 
-    def _wait_for_place(self) -> Home:
+    def _wait_for_start(self) -> TaskProcess:
         deadline = time.monotonic() + self._timeout_secs
-        said = False
+        has_logged = False
         while True:
             remaining = max(deadline - time.monotonic(), 0.0)
-            ready, _ = ray.wait([self._refs], timeout=min(remaining, _SAY_SECS), fetch_local=False)
+            ready, _ = ray.wait([self._refs], timeout=min(remaining, _NOTICE_SECS), fetch_local=False)
             if ready:
-                home: Home = ray.get(next(self._refs))
-                return home
-            free = amounts(ray.available_resources())
+                process: TaskProcess = ray.get(next(self._refs))
+                return process
+            free = readable(ray.available_resources())
             if time.monotonic() >= deadline:
                 self.cancel()
-                cluster = amounts(ray.cluster_resources())
-                raise ResourcesTimeoutError([dict(self._asked)], cluster, free, self._timeout_secs, "task_resources")
-            if not said:
-                logger.warning("%s waits for a place: it asks for %s; free are %s.", self._what, self._asked, free)
-                said = True
+                cluster = readable(ray.cluster_resources())
+                raise ResourcesTimeoutError(
+                    [dict(self._requested)], cluster, free, self._timeout_secs, "task_resources"
+                )
+            if not has_logged:
+                logger.warning(
+                    "%s waits to be scheduled: it requests %s, and %s is free.", self._name, self._requested, free
+                )
+                has_logged = True
 
-    def _begin_again(self, lost: BaseException) -> None:
-        stack = None if self._patience is None else self._patience.where_it_stood()
-        if self._patience is not None and stack is not None:
+    def _retry(self, lost: BaseException) -> None:
+        stack = None if self._stall_timeout is None else self._stall_timeout.pop_stack()
+        if self._stall_timeout is not None and stack is not None:
             self._stalls += 1
             if self._stalls == _STALLS:
-                error = TaskTimeoutError(self._what, self._stalls, self._patience.secs)
-                error.add_note(f"Where it stood:\n{stack}")
+                error = TaskTimeoutError(self._name, self._stalls, self._stall_timeout.secs)
+                error.add_note(f"Stack trace of the hang:\n{stack}")
                 raise error from lost
         self._losses += 1
         if self._losses == _TRIES:
-            raise TaskLostError(self._what, self._losses, type(lost).__name__) from lost
-        because = type(lost).__name__ if stack is None else "it stood still"
-        logger.warning("%s lost its worker (%s); it begins anew.", self._what, because)
-        self._home, self._to_pass_over = None, self._given
+            raise TaskLostError(self._name, self._losses, type(lost).__name__) from lost
+        reason = type(lost).__name__ if stack is None else "it made no progress and was killed"
+        logger.warning("%s lost its worker (%s). Retrying.", self._name, reason)
+        self._process, self._num_to_skip = None, self._num_returned
         self._refs = self._submit()
 
 
 def _runtime_env(config: RunConfig) -> dict[str, Any] | None:
     env = dict(config.worker_runtime_env or {})
     if config.legacy_keras:
-        env["env_vars"] = {**LEGACY_KERAS, **env.get("env_vars", {})}
+        env["env_vars"] = {**legacy_keras.ENABLED, **env.get("env_vars", {})}
     return env or None
 
 
 @functools.cache
 def _remote_run() -> Any:
-    """Made once: Ray pickles a function anew for each remote function that is made of it."""
+    """Return the remote function. Cached: Ray pickles the function again for each remote function made of it."""
     return ray.remote(_run)
 
 
@@ -241,23 +249,27 @@ def _remote_run() -> Any:
 
 
 def _run(
-    log_levels: Mapping[str, int], num_cpus: float, patience: Patience | None, fn: Callable[..., Any], *args: Any
+    log_levels: Mapping[str, int],
+    num_cpus: float,
+    stall_timeout: StallTimeout | None,
+    fn: Callable[..., Any],
+    *args: Any,
 ) -> Generator[Any]:
-    """First where it runs, then (result, None) for each result, or (None, failure): errors travel as themselves."""
-    yield Home(ray.get_runtime_context().get_node_id(), os.getpid())
-    speak_as(log_levels)
+    """Yield the process first, then (result, None) for each result, or (None, failure) for an error."""
+    yield TaskProcess(ray.get_runtime_context().get_node_id(), os.getpid())
+    set_log_levels(log_levels)
     try:
         with uninterrupted():
             entrypoints.import_engine(num_cpus)
-        with contextlib.closing(watched(_results(fn, *args), patience)) as results:
+        with contextlib.closing(with_watchdog(_results(fn, *args), stall_timeout)) as results:
             for result in results:
                 yield result, None
-    except Exception as error:
+    except Exception as error:  # The driver raises it.
         yield None, RemoteFailure.of(error, "a task")
 
 
 def _results(fn: Callable[..., Any], *args: Any) -> Generator[Any]:
-    """What a generator function gives; else the only result."""
+    """Yield the results of a generator function, or the result of any other."""
     results = fn(*args)
     if isinstance(results, Generator):
         yield from results

@@ -1,6 +1,6 @@
-"""Tasks that stand still: their process ends, and tells the driver where it stood.
+"""Kill a task's process when the task hangs, and report the stack of the hang to the driver.
 
-What hangs in TensorFlow, or in Python that TensorFlow calls, cannot be interrupted, so the process has to go.
+A hang in TensorFlow, or in Python code that TensorFlow calls, cannot be interrupted, so the process is killed.
 """
 
 from __future__ import annotations
@@ -16,41 +16,44 @@ import uuid
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
-from ray.experimental import internal_kv
+from ray_estimator._process.heartbeat import last_heartbeat
+from ray_estimator._process.periodic import PeriodicThread
+from ray_estimator._runtime import ray_private
 
-from ray_estimator._process.heartbeat import last_beat
-
-_LOOKS = 8
+_CHECKS_PER_TIMEOUT = 8
 _STDERR = 2
-_TELL_SECS = 30.0
+_REPORT_SECS = 30.0
 
 
-class Patience(NamedTuple):
-    """How long a task may stand still, and under which key of Ray's it says that it did."""
+class StallTimeout(NamedTuple):
+    """How long a task may make no progress, and the key in Ray's key-value store under which it reports a hang."""
 
     secs: float
     key: bytes
 
     @classmethod
-    def of(cls, secs: float | None) -> Patience | None:
-        """With a key of its own; None for ever."""
+    def of(cls, secs: float | None) -> StallTimeout | None:
+        """Return a timeout with a key of its own; None for no limit."""
         return None if secs is None else cls(secs, f"ray_estimator stall {uuid.uuid4().hex}".encode())
 
-    def where_it_stood(self) -> str | None:
-        """The stack of the task that stood still, once; None if it did not. On the driver."""
-        stack = internal_kv._internal_kv_get(self.key)
-        internal_kv._internal_kv_del(self.key)
+    def pop_stack(self) -> str | None:
+        """Return and remove the stack of a hang; None if the task did not hang. On the driver."""
+        stack = ray_private.pop_value(self.key)
         return None if stack is None else stack.decode()
 
 
-def watched(results: Generator[Any], patience: Patience | None) -> Generator[Any]:
-    """What `results` gives. Ends the process if neither a result nor a batch comes for too long. In a task.
+def with_watchdog(results: Generator[Any], timeout: StallTimeout | None) -> Generator[Any]:
+    """Yield from `results`; kill the process if neither a result nor a batch comes within the timeout. In a task.
 
-    The time in which nobody asks for a result does not count.
+    Time in which no result is requested does not count.
     """
-    with contextlib.closing(results), _Watchdog(patience) as watchdog:
+    with contextlib.closing(results), contextlib.ExitStack() as stack:
+        watchdog = _Watchdog(timeout)
+        if timeout is not None:
+            secs = timeout.secs / _CHECKS_PER_TIMEOUT
+            stack.enter_context(PeriodicThread(watchdog.check, secs, name="watchdog"))
         while True:
-            with watchdog.awake():
+            with watchdog.active():
                 try:
                     result = next(results)
                 except StopIteration:
@@ -58,44 +61,35 @@ def watched(results: Generator[Any], patience: Patience | None) -> Generator[Any
             yield result
 
 
-class _Watchdog(threading.Thread):
-    def __init__(self, patience: Patience | None) -> None:
-        super().__init__(name="watchdog", daemon=True)
-        self._patience = patience
-        self._watched = threading.get_ident()
-        self._awake_since: float | None = None
-        self._is_over = threading.Event()
+class _Watchdog:
+    """Watches the thread that made it."""
 
-    def __enter__(self) -> _Watchdog:
-        if self._patience is not None:
-            self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._is_over.set()
+    def __init__(self, timeout: StallTimeout | None) -> None:
+        self._timeout = timeout
+        self._watched_thread = threading.get_ident()
+        self._active_since: float | None = None
 
     @contextlib.contextmanager
-    def awake(self) -> Iterator[None]:
-        """Within it something must go on."""
-        self._awake_since = time.monotonic()
+    def active(self) -> Iterator[None]:
+        """A block in which the thread must make progress."""
+        self._active_since = time.monotonic()
         try:
             yield
         finally:
-            self._awake_since = None
+            self._active_since = None
 
-    def run(self) -> None:
-        """Looks now and then."""
-        assert self._patience is not None
-        while not self._is_over.wait(self._patience.secs / _LOOKS):
-            since = self._awake_since
-            if since is not None and time.monotonic() - max(since, last_beat()) > self._patience.secs:
-                self._end_process(self._patience.key)
+    def check(self) -> None:
+        """Kill the process if the thread hangs."""
+        assert self._timeout is not None
+        since = self._active_since
+        if since is not None and time.monotonic() - max(since, last_heartbeat()) > self._timeout.secs:
+            self._kill_process(self._timeout.key)
 
-    def _end_process(self, key: bytes) -> None:
-        faulthandler.dump_traceback_later(_TELL_SECS, exit=True, file=_STDERR)  # if the driver cannot be told
+    def _kill_process(self, key: bytes) -> None:
+        faulthandler.dump_traceback_later(_REPORT_SECS, exit=True, file=_STDERR)  # if the report hangs
         try:
-            stack = "".join(traceback.format_stack(sys._current_frames()[self._watched]))
-            internal_kv._internal_kv_put(key, stack.encode())
+            stack = "".join(traceback.format_stack(sys._current_frames()[self._watched_thread]))
+            ray_private.put_value(key, stack.encode())
             faulthandler.dump_traceback(_STDERR)
         finally:
             os._exit(1)

@@ -1,4 +1,4 @@
-"""Driving one training run on Ray Train: its `fit` in a thread, watched from the caller's."""
+"""One training run on Ray Train: `fit` runs in a thread, and the caller's thread monitors it."""
 
 from __future__ import annotations
 
@@ -20,32 +20,34 @@ from ray_estimator._jobs.results import TrainResult
 from ray_estimator._jobs.worker import GroupView
 from ray_estimator._process.signals import Stop
 from ray_estimator._reporting.progress import Progress
-from ray_estimator._runtime.resources import amounts
+from ray_estimator._runtime import ray_private
+from ray_estimator._runtime.resources import readable
 from ray_estimator._runtime.train.metrics import RunMetrics
-from ray_estimator._runtime.train.preemption import LeavingNodes
-from ray_estimator._runtime.train.step_watchdog import StepWatch
+from ray_estimator._runtime.train.preemption import DrainingNodes
+from ray_estimator._runtime.train.step_watchdog import StepWatchdog
 from ray_estimator._runtime.train.worker_group import failure_in
 from ray_estimator.config import RunConfig
 from ray_estimator.errors import ResourcesTimeoutError, StepTimeoutError, TrainingError, WorkersLostError
 
-_LOOK_SECS = 0.25
-_ABANDON_SECS = 60.0
+_POLL_SECS = 0.25
+_ANSWER_SECS = 10.0
+_ABORT_SECS = 60.0
 
 logger = logging.getLogger(__name__)
 
 
 class Fit:
-    """One training run, its `fit` in a thread and watched from the caller's.
+    """One training run.
 
-    A wish to stop goes by way of the monitor to the chief, which stops all ranks at one step and publishes it. So it
-    does when a node with a rank is going away; then another `fit` goes on elsewhere, and no failure is counted.
+    A request to stop goes through the monitor to the chief, which stops all ranks at one step and publishes it. The
+    same happens when a node with a rank drains; then another `fit` continues on other nodes, and no failure is counted.
 
     Args:
-        trainer: What to fit.
+        trainer: The trainer to fit.
         monitor: Handle of the run's `RunMonitor`.
         config: Deadlines, and how many failures the run survives.
-        progress: Shows what the monitor sees.
-        stop: The caller's wish to stop.
+        progress: Display of the run's state.
+        stop: The caller's request to stop.
     """
 
     def __init__(
@@ -62,126 +64,137 @@ class Fit:
         self._progress = progress
         self._metrics = RunMetrics(str(config.model_dir))
         self._stop = stop
-        self._stop_by: float | None = None
-        self._has_passed_stop_on = False
-        self._leaving = LeavingNodes()
+        self._stop_deadline: float | None = None
+        self._stop_is_sent = False
+        self._draining = DrainingNodes()
         self._result: TrainResult | None = None
         self._error: BaseException | None = None
-        self._hung: tuple[str | None, StepTimeoutError] | None = None
-        # Not `Thread.join`: interrupted in it, CPython 3.11 takes the thread for ended.
-        self._ended = threading.Event()
+        self._hang: tuple[str | None, StepTimeoutError] | None = None
+        # Waited for instead of `Thread.join`: if interrupted there, CPython 3.11 takes the thread for ended.
+        self._has_ended = threading.Event()
 
     def result(self) -> TrainResult:
-        """Waits for the end of the run; gives the chief's result, or raises the one error that explains it."""
+        """Wait for the end of the run; return the chief's result, or raise the error that explains it."""
         thread = threading.Thread(target=self._fit, name="ray-train-fit", daemon=True)
         with _train_settings(self._config.start_timeout_secs):
             thread.start()
             try:
-                self._watch()
-            except BaseException as stop:
-                self._abandon(f"the driver stopped waiting: {type(stop).__name__}")
+                self._monitor_run()
+            except BaseException as error:
+                self._abort(f"the driver stopped waiting: {type(error).__name__}")
                 raise
+        thread.join()
         if self._error is not None:
             raise self._explained(self._error)
-        assert self._result is not None, "Ray Train gave no result."
+        assert self._result is not None, "Ray Train returned no result."
         return self._result
+
+    # In the thread
 
     def _fit(self) -> None:
         try:
             failed_starts = 0
             while True:
                 self._fit_once()
-                if self._may_move():
+                if self._should_move():
                     continue
-                if not _says_start_failed(self._error) or 0 <= self._config.max_failures <= failed_starts:
+                if not ray_private.start_failed(self._error) or 0 <= self._config.max_failures <= failed_starts:
                     return
                 failed_starts += 1
         finally:
-            self._ended.set()
+            self._has_ended.set()
 
     def _fit_once(self) -> None:
         self._result = self._error = None
         try:
             self._result = self._trainer.fit().return_value
-        except BaseException as error:
+        except BaseException as error:  # Raised, explained, by `result`.
             self._error = error
 
-    def _may_move(self) -> bool:
-        """Whether the group has stopped only to go on elsewhere."""
+    def _should_move(self) -> bool:
+        """Return whether the group stopped in order to continue on other nodes."""
         if self._result is None or not self._result.cut_short or self._stop.why is not None:
             return False
-        if self._leaving.takes_the_driver:
+        if self._draining.include_driver:
             self._error = TrainingError(
-                f"The driver's own node is going away. Training has stopped at step {self._result.step}; start the "
-                "driver again on another node, and it goes on from there."
+                f"The driver's own node is going away. Training has stopped at step {self._result.step}. Start the "
+                "driver on another node to continue from there."
             )
             return False
-        logger.warning("Training goes on from step %d on other nodes.", self._result.step)
+        logger.warning("Training continues from step %d on other nodes.", self._result.step)
         return True
 
-    def _watch(self) -> None:
-        watch = StepWatch(self._config.step_timeout_secs, time.monotonic())
-        while not self._ended.is_set():
-            self._ended.wait(_LOOK_SECS)
+    # In the caller's thread
+
+    def _monitor_run(self) -> None:
+        watchdog = StepWatchdog(self._config.step_timeout_secs, time.monotonic())
+        while not self._has_ended.is_set():
+            self._has_ended.wait(_POLL_SECS)
             if self._stop.at_once:
-                raise TrainingError("The run was given up by its driver.")
+                raise TrainingError("The run was aborted by its driver.")
             view = self._view()
             if self._stop.why is not None:
-                self._heed_stop(self._stop.why, view)
+                self._handle_stop(self._stop.why, view)
             if view is None:
                 continue
             self._progress.show(view)
-            self._metrics.show(view)
-            self._heed_leaving(view)
-            if self._hung is not None and self._hung[0] != view.attempt:
-                self._hung = None
-            overdue = watch.overdue(view, time.monotonic())
-            if overdue is not None:
-                logger.error("%s The group is ended.", overdue)
-                self._hung = (view.attempt, overdue)
+            self._metrics.update(view)
+            self._handle_draining(view)
+            if self._hang is not None and self._hang[0] != view.attempt:
+                self._hang = None
+            hang = watchdog.check(view, time.monotonic())
+            if hang is not None:
+                logger.error("%s Killing the workers.", hang)
+                self._hang = (view.attempt, hang)
                 _kill(view)
 
-    def _heed_stop(self, why: str, view: GroupView | None) -> None:
-        """Passes the wish to stop on, once, and gives the run up if there is nothing to stop, or no time left."""
+    def _handle_stop(self, why: str, view: GroupView | None) -> None:
+        """Send the request to stop, once. Raise KeyboardInterrupt if no worker has started, or at the deadline."""
         grace = self._config.stop_timeout_secs
         if view is not None and view.attempt is None:
-            raise KeyboardInterrupt(f"{why} before workers had started")
-        if self._stop_by is None:
-            self._stop_by = math.inf if grace is None else time.monotonic() + grace
-        if time.monotonic() > self._stop_by:
-            logger.error("Training did not stop within stop_timeout_secs=%s seconds: its workers are ended.", grace)
-            raise KeyboardInterrupt(f"{why}, and no stop within {grace} seconds")
-        if view is not None and view.attempt is not None and not self._has_passed_stop_on:
-            self._has_passed_stop_on = True
+            raise KeyboardInterrupt(f"{why} before any worker started")
+        if self._stop_deadline is None:
+            self._stop_deadline = math.inf if grace is None else time.monotonic() + grace
+        if time.monotonic() > self._stop_deadline:
+            logger.error("Training did not stop within stop_timeout_secs=%s seconds. Killing its workers.", grace)
+            raise KeyboardInterrupt(f"{why}, and training did not stop within {grace} seconds")
+        if view is not None and view.attempt is not None and not self._stop_is_sent:
+            self._stop_is_sent = True
             self._stop.announce()
-            self._tell(self._monitor.end, why)
-            self._tell(self._monitor.stop, view.attempt)
+            self._send(self._monitor.end, why)
+            self._send(self._monitor.stop, view.attempt)
 
-    def _heed_leaving(self, view: GroupView) -> None:
-        news = self._leaving.news(view) if view.attempt is not None else None
-        if news is not None and view.attempt is not None:
-            logger.warning("Training saves and leaves, since %s.", news)
-            self._tell(self._monitor.failed, news)
-            self._tell(self._monitor.stop, view.attempt)
+    def _handle_draining(self, view: GroupView) -> None:
+        if view.attempt is None:
+            return
+        draining = self._draining.newly_draining(view)
+        if draining is not None:
+            logger.warning("Training saves a checkpoint and moves to other nodes: %s.", draining)
+            self._send(self._monitor.failed, draining)
+            self._send(self._monitor.stop, view.attempt)
 
-    def _tell(self, method: Any, word: str) -> None:
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(method.remote(word), timeout=10)
+    def _send(self, method: Any, message: str) -> None:
+        try:
+            ray.get(method.remote(message), timeout=_ANSWER_SECS)
+        except ray.exceptions.RayError as error:
+            logger.warning("The monitor of the run does not answer: %s", error)
 
     def _view(self) -> GroupView | None:
+        """Return the current state of the run; None if the monitor does not answer, which Ray Train notices too."""
         try:
-            view: GroupView = ray.get(self._monitor.view.remote(), timeout=10)
+            view: GroupView = ray.get(self._monitor.view.remote(), timeout=_ANSWER_SECS)
         except ray.exceptions.RayError:
             return None
         return view
 
-    def _abandon(self, why: str) -> None:
-        """Ends the run: the workers of now are killed, those of a next attempt turn back at the monitor."""
-        self._tell(self._monitor.end, why)
+    def _abort(self, reason: str) -> None:
+        """End the run: kill the current workers. Those of a later attempt end when they join the monitor."""
+        self._send(self._monitor.end, reason)
         view = self._view()
         if view is not None and view.actors:
             _kill(view)
-            self._ended.wait(_ABANDON_SECS)
+            if not self._has_ended.wait(_ABORT_SECS):
+                logger.warning("Ray Train is still running %g s after its workers were killed.", _ABORT_SECS)
 
     def _explained(self, error: BaseException) -> BaseException:
         if isinstance(error, TrainingError):
@@ -189,67 +202,49 @@ class Fit:
         failure = failure_in(error) or _first_failure(error)
         if failure is not None and not failure.peers_lost:
             return failure.error()
-        if isinstance(error, ray.train.ControllerError) and _says_no_place(error):
-            return self._no_place()
+        if ray_private.start_timed_out(error):
+            return self._resources_timeout()
         if isinstance(error, ray.train.WorkerGroupError):
-            if self._hung is not None:
-                return self._hung[1]
-            lost = WorkersLostError(self._config.max_failures, _last_words(error))
+            if self._hang is not None:
+                return self._hang[1]
+            lost = WorkersLostError(self._config.max_failures, _first_lost(error))
             if failure is not None:
-                lost.add_note(f"Seen on {failure.where}:\n{failure.trace}")
+                lost.add_note(f"Raised on {failure.where}:\n{failure.trace}")
             return lost
-        return TrainingError(f"Ray Train could not go on: {error}")
+        return TrainingError(f"Ray Train failed: {error}")
 
-    def _no_place(self) -> ResourcesTimeoutError:
+    def _resources_timeout(self) -> ResourcesTimeoutError:
         scaling = self._trainer.scaling_config
-        asked = [dict(scaling._resources_per_worker_not_none)] * scaling.num_workers
         return ResourcesTimeoutError(
-            asked,
-            amounts(ray.cluster_resources()),
-            amounts(ray.available_resources()),
+            [ray_private.worker_resources(scaling)] * scaling.num_workers,
+            readable(ray.cluster_resources()),
+            readable(ray.available_resources()),
             self._config.start_timeout_secs or math.inf,
         )
 
 
 def _first_failure(error: BaseException) -> RemoteFailure | None:
+    """Return the failure to report among those of all workers: preferably one that is no consequence of another."""
     failures = [failure_in(each) for each in getattr(error, "worker_failures", {}).values()]
     found = [failure for failure in failures if failure is not None]
     return next((failure for failure in found if not failure.peers_lost), found[0] if found else None)
 
 
-def _says_no_place(error: Any) -> bool:
-    return type(error.controller_failure).__name__ == "WorkerGroupStartupTimeoutError"
-
-
-def _says_start_failed(error: BaseException | None) -> bool:
-    """Whether a worker was lost while its group was starting, which Ray Train does not count as a worker's failure."""
-    cause = getattr(error, "controller_failure", None)
-    return type(cause).__name__ == "WorkerGroupStartupFailedError"
-
-
-def _last_words(error: Any) -> str:
+def _first_lost(error: Any) -> str:
     rank, failure = next(iter(sorted(error.worker_failures.items())), (None, error))
     return f"rank {rank}: {failure_in(failure) or type(failure).__name__}"
 
 
 def _kill(view: GroupView) -> None:
     for actor in view.actors.values():
-        with contextlib.suppress(ray.exceptions.RayError):
+        with contextlib.suppress(ray.exceptions.RayError):  # It is dead already.
             ray.kill(actor, no_restart=True)
 
 
 @contextlib.contextmanager
 def _train_settings(start_timeout_secs: float | None) -> Iterator[None]:
-    """What Ray Train reads in the driver when a fit starts: how often to look, how long to wait for a place."""
-    settings = {
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_timeout_secs or 10**9),
-        # An actor more, which ends a group only at the deadline of a notice: `LeavingNodes` moves it at once.
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-        "RAY_TRAIN_METRICS_ENABLED": "0",
-        # It would show what a worker prints twice.
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    }
+    """Set Ray Train's environment variables on the driver while a fit starts and runs."""
+    settings = ray_private.train_settings(start_timeout_secs)
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:

@@ -1,4 +1,4 @@
-"""What Ray's metrics tell of a training run: gauges and a counter of the driver's, tagged with the run."""
+"""Ray metrics of a training run: gauges and a counter, tagged with the run."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from ray.util.metrics import Counter, Gauge
 
 from ray_estimator._jobs.worker import GroupView, StatusSnapshot
 
-# Ray puts `ray_` before each name.
+# Ray prefixes each name with `ray_`.
 _GAUGES = {
-    "estimator_step": "The last global step that ended.",
-    "estimator_loss": "The last loss that was looked at: the mean over the replicas.",
-    "estimator_examples_per_second": "Rows that all workers train on in a second.",
-    "estimator_step_seconds": "How long a step takes, with hooks and input.",
-    "estimator_input_wait_ratio": "The part of the time that the chief waits for input, from 0 to 1.",
+    "estimator_step": "The last completed global step.",
+    "estimator_loss": "The last loss that was read: the mean over the replicas.",
+    "estimator_examples_per_second": "Training examples per second, over all workers.",
+    "estimator_step_seconds": "Duration of a step, with hooks and input.",
+    "estimator_input_wait_ratio": "Fraction of the time that the chief waits for input, from 0 to 1.",
     "estimator_checkpoint_step": "The step of the newest published checkpoint.",
-    "estimator_save_seconds": "How long the last checkpoint took to be published, beside training.",
+    "estimator_save_seconds": "How long the last checkpoint took to publish, concurrently with training.",
 }
 _RESTARTS = "estimator_restarts"
 
 
 class RunMetrics:
-    """Keeps the metrics of one run. On the driver, from which Ray exports them as long as it lives.
+    """The metrics of one run. On the driver; Ray exports them while the driver lives.
 
     Args:
-        model_dir: Of it, the last part is the tag `run`.
+        model_dir: Its last path component is the tag `run`.
     """
 
     def __init__(self, model_dir: str) -> None:
         tags = {"run": posixpath.basename(model_dir.rstrip("/"))}
-        self._gauges = {name: Gauge(name, what, ("run",)) for name, what in _GAUGES.items()}
-        self._restarts = Counter(_RESTARTS, "How often the group of workers was started again.", ("run",))
+        self._gauges = {name: Gauge(name, description, ("run",)) for name, description in _GAUGES.items()}
+        self._restarts = Counter(_RESTARTS, "How often the worker group was restarted.", ("run",))
         for metric in (*self._gauges.values(), self._restarts):
             metric.set_default_tags(tags)
         self._group = 1
 
-    def show(self, view: GroupView) -> None:
-        """Takes over the newest state of the run."""
+    def update(self, view: GroupView) -> None:
+        """Set the metrics to the run's current state."""
         if view.number > self._group:
             self._restarts.inc(view.number - self._group)
             self._group = view.number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_MARKS = {
+_NAMES = {
     "contentmd5",
     "crc32c",
     "created",
@@ -18,10 +18,10 @@ _MARKS = {
     "updated",
     "versionid",
 }
-"""What stores say of a file that changes with its content; their names for it, in letters and digits alone."""
+"""File attributes that change with the content, as stores name them, in lower-case letters and digits."""
 
 
-def content_marks(info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Of what a store says of a file, the parts that change with its content."""
+def version_attributes(info: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the attributes in a store's description of a file that change with its content."""
     named = {"".join(filter(str.isalnum, name)).lower(): value for name, value in info.items()}
-    return sorted((name, str(value)) for name, value in named.items() if name in _MARKS)
+    return sorted((name, str(value)) for name, value in named.items() if name in _NAMES)

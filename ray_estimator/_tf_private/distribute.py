@@ -1,7 +1,4 @@
-"""Every private name of tf.distribute that the engine leans on, each behind a function with a public meaning.
-
-An upgrade that moves one of them shows in `tests/engine/test_strategy_internals.py`, one test for each.
-"""
+"""Private names of tf.distribute: gradients, all-reduces, the global step and the session config of a strategy."""
 
 from __future__ import annotations
 
@@ -19,46 +16,46 @@ from tensorflow.python.training import training_util
 
 
 def averaging_v1_gradients(strategy: tf.distribute.Strategy) -> contextlib.AbstractContextManager[None]:
-    """Within it, v1 optimizers divide the loss by the number of replicas, as under tf.estimator."""
+    """Make v1 optimizers divide the loss by the number of replicas, as in tf.estimator."""
     scope: contextlib.AbstractContextManager[None] = strategy._scale_loss_for_estimator_enabled()
     return scope
 
 
 def session_config(strategy: tf.distribute.Strategy, config: v1.ConfigProto) -> v1.ConfigProto:
-    """`config` with the collective leader and the device filters of this worker."""
+    """Return `config` with the collective leader and the device filters of this worker."""
     return strategy.extended._update_config_proto(config)
 
 
 def read_global_step_locally(strategy: tf.distribute.Strategy, global_step: tf.Variable) -> None:
-    """Makes hooks read the global step of this worker.
+    """Make hooks read this worker's copy of the global step.
 
-    The default read carries the variable's initial value, which is a broadcast: hooks on one rank alone would
-    abort the collectives.
+    The default read depends on the variable's initial value, which is a broadcast. Running it on one rank only, as a
+    hook does, would abort the collectives.
     """
     v1.add_to_collection(training_util.GLOBAL_STEP_READ_KEY, strategy.extended.read_var(global_step))
 
 
 @dataclass(frozen=True)
 class AllReduceSlot:
-    """Room for a small vector in an all-reduce that the model makes anyway.
+    """A slot for a small vector in an all-reduce of the model.
 
     Attributes:
-        op: What the all-reduce takes the vector from; zeros until it is taken.
-        total: The vector's sum over the workers.
+        op: Identity operation whose output is all-reduced; its input is zeros until `fill` is called.
+        total: Sum of the slot over the workers.
     """
 
     op: tf.Operation
     total: tf.Tensor
 
-    def take(self, vector: tf.Tensor) -> tf.Tensor:
-        """Sends `vector` along; gives its sum. Call before any session has run the graph."""
+    def fill(self, vector: tf.Tensor) -> tf.Tensor:
+        """Put `vector` into the slot and return its sum. Call before a session has run the graph."""
         self.op._update_input(0, vector)
         return self.total
 
 
 @contextlib.contextmanager
-def slots_in_all_reduces(size: int) -> Iterator[list[AllReduceSlot]]:
-    """Within it, each packed float32 all-reduce of the default graph has a slot for `size` elements more."""
+def adding_all_reduce_slots(size: int) -> Iterator[list[AllReduceSlot]]:
+    """Add a slot of `size` elements to each packed float32 all-reduce of the default graph."""
     launcher = cross_device_utils.CollectiveReplicaLauncher
     graph, plain, slots = v1.get_default_graph(), launcher.batch_all_reduce, list[AllReduceSlot]()
 
@@ -81,19 +78,19 @@ def slots_in_all_reduces(size: int) -> Iterator[list[AllReduceSlot]]:
 
 
 class Gather(Protocol):
-    """Joins tensors of the workers, of equal shape everywhere, along their first dimension."""
+    """A function that concatenates equally shaped tensors of the workers along their first dimension."""
 
     def __call__(self, tensor: tf.Tensor, size: tf.Tensor | None) -> tf.Tensor:
-        """Gathers `tensor`; `size` is the number of its shape, None if it has the same shape in every step."""
+        """Gather `tensor`. `size` is the number of its shape; None if the shape is the same in every step."""
 
 
 @contextlib.contextmanager
 def reducing_slices(reduce: Callable[[tf.IndexedSlices, Gather], tf.IndexedSlices], num_sizes: int) -> Iterator[None]:
-    """Within it, gradients that are IndexedSlices are all-reduced by ``reduce(slices, gather)``.
+    """All-reduce gradients that are IndexedSlices by ``reduce(slices, gather)``.
 
     Args:
-        reduce: Makes the slices of all workers of those of one.
-        num_sizes: How many shapes a tensor that is gathered may have, each by its number.
+        reduce: Function that returns the slices of all workers from those of this worker.
+        num_sizes: Number of shapes that a gathered tensor can have.
     """
     launcher = cross_device_utils.CollectiveReplicaLauncher
     plain = launcher.all_reduce_indexed_slices
@@ -102,7 +99,7 @@ def reducing_slices(reduce: Callable[[tf.IndexedSlices, Gather], tf.IndexedSlice
         options = self._options.merge(options)
 
         def gather(tensor: tf.Tensor, size: tf.Tensor | None) -> tf.Tensor:
-            # In a session a key means the same collective, of the same shape, in every step.
+            # In a session a key identifies one collective, which has the same shape in every step.
             keys = [self._next_instance_key() for _ in range(1 if size is None else num_sizes)]
             return collective_ops.all_gather_v2(
                 tensor,
@@ -126,7 +123,7 @@ def reducing_slices(reduce: Callable[[tf.IndexedSlices, Gather], tf.IndexedSlice
 
 @contextlib.contextmanager
 def packs_of_one_dtype() -> Iterator[None]:
-    """Within it, gradients of several dtypes can be all-reduced together: TensorFlow would concatenate them."""
+    """Split packs of gradients by dtype before an all-reduce; TensorFlow fails to concatenate several dtypes."""
     launcher = cross_device_utils.CollectiveReplicaLauncher
     plain = launcher.batch_all_reduce
 
@@ -144,9 +141,9 @@ def packs_of_one_dtype() -> Iterator[None]:
 
 @contextlib.contextmanager
 def averaging_assigned_values(wanted: Callable[[tf.Variable, tf.Tensor], bool]) -> Iterator[None]:
-    """Within it, what replicas assign to a mirrored variable that says nothing of aggregation is averaged if `wanted`.
+    """Average the values that replicas assign to a mirrored variable without aggregation, if `wanted` returns True.
 
-    Unhelped each replica would keep its own value, and one of them would be saved.
+    By default each replica keeps its own value, and the value of one replica is saved.
     """
     plain = values._on_write_update_replica
 
@@ -163,10 +160,10 @@ def averaging_assigned_values(wanted: Callable[[tf.Variable, tf.Tensor], bool]) 
 
 
 @contextlib.contextmanager
-def naming_as_alone() -> Iterator[None]:
-    """Within it, what v1 optimizers make for all replicas has the names that it has in a process alone.
+def single_process_names() -> Iterator[None]:
+    """Give the variables of v1 optimizers the names that they have without a strategy.
 
-    Unhelped TensorFlow opens the name scope of the current variable scope a second time.
+    By default TensorFlow enters the name scope of the current variable scope a second time.
     """
     plain = mirrored_run.variable_scope
 

@@ -1,4 +1,4 @@
-"""What an Estimator is made of, and how that becomes the jobs that its verbs send."""
+"""The contents of an Estimator, and the jobs made from them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ray_estimator._checkpoints.store import Checkpoint, CheckpointStore, checkp
 from ray_estimator._data.columns import column_specs, select_columns
 from ray_estimator._data.position import beginning
 from ray_estimator._jobs.jobs import EvaluateJob, ExportJob, PredictJob, RowSpec, TrainJob
-from ray_estimator._jobs.serialization import keras_settings_of_this_thread
 from ray_estimator._storage.storage import Storage
+from ray_estimator._tf_private.keras_settings import keras_settings
 from ray_estimator.config import RunConfig
 from ray_estimator.inputs import DatasetInput, InputFn
 from ray_estimator.spec import ModeKeys
@@ -28,18 +28,18 @@ logger = logging.getLogger(__name__)
 
 
 class JobBuilder:
-    """A model_fn with its parameters, its configuration and its directory. On the driver.
+    """A builder of jobs from a model_fn, its parameters and its configuration. On the driver.
 
-    It holds nothing but values, so that an Estimator can be copied and sent. A `checkpoint` of None means initial
-    weights: those of the warm start, if there is one.
+    It holds only values, so that an Estimator can be copied and serialized. A `checkpoint` of None means initial
+    weights, which are those of the warm start if there is one.
 
     Attributes:
-        model_fn: The user's.
-        params: The user's, for model_fn and input_fn.
+        model_fn: The user's function.
+        params: Hyperparameters for model_fn and input_fn.
         config: The configuration, with a model_dir.
-        warm_start: Where variables start from when there is no checkpoint.
-        model_dir_is_temporary: Whether nobody chose model_dir.
-        storage: Opens model_dir, and what else is named by URL.
+        warm_start: Initial values of variables if there is no checkpoint.
+        model_dir_is_temporary: Whether model_dir is a temporary directory, because none was passed.
+        storage: Access to model_dir and other URLs.
         store: The checkpoints in model_dir.
     """
 
@@ -62,11 +62,11 @@ class JobBuilder:
 
     @property
     def model_dir(self) -> str:
-        """Where checkpoints and events are."""
+        """The directory of checkpoints and events."""
         return str(self.config.model_dir)
 
     def runtime(self) -> Runtime:
-        """Where the jobs run."""
+        """Return the runtime that runs the jobs."""
         if self.config.num_workers == 0:
             from ray_estimator._runtime.inline_runtime import InlineRuntime
 
@@ -74,7 +74,7 @@ class JobBuilder:
         return self.cluster()
 
     def cluster(self) -> RayRuntime:
-        """The Ray cluster, also for a program that runs in process."""
+        """Return the runtime on Ray, also if the config says in process."""
         from ray_estimator._runtime.ray_runtime import RayRuntime
 
         return RayRuntime(self.config, model_dir_is_temporary=self.model_dir_is_temporary)
@@ -87,23 +87,23 @@ class JobBuilder:
         hooks: Sequence[Any],
         saving_listeners: Sequence[Any],
     ) -> tuple[Callable[..., TrainJob], RowSource | None]:
-        """A training run from `start`, packed; its steps and its lease are given to what makes the job."""
+        """Serialize user code; return a function that makes the job from its steps and lease, and the rows."""
         rows, parts = self._parts(
             runtime, ModeKeys.TRAIN, input_fn, start, hooks=hooks, saving_listeners=saving_listeners
         )
         return partial(TrainJob, **parts), rows
 
-    def going_on(self, rows: RowSource | None, start: Checkpoint | None, run: int) -> RowSource | None:
-        """`rows`, in the order in which the run that saved `start` has begun to read them.
+    def resumed_rows(self, rows: RowSource | None, start: Checkpoint | None, run: int) -> RowSource | None:
+        """Return `rows` in the order of the run that saved `start`.
 
         Raises:
-            InputChangedError: That run was cut off, and had read something else.
+            InputChangedError: That run was interrupted, and its input was a different one.
         """
         if rows is None or rows.source is None:
             return rows
         position = beginning(rows.source, self.store.position_in(start), self.store.end_of_run(), run)
         if position.rows:
-            logger.info("The input goes on after %d rows.", position.rows)
+            logger.info("The input resumes after %d rows.", position.rows)
         return rows.with_seed(position.seed)
 
     def evaluation(
@@ -115,7 +115,7 @@ class JobBuilder:
         checkpoint: Checkpoint | None,
         name: str | None,
     ) -> tuple[EvaluateJob, RowSource | None]:
-        """An evaluation of `checkpoint`, packed."""
+        """Return the job of an evaluation of `checkpoint`, and the rows."""
         rows, parts = self._parts(runtime, ModeKeys.EVAL, input_fn, checkpoint, hooks=hooks)
         fingerprint = self._fingerprint(checkpoint)
         return EvaluateJob(**parts, checkpoint=checkpoint, fingerprint=fingerprint, steps=steps, name=name), rows
@@ -128,23 +128,23 @@ class JobBuilder:
         hooks: Sequence[Any],
         checkpoint: Checkpoint | None,
     ) -> tuple[PredictJob, RowSource | None]:
-        """A prediction with `checkpoint`, packed."""
+        """Return the job of a prediction with `checkpoint`, and the rows."""
         rows, parts = self._parts(runtime, ModeKeys.PREDICT, input_fn, checkpoint, hooks=hooks)
         keys = None if predict_keys is None else tuple(predict_keys)
         fingerprint = self._fingerprint(checkpoint)
         return PredictJob(**parts, checkpoint=checkpoint, fingerprint=fingerprint, predict_keys=keys), rows
 
     def export(
-        self, runtime: Runtime, receiver_fns: Mapping[str, Any], checkpoint: Checkpoint | None, **how: Any
+        self, runtime: Runtime, receiver_fns: Mapping[str, Any], checkpoint: Checkpoint | None, **fields: Any
     ) -> ExportJob:
-        """An export of `checkpoint`, packed; `how` are fields of the job."""
+        """Return the job of an export of `checkpoint`, with further fields."""
         _, parts = self._parts(runtime, ModeKeys.PREDICT, None, checkpoint, receiver_fns=receiver_fns)
-        return ExportJob(**parts, checkpoint=checkpoint, **how)
+        return ExportJob(**parts, checkpoint=checkpoint, **fields)
 
     def _parts(
         self, runtime: Runtime, mode: str, input_fn: InputFn | None, checkpoint: Checkpoint | None, **code: Any
     ) -> tuple[RowSource | None, dict[str, Any]]:
-        """What to read, and the fields that every job has."""
+        """Return the rows and the fields of every job."""
         warm_start = self._packed_warm_start(runtime) if checkpoint is None else None
         packed = runtime.pack({**self._own_code(input_fn), **code})
         runtime.connect()
@@ -153,13 +153,13 @@ class JobBuilder:
         return rows, {**fields, "rows": row_spec, "warm_start": warm_start}
 
     def _own_code(self, input_fn: InputFn | None) -> dict[str, Any]:
-        own = {"model_fn": self.model_fn, "params": self.params, "keras_settings": keras_settings_of_this_thread()}
+        own = {"model_fn": self.model_fn, "params": self.params, "keras_settings": keras_settings()}
         if isinstance(input_fn, DatasetInput):
             return {**own, "map_fn": input_fn.map_fn}
         return {**own, "input_fn": input_fn}
 
     def _rows(self, input_fn: InputFn | None, mode: str) -> tuple[RowSource | None, RowSpec | None]:
-        """How to read a Ray Dataset, checked against its schema; (None, None) for other inputs."""
+        """Return how to read a Ray Dataset, checked against its schema; (None, None) for other inputs."""
         if not isinstance(input_fn, DatasetInput):
             return None, None
         from ray_estimator._runtime.data.schema import arrow_schema, ray_is_ready
@@ -188,7 +188,7 @@ class JobBuilder:
         return rows_in_order(dataset, spec.columns, input_fn, batch_size, self.config), spec
 
     def _packed_warm_start(self, runtime: Runtime) -> Any:
-        """The warm start, with the very checkpoint that every process is to read; None if there is none."""
+        """Return the serialized warm start, with a fixed checkpoint for all processes; None if there is none."""
         start = self._warm_checkpoint()
         if self.warm_start is None or start is None:
             return None

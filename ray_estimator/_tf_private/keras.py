@@ -1,4 +1,4 @@
-"""Private names of Keras 3, each behind a function with a public meaning."""
+"""Private names of Keras 3: seeds, gradients, names in a graph, variables."""
 
 from __future__ import annotations
 
@@ -7,35 +7,26 @@ import functools
 import random
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 
-from ray_estimator._engine.tf_private.graphs import losses_are_summed
+from ray_estimator._tf_private.graphs import losses_are_summed
+from ray_estimator._tf_private.keras_settings import OPTIMIZER_ARGUMENTS_WITHOUT_EFFECT
 
 
 def keras_3() -> Any:
-    """The `keras` package if this process uses it, else None (legacy Keras, or none at all)."""
+    """Return the `keras` package if this process uses Keras 3; None with legacy Keras or without Keras."""
     keras = sys.modules.get("keras")
     return keras if keras is not None and hasattr(keras, "src") else None
 
 
-def apply_keras_settings(settings: Mapping[str, Any]) -> None:
-    """Sets in the calling thread what the driver's thread had set in Keras."""
-    if keras_3() is None:
-        return
-    from keras.src.backend.common import global_state
-
-    for name, value in settings.items():
-        global_state.set_global_attribute(name, value)
-
-
 @contextlib.contextmanager
 def seeding_keras(seed: int | None) -> Iterator[None]:
-    """Within it, layers and initializers without a seed draw theirs from `seed`: Keras asks Python's `random`."""
+    """Derive the seeds of layers and initializers without one from `seed`. Keras takes them from Python's `random`."""
     if seed is None or keras_3() is None:
         yield
         return
@@ -49,7 +40,7 @@ def seeding_keras(seed: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def averaging_keras_gradients(num_replicas: int) -> Iterator[None]:
-    """Within it, Keras 3 optimizers average gradients over replicas, as v1 optimizers do; alone they sum them."""
+    """Make Keras 3 optimizers average gradients over replicas, as v1 optimizers do. By default they sum them."""
     if keras_3() is None or num_replicas == 1:
         yield
         return
@@ -81,13 +72,12 @@ _thread = threading.local()
 
 @contextlib.contextmanager
 def keras_in_graph() -> Iterator[None]:
-    """Within it, in this thread, Keras names variables for a graph, and refuses what a graph would leave undone.
+    """Give Keras variables stable names in this thread's graphs, and reject optimizer updates that would never run.
 
-    Every scope of a layer has the layer's name, however often it is entered. TensorFlow would number them: the second
-    call of a layer takes the name that a later layer's variables would have had, and a mode that makes that call has
-    other variable names than one that does not.
+    A layer's name scope keeps the layer's name each time it is entered. TensorFlow would number the scopes: the second
+    call of a layer would take the name of a later layer's variables, and variable names would depend on the mode.
 
-    Optimizers raise a ValueError where their updates would hang on a condition: they would never run.
+    Optimizers raise a ValueError if their updates are conditional, because such updates never run in a graph.
     """
     if keras_3() is None:
         yield
@@ -102,7 +92,7 @@ def keras_in_graph() -> Iterator[None]:
 
 @functools.cache
 def _patch_keras_for_graphs() -> None:
-    """Once in a process; without effect in threads that do not ask for it."""
+    """Patch Keras once per process. The patches have no effect in threads outside `keras_in_graph`."""
     from keras.src.backend.tensorflow.core import name_scope
     from keras.src.optimizers.base_optimizer import BaseOptimizer
 
@@ -112,7 +102,7 @@ def _patch_keras_for_graphs() -> None:
     def enter_again(self: Any) -> Any:
         if getattr(_thread, "builds_graph", False):
             outer = v1.get_default_graph().get_name_scope()
-            # With a slash at its end TensorFlow takes the scope's name as it is.
+            # TensorFlow does not number a scope whose name ends with a slash.
             self._tf_name_scope = tf.name_scope(f"{outer}/{self.name}/" if outer else f"{self.name}/")
         return enter(self)
 
@@ -127,24 +117,24 @@ def _patch_keras_for_graphs() -> None:
 
 def _require_unconditional(optimizer: Any) -> None:
     graph = v1.get_default_graph()
-    for name in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+    for name in OPTIMIZER_ARGUMENTS_WITHOUT_EFFECT:
         if getattr(optimizer, name):
             raise ValueError(
-                f"Keras optimizers in a graph expect {name}=None, but {optimizer.name} has {getattr(optimizer, name)}: "
-                "Keras compares its count in Python there, and would never act. Use a larger batch_size or a "
-                "tf.compat.v1 optimizer."
+                f"{name} of a Keras optimizer in a graph must be None, got {getattr(optimizer, name)} for "
+                f"{optimizer.name}: Keras checks it in Python only while the graph is built. Use a larger batch_size "
+                "or a tf.compat.v1 optimizer."
             )
-    # A tf.function orders and runs its writes; branches and loops of a graph do not.
+    # A tf.function adds control dependencies that run its writes in order; branches and loops of a graph do not.
     if graph.building_function and not graph._add_control_dependencies:
         raise ValueError(
-            f"Keras optimizers in a graph expect to be applied outside tf.cond and tf.while_loop, but {optimizer.name} "
-            "is applied within one (LossScaleOptimizer does so): its updates would never run. Apply it "
-            "unconditionally, use mixed_bfloat16, which needs no loss scale, or use a tf.compat.v1 optimizer."
+            f"Keras optimizers in a graph cannot be applied inside tf.cond or tf.while_loop, where their updates never "
+            f"run, got {optimizer.name} (LossScaleOptimizer uses tf.cond). Apply it unconditionally, use "
+            "mixed_bfloat16, which needs no loss scaling, or use a tf.compat.v1 optimizer."
         )
 
 
 def created_by_keras(depth: int = 16) -> bool:
-    """Whether the call stack above (at most `depth` frames) passes through Keras 3's variable class."""
+    """Return whether the nearest `depth` frames of the call stack include Keras 3's backend."""
     frame: FrameType | None = sys._getframe(1)
     for _ in range(depth):
         if frame is None:
@@ -156,6 +146,6 @@ def created_by_keras(depth: int = 16) -> bool:
 
 
 def is_keras_variable(value: Any) -> bool:
-    """Whether `value` is a Keras 3 variable, such as `apply_gradients` returns."""
+    """Return whether `value` is a Keras 3 variable, such as `apply_gradients` returns."""
     keras = keras_3()
     return keras is not None and isinstance(value, keras.Variable)

@@ -1,10 +1,10 @@
-"""Private names of TensorFlow around sessions: hooks, event writers, evaluation, the global step, v2 switches."""
+"""Private names of TensorFlow for sessions: hooks, event writers, evaluation, the global step."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -15,7 +15,7 @@ from tensorflow.python.util import deprecation
 
 @contextlib.contextmanager
 def without_deprecation_notices() -> Iterator[None]:
-    """TensorFlow says nothing of names that will go: those that are ours to use, no user can do anything about."""
+    """Hide TensorFlow's deprecation warnings about names that this package uses; users cannot act on them."""
     before = deprecation._PRINT_DEPRECATION_WARNINGS
     deprecation._PRINT_DEPRECATION_WARNINGS = False
     try:
@@ -25,23 +25,34 @@ def without_deprecation_notices() -> Iterator[None]:
 
 
 def postpone_stop(run_context: v1.train.SessionRunContext) -> None:
-    """Takes back a hook's `request_stop`, so that the loop goes on."""
+    """Cancel a hook's `request_stop`, so that the loop continues."""
     run_context._stop_requested = False
 
 
 def awaited_step(hook: v1.train.SessionRunHook) -> int:
-    """The global step that a `GlobalStepWaiterHook` waits for; 0 for other hooks."""
+    """Return the global step that a `GlobalStepWaiterHook` waits for; 0 for other hooks."""
     return int(hook._wait_until_step) if isinstance(hook, v1.train.GlobalStepWaiterHook) else 0
 
 
+def stop_step(hook: v1.train.StopAtStepHook, start_step: int) -> int:
+    """Return the global step at which a `StopAtStepHook` stops a run that starts at `start_step`."""
+    return int(hook._last_step) if hook._last_step is not None else start_step + int(hook._num_steps)
+
+
+def attach_listeners(hook: v1.train.CheckpointSaverHook, listeners: Iterable[Any]) -> None:
+    """Add listeners to a `CheckpointSaverHook`, except those that it already has."""
+    attached = hook._listeners
+    attached.extend(listener for listener in listeners if listener not in attached)
+
+
 def global_step_read() -> tf.Tensor:
-    """What this worker's hooks fetch to know the global step before the step. Call in a hook's `begin`."""
+    """Return the tensor from which this worker's hooks read the global step. Call in a hook's `begin`."""
     return training_util._get_or_create_global_step_read()
 
 
 @contextlib.contextmanager
 def closing_event_writers() -> Iterator[None]:
-    """At its end closes the event writers that hooks opened within; those that were open before stay open."""
+    """On exit, close the event writers that hooks opened in the block. Writers that were open before stay open."""
     cache = v1.summary.FileWriterCache
     before = set(cache._cache)
     try:
@@ -52,25 +63,25 @@ def closing_event_writers() -> Iterator[None]:
 
 
 def open_event_writer(folder: str) -> None:
-    """Opens the event writer that hooks will find for `folder`, with the default graph and a file that is its own.
+    """Open the event writer that hooks use for `folder`, with the default graph and a unique file.
 
-    Unhelped TensorFlow names the file by the second, and a second run takes the place of the first.
+    By default TensorFlow names the file by the second, so a second run can overwrite the file of the first.
     """
     cache = v1.summary.FileWriterCache
     with cache._lock:
         if folder not in cache._cache:
-            # Readers take the files in the order of their names.
+            # Readers sort the files by name.
             suffix = f".{time.time_ns()}"
             cache._cache[folder] = v1.summary.FileWriter(folder, v1.get_default_graph(), filename_suffix=suffix)
 
 
 def stop_after(num_evals: int) -> v1.train.SessionRunHook:
-    """The hook that ends an evaluation after so many batches."""
+    """Return a hook that stops an evaluation after `num_evals` batches."""
     return evaluation._StopAfterNEvalsHook(num_evals, log_progress=False)
 
 
 def create_eval_step() -> None:
-    """Creates the local variable that counts the batches of an evaluation, if it is not there yet."""
+    """Create the local variable that counts the batches of an evaluation, unless it exists."""
     evaluation._get_or_create_eval_step()
 
 
@@ -83,7 +94,7 @@ def evaluate_once(
     hooks: Sequence[v1.train.SessionRunHook],
     config: v1.ConfigProto,
 ) -> Any:
-    """Runs `eval_ops` until the input ends or a hook stops, then gives the value of `final_ops`."""
+    """Run `eval_ops` until the input ends or a hook requests a stop, then return the value of `final_ops`."""
     return evaluation._evaluate_once(
         checkpoint_path=checkpoint_path,
         scaffold=scaffold,
@@ -94,29 +105,11 @@ def evaluate_once(
     )
 
 
-def read_global_step_plainly(global_step: tf.Variable) -> None:
-    """Makes hooks read the global step here and now, so that the read can be put before the step."""
+def add_global_step_read(global_step: tf.Variable) -> None:
+    """Create the operation with which hooks read the global step now, so that it can be ordered before the step."""
     v1.add_to_collection(training_util.GLOBAL_STEP_READ_KEY, global_step.read_value() + 0)
 
 
 def global_step_reads() -> list[tf.Operation]:
-    """What hooks read the global step with, in the default graph."""
+    """Return the operations with which hooks read the global step, in the default graph."""
     return [tensor.op for tensor in v1.get_collection(training_util.GLOBAL_STEP_READ_KEY)]
-
-
-def replay_v2_switches(switches: Any) -> None:
-    """Turns off in this process what the driver's script turned off. Call after the strategy exists.
-
-    Args:
-        switches: The `V2Switches` that were recorded with the user's code, or None.
-    """
-    if switches is None:
-        return
-    if switches.resource_variables is False:
-        v1.disable_resource_variables()
-    if switches.control_flow is False:
-        v1.disable_control_flow_v2()
-    if switches.tensor_shape is False:
-        v1.disable_v2_tensorshape()
-    if switches.tensor_equality is False:
-        v1.disable_tensor_equality()
