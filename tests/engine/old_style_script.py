@@ -1,4 +1,4 @@
-"""Runs parts of `graph_parts` after `disable_v2_behavior()`, as most old programs do: `old_style_script.py MODEL_DIR`.
+"""Runs parts of `graph_parts` after `disable_v2_behavior()`, as most old programs do. For a process of its own.
 
 References instead of resource variables, v1 control flow, v1 shapes: switches for a whole process.
 """
@@ -6,7 +6,6 @@ References instead of resource variables, v1 control flow, v1 shapes: switches f
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -59,7 +58,7 @@ def main(folder: Path) -> None:
     assert not tf.resource_variables_enabled()
     assert not tf.control_flow_v2_enabled()
     failures: dict[str, object] = {}
-    for name in sys.argv[2:] or PARTS:
+    for name in PARTS:
         try:
             wrong = check(name, folder)
         except Exception as error:
@@ -67,8 +66,3 @@ def main(folder: Path) -> None:
         if wrong:
             failures[name] = wrong
     assert not failures, "\n".join(f"{name}: {wrong}" for name, wrong in failures.items())
-    print("the old style works")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

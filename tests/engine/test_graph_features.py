@@ -3,20 +3,19 @@ says what the trained variables say."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import old_style_script
 import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 import tf_keras
 from support.graph_oracles import ORACLES
 from support.graph_parts import IDS, LISTS, PARTS, PHRASE, STEPS, WORD, WORDS, X, input_fn, model_fn
+from support.two_processes import results_of
 
 from ray_estimator import EstimatorSpec, ServingInputReceiver
 
@@ -116,13 +115,7 @@ def test_all_parts_side_by_side_train_as_each_does_alone(make: Make) -> None:
 
 
 def test_all_parts_after_disable_v2_behavior(tmp_path: Path) -> None:
-    script = Path(__file__).parent / "old_style_script.py"
-    environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
-    ended = subprocess.run(
-        [sys.executable, script, tmp_path / "models"], env=environment, capture_output=True, text=True, timeout=280
-    )
-    assert ended.returncode == 0, ended.stderr[-4000:]
-    assert "the old style works" in ended.stdout
+    results_of([(old_style_script.main, tmp_path / "models")])
 
 
 @pytest.mark.parametrize("layer", ["input_layer", "linear_model", "DenseFeatures"])

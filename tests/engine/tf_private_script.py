@@ -1,4 +1,4 @@
-"""Checks that need a separate process: `tf_private_script.py switches`, `group`, `threads` or `determinism`.
+"""Checks that need a separate process.
 
 `group` joins a strategy with a single worker at a free port.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 from pathlib import Path
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -61,7 +60,6 @@ def group() -> None:
         with v1.Session(f"grpc://{address}", config=config) as session:
             session.run(v1.global_variables_initializer())
             assert session.run(read) == 0
-    os._exit(0)  # otherwise the strategy's server would wait for its group
 
 
 def threads() -> None:
@@ -80,7 +78,3 @@ def determinism() -> None:
     assert not graphs.ops_are_deterministic()
     tf.config.experimental.enable_op_determinism()
     assert graphs.ops_are_deterministic()
-
-
-if __name__ == "__main__":
-    {"switches": switches, "group": group, "threads": threads, "determinism": determinism}[sys.argv[1]]()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import tensorflow as tf
+
+from support.two_processes import results_of
 
 v1 = tf.compat.v1
 
@@ -24,9 +23,13 @@ def session() -> v1.Session:
     return opened
 
 
-def in_a_process(what: str) -> None:
-    """Runs a part of `engine/tf_private_script.py`, which needs a process of its own."""
-    script = Path(__file__).parents[1] / "engine" / "tf_private_script.py"
-    environment = {**os.environ, "TF_CONFIG": ""}
-    ended = subprocess.run([sys.executable, script, what], env=environment, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr[-4000:]
+def in_a_process(part: str) -> None:
+    """Run a part of `engine/tf_private_script.py` in a fork that has made no session yet."""
+    results_of([(_run_part, part)])
+
+
+def _run_part(part: str) -> None:
+    import tf_private_script
+
+    os.environ["TF_CONFIG"] = ""
+    getattr(tf_private_script, part)()

@@ -7,6 +7,7 @@ is a runtime as the one on Ray is: user code is serialized, and opened in anothe
 from __future__ import annotations
 
 import contextlib
+import io
 import multiprocessing
 import os
 import socket
@@ -166,6 +167,18 @@ def _received(outcomes: list[Connection]) -> list[Any]:
     if failures:
         raise min(failures, key=lambda failure: failure.peers_lost).error()
     return [results[rank] for rank in range(len(outcomes))]
+
+
+def output_of(code: str) -> str:
+    """What `code` prints in a fork that has imported TensorFlow, and nothing of what tests define."""
+    (printed,) = results_of([(_printed, code)])
+    return str(printed).strip()
+
+
+def _printed(code: str) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code, {"__name__": "__main__"})
+    return out.getvalue()
 
 
 def _run(

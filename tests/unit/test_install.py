@@ -1,6 +1,7 @@
 """`install()`: the supported names of tf.estimator, what they resolve to, and the errors of unsupported ones.
 
-Each test has a process of its own: what is installed stays, and TensorFlow is imported once.
+Each test has a process of its own: what is installed stays. Where TensorFlow may be imported first, the process is a
+fork of one that has imported it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from support.two_processes import output_of
 
 WITHOUT_PACKAGE = """
 import importlib.machinery
@@ -41,7 +43,8 @@ for statement in {statements!r}:
         said[statement] = str(error)
 print(json.dumps(said))
 """
-    said: dict[str, str] = json.loads(run(code))
+    in_a_process = run if without_package else output_of
+    said: dict[str, str] = json.loads(in_a_process(code))
     assert set(said) == set(statements), "some did not fail"
     return said
 
@@ -71,7 +74,8 @@ assert a is tf.estimator
 print("all")
 """
     parts = [tensorflow, install] if imported == "before" else [install, tensorflow]
-    assert run("".join([*parts, ways])) == "all"
+    in_a_process = output_of if imported == "before" else run
+    assert in_a_process("".join([*parts, ways])) == "all"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ assert getattr(tf.estimator.experimental, name) is getattr(ray_estimator.export,
 assert {"Estimator", "DNNClassifier", "export", "inputs"} <= set(dir(tf.estimator))
 print("all")
 """
-    assert run(code) == "all"
+    assert output_of(code) == "all"
 
 
 def test_tensorflow_and_its_estimator_behave_as_modules() -> None:
@@ -155,7 +159,7 @@ for version, ours in (("v1", tf.compat.v1.estimator), ("v2", tf.estimator)):
 print(found > 130, sorted(missing))
 """
     tpu = ("InputPipelineConfig", "RunConfig", "TPUConfig", "TPUEstimator", "TPUEstimatorSpec", "experimental")
-    assert run(code) == f"True {[f'tpu.{name}' for name in tpu]}"
+    assert output_of(code) == f"True {[f'tpu.{name}' for name in tpu]}"
 
 
 def test_every_name_resolves() -> None:
@@ -176,7 +180,7 @@ for module in [*modules, *(f"tensorflow.python.estimator.{below}" for below in n
             lost.append(f"{module}.{name}: {error!r}")
 print(found > 500, lost)
 """
-    assert run(code) == "True []"
+    assert output_of(code) == "True []"
 
 
 def test_private_modules_that_programs_import_are_supported() -> None:
@@ -192,7 +196,7 @@ assert run_config.RunConfig is ray_estimator.RunConfig
 assert estimator.EstimatorV2 is ray_estimator.Estimator
 print(head.__name__, model_fn.EstimatorSpec.__name__, metric_keys.MetricKeys.AUC)
 """
-    assert run(code) == "tensorflow_estimator.python.estimator.canned.head EstimatorSpec auc"
+    assert output_of(code) == "tensorflow_estimator.python.estimator.canned.head EstimatorSpec auc"
 
 
 def test_core_names_do_not_need_tensorflow_estimator() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+from support.two_processes import output_of
 
 from ray_estimator._jobs.serialization import InPlace, Packed, V2Switches, pack
 from ray_estimator.errors import ModuleNotShippedError, ShippingError
@@ -227,4 +228,4 @@ class TestV2Switches:
             "print(V2Switches.of_this_process() == V2Switches(False, False, False, False))"
         )
 
-        assert in_another_process(code) == "True"
+        assert output_of(code) == "True"
