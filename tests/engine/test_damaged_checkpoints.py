@@ -75,7 +75,7 @@ def test_the_newest_intact_checkpoint_is_used_and_logged(
 ) -> None:
     assert verb(estimator) == result
     assert "model.ckpt-4.data-00000-of-00001" in caplog.text
-    assert "model.ckpt-2" in caplog.text or "the one before" in caplog.text
+    assert "model.ckpt-2" in caplog.text or "the previous checkpoint" in caplog.text
 
 
 def test_training_resumes_from_the_newest_intact_checkpoint(estimator: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -60,7 +60,7 @@ def test_configuration_lists_every_argument_of_run_config_with_its_default() -> 
     rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \|", TEXTS["configuration.md"], flags=re.M)
     config = RunConfig()
 
-    names = [field.name for field in dataclasses.fields(RunConfig) if field.init]
+    names = [field.name for field in dataclasses.fields(RunConfig) if not field.name.startswith("_")]
     assert rows == [(name, repr(getattr(config, name))) for name in names]
 
 
