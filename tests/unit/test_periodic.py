@@ -70,3 +70,19 @@ def test_a_slow_call_is_called_less_often() -> None:
         assert first.wait(30)
         thread.join(0.3)
     assert len(calls) == 1
+
+
+def test_a_call_that_hangs_does_not_block_the_exit(caplog: pytest.LogCaptureFixture) -> None:
+    calling, release = threading.Event(), threading.Event()
+
+    def call() -> None:
+        calling.set()
+        release.wait(60)
+
+    with PeriodicThread(call, 0.001, name="the heartbeat", exit_timeout_secs=0.05) as thread:
+        assert calling.wait(30)
+    assert thread.is_alive()
+    assert "the heartbeat has not returned within 0.05 s" in caplog.text
+    release.set()
+    thread.join(30)
+    assert not thread.is_alive()
