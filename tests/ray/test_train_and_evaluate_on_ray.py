@@ -164,7 +164,7 @@ def test_where_training_takes_every_cpu_evaluations_wait_and_the_last_is_made(
     estimator = on_ray(linear_model_fn, 1, params={}, save_checkpoints_steps=5, resources_per_worker={"CPU": cpus})
 
     def touch(message: str, *arguments: Any) -> None:
-        if "waits, since the cluster has no free" in message:
+        if "waits, because the training group leaves no free" in message:
             (tmp_path / "said").touch()
 
     monkeypatch.setattr(training.logger, "warning", touch)
