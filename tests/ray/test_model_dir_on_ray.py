@@ -50,7 +50,7 @@ def test_a_store_that_workers_cannot_open_is_refused_before_any_starts(on_ray: C
 def test_the_memory_of_the_driver_is_refused(on_ray: Callable[..., Any]) -> None:
     estimator = on_ray(linear_model_fn, params={}, model_dir="memory://model")
 
-    with pytest.raises(ValueError, match=r"memory://model.*no worker can see it.*num_workers=0"):
+    with pytest.raises(ValueError, match=r"where workers cannot read it.*memory://model.*num_workers=0"):
         estimator.train(endless_input_fn, steps=1)
 
 
