@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from support import worlds
-from support.probes import NoteLosses, note, notes
+from support.probes import NoteLosses, NoteMasks, notes
 from support.two_processes import results_of, use_two_processes
 
 from ray_estimator import Estimator, RunConfig, export
@@ -29,23 +29,6 @@ WORLDS = {
     "keras": (worlds.keras_model_fn, {}),
     "keras_bfloat16": (worlds.keras_model_fn, {"dtype_policy": "mixed_bfloat16"}),
 }
-
-
-class NoteMasks(v1.train.SessionRunHook):
-    """Notes where dropout let values through, in the first steps."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._left = 3
-
-    def before_run(self, run_context: Any) -> Any:
-        kept = [op for op in v1.get_default_graph().get_operations() if op.name.split("/")[-1] == "kept"]
-        return v1.train.SessionRunArgs(kept[0].outputs[0]) if kept and self._left else None
-
-    def after_run(self, run_context: Any, run_values: Any) -> None:
-        if run_values.results is not None:
-            note(self._folder, "masks", np.packbits(run_values.results).tolist())
-            self._left -= 1
 
 
 @pytest.mark.parametrize("world", WORLDS)

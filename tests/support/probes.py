@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 v1 = tf.compat.v1
@@ -106,3 +107,20 @@ def _freeze() -> None:
 
 def _raise() -> None:
     raise LookupError("the hook's own error")
+
+
+class NoteMasks(v1.train.SessionRunHook):
+    """Notes where dropout let values through, in the first steps."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._left = 3
+
+    def before_run(self, run_context: Any) -> Any:
+        kept = [op for op in v1.get_default_graph().get_operations() if op.name.split("/")[-1] == "kept"]
+        return v1.train.SessionRunArgs(kept[0].outputs[0]) if kept and self._left else None
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        if run_values.results is not None:
+            note(self._folder, "masks", np.packbits(run_values.results).tolist())
+            self._left -= 1
